@@ -1,0 +1,29 @@
+"""Smalti trains, evaluates and exports visual tokenizers: image and video, discrete and continuous.
+
+>>> import smalti
+>>> tokenizer = smalti.load("path/to/export")  # doctest: +SKIP
+>>> tokens = tokenizer.tokenize(pixels)  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from smalti.version import __version__
+
+if TYPE_CHECKING:
+    from smalti.tokenizers.checkpoints import load
+    from smalti.tokenizers.tokenizer import Tokenizer
+
+__all__ = ["Tokenizer", "__version__", "load"]
+
+_HOMES = {"Tokenizer": "smalti.tokenizers.tokenizer", "load": "smalti.tokenizers.checkpoints"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for, and torch with it, only then: `smalti --help` must not wait for torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'smalti' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
