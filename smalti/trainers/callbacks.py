@@ -1,0 +1,276 @@
+"""What happens beside the steps: averaging, warm starts, checkpoints, pictures."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, cast
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, ThroughputMonitor
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torchvision.utils import make_grid, save_image
+
+from smalti.errors import DivergedError, SmaltiError
+from smalti.tokenizers.checkpoints import load
+from smalti.trainers.losses import frames
+from smalti.trainers.module import TokenizerTraining
+from smalti.types import Batch
+
+log = logging.getLogger(__name__)
+_PREFIX = "tokenizer."
+
+
+class _TokenizerAverage(AveragedModel):
+    """An average of the tokenizer inside the training module that it is updated from."""
+
+    def update_parameters(self, model: nn.Module) -> None:
+        super().update_parameters(cast(TokenizerTraining, model).tokenizer)
+
+
+class TokenizerEMA(EMAWeightAveraging):
+    """Exponential moving average of the tokenizer's weights; validation sees it, and `smalti.load` takes it.
+
+    Lightning's callback, but of the tokenizer alone: not of the discriminator, and buffers are copied, not averaged.
+
+    Args:
+        decay: a step.
+        update_every_n_steps: optimizer steps between updates.
+        update_starting_at_step: first step whose weights are averaged.
+    """
+
+    def __init__(self, decay: float = 0.999, update_every_n_steps: int = 1, update_starting_at_step: int = 0) -> None:
+        super().__init__(
+            decay=decay, update_every_n_steps=update_every_n_steps, update_starting_at_step=update_starting_at_step
+        )
+        self._decay = decay
+        self._swapped = False
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Start the average from the weights as they are."""
+        if stage == "fit":
+            self.restart(trainer, cast(TokenizerTraining, pl_module))
+
+    def restart(self, trainer: pl.Trainer, module: TokenizerTraining) -> None:
+        """Forget the average, and start from the module's weights."""
+        self._average_model = _TokenizerAverage(
+            module.tokenizer,
+            device=trainer.strategy.root_device,
+            use_buffers=False,
+            multi_avg_fn=get_ema_multi_avg_fn(self._decay),
+        )
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Nothing yet: the last checkpoint is still to be written, with both the average and the live weights."""
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the average in the module, as Lightning promises."""
+        self._copy_average_to_current(pl_module)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Put the live weights back if validation was interrupted, so that a checkpoint of this moment is true."""
+        if self._swapped:
+            self._swap_models(pl_module)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Put the average where the tokenizer's weights stand, and all live weights beside, as Lightning does."""
+        if self._average_model is None:
+            return
+        state = self._average_model.state_dict()
+        average = {_PREFIX + name.removeprefix("module."): v for name, v in state.items() if name.startswith("module.")}
+        checkpoint["current_model_state"] = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {**checkpoint["state_dict"], **average}
+        checkpoint["averaging_state"] = {name: v for name, v in state.items() if not name.startswith("module.")}
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take both back; a checkpoint of a run without averages starts the average from its weights."""
+        if self._average_model is None:
+            return
+        if "averaging_state" not in checkpoint:
+            log.warning("The checkpoint holds no averaged weights: the average starts from its live weights.")
+            self.restart(trainer, cast(TokenizerTraining, pl_module))
+            return
+        average = {
+            "module." + name.removeprefix(_PREFIX): v
+            for name, v in checkpoint["state_dict"].items()
+            if name.startswith(_PREFIX)
+        }
+        self._average_model.load_state_dict(average | checkpoint["averaging_state"])
+        pl_module.load_state_dict(checkpoint["current_model_state"])
+
+    def _swap_models(self, pl_module: pl.LightningModule) -> None:
+        super()._swap_models(cast(TokenizerTraining, pl_module).tokenizer)  # pyright: ignore[reportArgumentType]
+        self._swapped = not self._swapped
+
+    def _copy_average_to_current(self, pl_module: pl.LightningModule) -> None:
+        super()._copy_average_to_current(
+            cast(TokenizerTraining, pl_module).tokenizer  # pyright: ignore[reportArgumentType]
+        )
+
+
+class WarmStart(Callback):
+    """Start from the weights of another training: an exported tokenizer or a checkpoint.
+
+    Every weight is taken; the decoder may adapt them where the function stays the same (a generative decoder widens its
+    first convolution with zeros for the noise, WeTok's second stage). Discriminator and optimizer start anew. A run that
+    is resumed has its own weights and needs the source no more.
+
+    Args:
+        path: an exported folder or a `.ckpt` file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Load the weights.
+
+        Raises:
+            SmaltiError: no tokenizer there, or one whose weights do not fit the recipe.
+        """
+        if stage != "fit" or trainer.ckpt_path is not None:
+            return
+        module = cast(TokenizerTraining, pl_module)
+        source = load(self.path)
+        taken = module.tokenizer.decoder.adopt(source.decoder.state_dict())
+        weights = source.state_dict() | {f"decoder.{name}": weight for name, weight in taken.items()}
+        expected = module.tokenizer.state_dict()
+        for name in sorted(weights.keys() | expected.keys()):
+            theirs, ours = weights.get(name), expected.get(name)
+            if theirs is None or ours is None or theirs.shape != ours.shape:
+                shapes = [None if t is None else tuple(t.shape) for t in (theirs, ours)]
+                raise SmaltiError(
+                    f"The recipe cannot start from {self.path}: the weight '{name}' is {shapes[0]} there and {shapes[1]} "
+                    "in the recipe's tokenizer; give both the same architecture."
+                )
+        module.tokenizer.load_state_dict(weights)
+        for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+            if isinstance(callback, TokenizerEMA):
+                callback.restart(trainer, module)
+        log.info("Starting from the weights of %s.", self.path)
+
+
+class Checkpoints(ModelCheckpoint):
+    """Lightning's checkpoints, and one more at every end: planned, interrupted or diverged. Nothing trained is lost.
+
+    `last.ckpt` links to the newest. Resume with `--ckpt_path`.
+
+    Args:
+        every_n_train_steps: steps between checkpoints.
+        save_top_k: how many of the newest to keep.
+        monitor: keep the best by this logged value instead, such as "val/psnr".
+        mode: "max" or "min" is best.
+        dirpath: where to; None: `checkpoints` in the run's folder.
+    """
+
+    def __init__(
+        self,
+        every_n_train_steps: int = 1000,
+        save_top_k: int = 1,
+        monitor: str | None = None,
+        mode: str = "max",
+        dirpath: Path | None = None,
+    ) -> None:
+        super().__init__(
+            dirpath=dirpath,
+            filename="{step}",
+            monitor=monitor,
+            mode=mode,
+            save_top_k=save_top_k,
+            save_last="link",
+            every_n_train_steps=every_n_train_steps,
+        )
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save what the last steps since the previous checkpoint brought."""
+        self._save_now(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Save, where all processes stop together: one alone would wait for the others for ever."""
+        together = isinstance(exception, (KeyboardInterrupt, DivergedError)) or trainer.world_size == 1
+        if together and trainer.training:
+            self._save_now(trainer)
+
+    def _save_now(self, trainer: pl.Trainer) -> None:
+        if getattr(trainer, "fast_dev_run", 0) or self._last_global_step_saved == trainer.global_step:
+            return
+        candidates = self._monitor_candidates(trainer)
+        path = self.format_checkpoint_name(candidates)
+        self._save_checkpoint(trainer, path)
+        self._save_last_checkpoint(trainer, candidates)
+        log.info("Saved %s.", path)
+
+
+class Throughput(ThroughputMonitor):
+    """Lightning's monitor of batches and samples a second, told how to count samples.
+
+    Args:
+        window_size: batches that are averaged over.
+    """
+
+    def __init__(self, window_size: int = 20) -> None:
+        super().__init__(batch_size_fn=_batch_size, window_size=window_size)
+
+
+def _batch_size(batch: Batch) -> int:
+    return len(batch.pixels)
+
+
+class ReconstructionGrid(Callback):
+    """At each validation, the first samples: original, reconstruction, difference, one row each.
+
+    Goes to TensorBoard, and as a PNG into the run's folder.
+
+    Args:
+        samples: how many.
+    """
+
+    def __init__(self, samples: int = 8) -> None:
+        self.samples = samples
+        self._rows: list[Tensor] = []
+
+    def on_validation_batch_end(  # noqa: D102
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        wanted = self.samples - len(self._rows)
+        if wanted <= 0 or not trainer.is_global_zero:
+            return
+        pairs = zip(batch.pixels[:wanted], outputs[:wanted], strict=True)
+        for x, y in pairs:
+            original, reconstruction = (frames(image.float().unsqueeze(0))[0].cpu() for image in (x, y))
+            # Differences are small: doubled around grey, they can be seen.
+            difference = (reconstruction - original).clamp(-1, 1)
+            self._rows.append(torch.stack([original, reconstruction.clamp(-1, 1), difference]))
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put the picture together."""
+        rows, self._rows = self._rows, []
+        if not rows or trainer.sanity_checking:
+            return
+        height, width = (max(row.shape[i] for row in rows) for i in (-2, -1))
+        padded = [
+            nn.functional.pad(row, (0, width - row.shape[-1], 0, height - row.shape[-2]), value=1.0) for row in rows
+        ]
+        picture = make_grid(torch.cat(padded), nrow=3, normalize=True, value_range=(-1, 1), pad_value=1.0)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(
+                    "val/original_reconstruction_difference", picture, global_step=trainer.global_step
+                )
+        if trainer.log_dir is not None:
+            folder = Path(trainer.log_dir) / "reconstructions"
+            folder.mkdir(parents=True, exist_ok=True)
+            save_image(picture, folder / f"step_{trainer.global_step:08d}.png")

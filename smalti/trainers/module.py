@@ -1,0 +1,270 @@
+"""The Lightning module that trains any tokenizer of the suite."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Literal, cast
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from smalti.errors import DivergedError, SmaltiError
+from smalti.eval.metrics import psnr, to_uint8
+from smalti.tokenizers.checkpoints import CHECKPOINT_KEY
+from smalti.tokenizers.parts import recipe_of
+from smalti.tokenizers.tokenizer import Tokenizer
+from smalti.trainers.adversary import Adversary
+from smalti.trainers.losses import PerceptualLoss, frames, reconstruction_terms, weighted_sum
+from smalti.trainers.measures import Measures, per_sample
+from smalti.types import Batch
+
+_SEED_KEY = "smalti_seed"
+
+
+def _adam(parameters: Any) -> Optimizer:
+    """Adam as WeTok was trained with (arXiv 2508.05599)."""
+    return torch.optim.Adam(parameters, lr=1e-4, betas=(0.5, 0.9))
+
+
+class TokenizerTraining(pl.LightningModule):
+    """Trains a tokenizer, and with an adversary a discriminator, in one backward pass and one optimizer step.
+
+    The tokenizer's and the discriminator's losses are built on disjoint sets of parameters: the discriminator is constant
+    while it judges, and sees reconstructions cut from their graph while it learns. So their sum has both gradients at once,
+    equal to those of two alternating steps that share one reconstruction, and a single optimizer with two groups of
+    parameters can take them. Hence steps count batches (over accumulation), Lightning's own accumulation, clipping (each
+    network by its own norm), averaging and mixed precision work as they are, and plain `ddp` does, because every parameter
+    gets its gradient in every step.
+
+    All randomness of a step is a function of the seed, the number of the batch and the rank: a resumed run draws what the
+    unbroken one would have.
+
+    Args:
+        tokenizer: what is trained.
+        weights: of the losses by name: l1, mse, perceptual, adversarial, discriminator, lecam, and those of the bottleneck
+            (kl, commitment, token_entropy, codebook_entropy, ...; a negative weight maximises). A loss without a weight is
+            logged only.
+        perceptual: the perceptual loss's network; None leaves the loss out.
+        adversary: the discriminator and its game; None leaves it out.
+        optimizer: from groups of parameters to an optimizer; Adam 1e-4, betas (0.5, 0.9) by default.
+        scheduler: from the optimizer to a schedule, stepped once a step; None: constant.
+        frozen: parts of the tokenizer that stay as they are, in evaluation mode: "encoder", "bottleneck", "decoder".
+
+    Raises:
+        SmaltiError: an unknown part in `frozen`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        weights: dict[str, float],
+        perceptual: PerceptualLoss | None = None,
+        adversary: Adversary | None = None,
+        optimizer: OptimizerCallable = _adam,
+        scheduler: LRSchedulerCallable | None = None,
+        frozen: list[str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.weights = weights
+        self.perceptual = perceptual
+        self.adversary = adversary
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.frozen = frozen or []
+        for name in self.frozen:
+            part = getattr(tokenizer, name, None)
+            if not isinstance(part, nn.Module):
+                raise SmaltiError(
+                    f"frozen names '{name}', but a tokenizer's parts are encoder, bottleneck and decoder."
+                )
+            part.requires_grad_(requires_grad=False)
+        self.train()
+        self._seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        self._measures = Measures()
+
+    def train(self, mode: bool = True) -> TokenizerTraining:
+        """As everywhere, but what is frozen stays in evaluation mode."""
+        super().train(mode)
+        for name in self.frozen:
+            getattr(self.tokenizer, name).eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The reconstruction of pixels (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1]."""
+        return self.tokenizer(x)[0]
+
+    # Training
+
+    def on_fit_start(self) -> None:
+        """Spare data parallelism a broadcast a step.
+
+        The buffers that matter (LeCAM's averages, codebooks) are kept equal by their owners, and a broadcast in validation
+        would wait for ever for a rank that has no batch left.
+        """
+        if isinstance(self.trainer.strategy.model, DistributedDataParallel):
+            self.trainer.strategy.model.broadcast_buffers = False
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Make the step's random numbers a function of seed, batch and rank alone."""
+        number = self.trainer.fit_loop.epoch_loop.total_batch_idx
+        torch.manual_seed(hash((self._seed, number, self.global_rank)) % 2**63)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One generator pass, one perceptual pass, one sum of all losses."""
+        x = batch.pixels
+        y, latents = self.tokenizer(x)
+        terms = reconstruction_terms(x, y, self.perceptual)
+        weights = dict(self.weights)
+        if self.adversary is not None:
+            terms |= self._adversarial_terms(x, y, terms, weights)
+        terms |= latents.code.losses
+        total = weighted_sum(terms, weights)
+        self._refuse_non_finite(total, terms, batch.names)
+        self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
+        self.log("train/loss", total.detach(), prog_bar=True)
+        return total
+
+    def _adversarial_terms(
+        self, x: Tensor, y: Tensor, terms: dict[str, Tensor], weights: dict[str, float]
+    ) -> dict[str, Tensor]:
+        """The game's terms; scales the adversarial weight where it adapts, and holds the game still before its start."""
+        assert self.adversary is not None
+        x, y = frames(x), frames(y)
+        if self.global_step < self.adversary.start:
+            return dict.fromkeys(("adversarial", "lecam"), x.new_zeros(())) | {"discriminator": self.adversary.idle()}
+        weights.setdefault("discriminator", 1.0)
+        game = {"adversarial": self.adversary.judge(y)} | self.adversary(x, y)
+        if self.adversary.adaptive and weights.get("adversarial"):
+            reconstruction = weighted_sum(terms, {name: w for name, w in weights.items() if name in terms})
+            factor = self._balance(reconstruction, game["adversarial"])
+            weights["adversarial"] *= factor
+            self.log("train/adaptive_weight", factor)
+        return game
+
+    def _balance(self, reconstruction: Tensor, adversarial: Tensor) -> float:
+        """|d reconstruction| / |d adversarial| at the decoder's last layer (VQGAN, arXiv 2012.09841, eq. 7)."""
+        weight = cast(Tensor, self.tokenizer.decoder.final.weight)
+        norms = [
+            torch.autograd.grad(loss, weight, retain_graph=True)[0].norm() for loss in (reconstruction, adversarial)
+        ]
+        return float((norms[0] / (norms[1] + 1e-4)).clamp(0, 1e4))
+
+    def _refuse_non_finite(self, total: Tensor, terms: dict[str, Tensor], names: list[str]) -> None:
+        """Stop all ranks before a loss that is not finite reaches the weights."""
+        bad = (~torch.isfinite(total.detach())).float()
+        if self.trainer.world_size > 1:
+            mine = bool(bad)
+            distributed.all_reduce(bad, op=distributed.ReduceOp.MAX)
+            if bool(bad) and not mine:
+                raise DivergedError(f"Step {self.global_step}: another process met a loss that is not finite.")
+        if bool(bad):
+            culprits = [name for name, value in terms.items() if not bool(torch.isfinite(value))] or ["their sum"]
+            raise DivergedError(
+                f"Step {self.global_step}: the loss is not finite ({', '.join(culprits)}) on the batch "
+                f"{', '.join(names)}. The weights before this step are in the last checkpoint; "
+                "look at these files, or resume with a lower learning rate or gradient clipping."
+            )
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Leave the discriminator untouched before its start, weight decay included."""
+        if self.adversary is not None and self.global_step < self.adversary.start:
+            for p in self.adversary.parameters():
+                p.grad = None
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip each network by its own norm, so that neither takes the other's share; log the norms."""
+        for group in optimizer.param_groups:
+            gradients = [p.grad for p in group["params"] if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients)
+            self.log(f"train/gradient_norm_{group['name']}", norm)
+            if not gradient_clip_val:
+                continue
+            if gradient_clip_algorithm == "value":
+                torch.nn.utils.clip_grad_value_(group["params"], gradient_clip_val)
+            else:
+                torch.nn.utils.clip_grads_with_norm_(group["params"], gradient_clip_val, norm)
+
+    def configure_optimizers(self) -> Any:
+        """One optimizer with a group of parameters a network, and its schedule."""
+        groups: list[dict[str, Any]] = [
+            {"name": "tokenizer", "params": [p for p in self.tokenizer.parameters() if p.requires_grad]}
+        ]
+        if self.adversary is not None:
+            group: dict[str, Any] = {"name": "discriminator", "params": list(self.adversary.parameters())}
+            if self.adversary.learning_rate is not None:
+                group["lr"] = self.adversary.learning_rate
+            groups.append(group)
+        optimizer = self.optimizer(groups)
+        if self.scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"}}
+
+    # Validation and test
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Collect the metrics of a batch; returns the reconstruction for whoever wants to show it."""
+        return self._measure(batch, batch_idx)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """As `validation_step`."""
+        return self._measure(batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over all samples of all processes."""
+        self._report("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the means over all samples of all processes."""
+        self._report("test")
+
+    def _measure(self, batch: Batch, batch_idx: int) -> Tensor:
+        x = batch.pixels
+        generator = torch.Generator().manual_seed(batch_idx)  # a generative decoder draws the same noise every time
+        y, latents = self.tokenizer(x, generator)
+        videos, samples = (frames(x), frames(y)), len(x)
+        values = {
+            "l1": per_sample((x - y).abs()),
+            "mse": per_sample((x - y).square()),
+            "psnr": psnr(to_uint8(videos[0]), to_uint8(videos[1])).unflatten(0, (samples, -1)).mean(1),
+        }
+        if self.perceptual is not None:
+            values["perceptual"] = per_sample(self.perceptual.distances(*videos).unflatten(0, (samples, -1)))
+        self._measures.update(values, latents.code.ids)
+        return y
+
+    def _report(self, stage: Literal["val", "test"]) -> None:
+        codebook_size = self.tokenizer.quantizer.codebook_size if self.tokenizer.discrete else None
+        for name, value in self._measures.results(codebook_size).items():
+            self.log(f"{stage}/{name}", value, prog_bar=name == "psnr")
+        self._measures = Measures()
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what `smalti.load` builds the tokenizer from, and the seed."""
+        checkpoint[CHECKPOINT_KEY] = recipe_of(self.tokenizer)
+        checkpoint[_SEED_KEY] = self._seed
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the seed of the run that is resumed.
+
+        Raises:
+            SmaltiError: the checkpoint is of another tokenizer.
+        """
+        theirs, ours = checkpoint.get(CHECKPOINT_KEY), recipe_of(self.tokenizer)
+        if theirs != ours:
+            raise SmaltiError(
+                "The checkpoint was trained with another tokenizer than the recipe describes: resume with the config.yaml "
+                "that stands beside it, or start from its weights with the WarmStart callback."
+            )
+        self._seed = checkpoint[_SEED_KEY]
