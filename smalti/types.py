@@ -8,9 +8,10 @@ position.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 Grids = tuple[tuple[int, int, int], ...]
@@ -83,6 +84,10 @@ class TokenGrid(Layout):
 
     ids: Tensor
 
+    def to(self, device: torch.device | str) -> TokenGrid:
+        """The same tokens on another device."""
+        return replace(self, ids=self.ids.to(device))
+
 
 class Batch(NamedTuple):
     """What a data loader yields.
@@ -105,8 +110,6 @@ def pack(maps: tuple[Tensor, ...]) -> tuple[Tensor, Grids]:
     Returns:
         (B, N, C) and the grids, for `unpack`.
     """
-    import torch
-
     grids: Grids = tuple((m.shape[2], m.shape[3], m.shape[4]) for m in maps)
     return torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1), grids
 

@@ -98,7 +98,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Tokenizer:
     Raises:
         SmaltiError: nothing there, damaged, foreign, or from a version of smalti that this one does not know.
     """
-    recipe, weights, _ = _read(Path(path))
+    recipe, weights = _read(Path(path))
     tokenizer = build(recipe)
     if not isinstance(tokenizer, Tokenizer):
         raise SmaltiError(
@@ -127,11 +127,31 @@ def fingerprint(path: str | Path) -> str:
     return _read_config(path)["sha256"] if path.is_dir() else _sha256(path)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
-    """The recipe, the weights and the provenance of a folder or a checkpoint."""
+def provenance(path: str | Path) -> dict[str, Any]:
+    """What is known of the making of an exported folder or a checkpoint."""
+    path = Path(path)
+    if path.is_dir():
+        return _read_config(path).get("provenance", {})
+    checkpoint = read_checkpoint(path)
+    return {
+        "checkpoint": path.name,
+        "checkpoint_sha256": fingerprint(path),
+        "step": checkpoint.get("global_step"),
+        "epoch": checkpoint.get("epoch"),
+        "averaged": "averaging_state" in checkpoint,
+    }
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The recipe and the weights of a folder or a checkpoint."""
     if path.is_dir():
         config = _read_config(path)
-        return config["tokenizer"], _read_weights(path / WEIGHTS, config["sha256"]), config.get("provenance", {})
+        weights = read_safetensors(path / WEIGHTS)
+        if _sha256(path / WEIGHTS) != config["sha256"]:
+            raise SmaltiError(
+                f"{path / WEIGHTS} is not what was exported (its SHA-256 differs from {CONFIG}'s): export it again."
+            )
+        return config["tokenizer"], weights
     if not path.exists():
         raise SmaltiError(f"There is no tokenizer at {path}: give an exported folder or a .ckpt file of training.")
     if path.name in (WEIGHTS, CONFIG):
@@ -146,7 +166,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]
         for name, tensor in checkpoint["state_dict"].items()
         if name.startswith(_PREFIX)
     }
-    return checkpoint[CHECKPOINT_KEY], weights, {"checkpoint": path.name, "step": checkpoint.get("global_step")}
+    return checkpoint[CHECKPOINT_KEY], weights
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -174,6 +194,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def read_safetensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        SmaltiError: missing or damaged.
+    """
+    if not file.is_file():
+        raise SmaltiError(f"There is no file {file}: the tokenizer is not whole, or the path is wrong.")
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise SmaltiError(f"{file} is damaged ({error}): fetch or export it again.") from error
+
+
 def _read_config(folder: Path) -> dict[str, Any]:
     file = folder / CONFIG
     if not file.is_file():
@@ -192,18 +226,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not {"tokenizer", "sha256"} <= config.keys():
         raise SmaltiError(f"{file} is damaged (tokenizer or sha256 is missing): export the tokenizer again.")
     return config
-
-
-def _read_weights(file: Path, sha256: str) -> dict[str, Tensor]:
-    if not file.is_file():
-        raise SmaltiError(f"{file.parent} holds no {WEIGHTS}: it is no whole exported tokenizer.")
-    try:
-        weights = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise SmaltiError(f"{file} is damaged ({error}): export the tokenizer again.") from error
-    if _sha256(file) != sha256:
-        raise SmaltiError(f"{file} is not what was exported (its SHA-256 differs from {CONFIG}'s): export it again.")
-    return weights
 
 
 def _sha256(file: Path) -> str:

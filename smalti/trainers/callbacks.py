@@ -123,10 +123,10 @@ class WarmStart(Callback):
     is resumed has its own weights and needs the source no more.
 
     Args:
-        path: an exported folder or a `.ckpt` file.
+        path: an exported folder or a `.ckpt` file; None: start from fresh weights.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None = None) -> None:
         self.path = path
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -135,7 +135,7 @@ class WarmStart(Callback):
         Raises:
             SmaltiError: no tokenizer there, or one whose weights do not fit the recipe.
         """
-        if stage != "fit" or trainer.ckpt_path is not None:
+        if stage != "fit" or self.path is None or trainer.ckpt_path is not None:
             return
         module = cast(TokenizerTraining, pl_module)
         source = load(self.path)

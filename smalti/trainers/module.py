@@ -86,6 +86,7 @@ class TokenizerTraining(pl.LightningModule):
         self.train()
         self._seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
         self._measures = Measures()
+        self.flops_per_batch = None  # the throughput monitor asks; nobody has counted them
 
     def train(self, mode: bool = True) -> TokenizerTraining:
         """As everywhere, but what is frozen stays in evaluation mode."""

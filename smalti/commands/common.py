@@ -1,0 +1,136 @@
+"""What several commands share: the tokenizer and the device to use, files in and out, and progress."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from smalti.errors import SmaltiError
+
+if TYPE_CHECKING:
+    import torch
+
+    from smalti.tokenizers.tokenizer import Tokenizer
+
+TOKENIZER_VARIABLE = "SMALTI_TOKENIZER"
+Item = TypeVar("Item")
+
+
+def add_tokenizer(parser: argparse.ArgumentParser, *, fallback: str = "") -> None:
+    """Give a command `--tokenizer` and `--device`."""
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        default=os.environ.get(TOKENIZER_VARIABLE),
+        help=f"an exported folder or a .ckpt file; else {fallback}the environment variable {TOKENIZER_VARIABLE}",
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one")
+
+
+def add_files(parser: argparse.ArgumentParser, inputs: str, outputs: str) -> None:
+    """Give a command its input, `--out` and `--overwrite`."""
+    parser.add_argument("input", type=Path, help=inputs)
+    parser.add_argument("--out", "-o", type=Path, required=True, help=outputs)
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+
+
+def open_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        SmaltiError: no such device here.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError) as error:
+        raise SmaltiError(f"There is no device '{name}' on this machine ({str(error).splitlines()[0]}).") from error
+
+
+def open_tokenizer(path: Path | None, device: torch.device) -> Tokenizer:
+    """Load the tokenizer that `--tokenizer` names.
+
+    Raises:
+        SmaltiError: none is named, or it cannot be loaded.
+    """
+    from smalti.tokenizers.checkpoints import load
+
+    if path is None:
+        raise SmaltiError(f"No tokenizer is named: pass --tokenizer DIR, or set {TOKENIZER_VARIABLE}.")
+    return load(path, device)
+
+
+def plan(source: Path, files: list[Path], out: Path, suffix: str, *, overwrite: bool) -> list[tuple[Path, Path]]:
+    """Where each file's result goes: for one file `out`, for a folder the same tree below `out`.
+
+    Args:
+        source: the file or folder that was named.
+        files: the file itself, or the folder's.
+        out: the file or folder to write.
+        suffix: of results in a folder, with its dot.
+        overwrite: whether results that are there may be replaced.
+
+    Returns:
+        Pairs (file, result). Files of one folder that differ in their suffix alone keep it in the result's name.
+
+    Raises:
+        SmaltiError: `out` is of the wrong kind, or a result is there already.
+    """
+    if not source.is_dir():
+        target = out / f"{source.stem}{suffix}" if out.is_dir() else out
+        pairs = [(source, target)]
+    else:
+        if out.is_file():
+            raise SmaltiError(f"{out} is a file, but a folder's results need a folder: choose another --out.")
+        stems = [file.relative_to(source).with_suffix("") for file in files]
+        shared = Counter(stems)
+        pairs = [
+            (file, out / stem.parent / f"{file.name if shared[stem] > 1 else stem.name}{suffix}")
+            for file, stem in zip(files, stems, strict=True)
+        ]
+    for _, target in pairs:
+        if target.exists() and not overwrite:
+            raise SmaltiError(f"{target} is there already: choose another --out, or pass --overwrite.")
+    return pairs
+
+
+def track(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
+    """The items, with a progress bar on standard error that tells the time left."""
+    from rich.progress import track as rich_track
+
+    return iter(rich_track(items, what, total, console=console(), transient=True, disable=total < 2))
+
+
+def console():  # noqa: ANN201 (rich is imported only when it is used)
+    """Where progress is shown: standard error, so that standard output stays clean."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def each(pairs: list[tuple[Path, Path]], what: str, work: Callable[[Path, Path], None]) -> None:
+    """Do the work for every pair; a file that cannot be read does not stop the others.
+
+    Raises:
+        SmaltiError: at the end, where some could not be read; it names them.
+    """
+    if len(pairs) == 1:
+        work(*pairs[0])
+        return
+    failures: list[str] = []
+    for file, target in track(pairs, len(pairs), what):
+        try:
+            work(file, target)
+        except SmaltiError as error:
+            failures.append(str(error))
+            console().print(f"[yellow]Skipped:[/yellow] {error}", highlight=False)
+    if failures:
+        raise SmaltiError(f"{len(failures)} of {len(pairs)} files were skipped; the others are done. {failures[0]}")

@@ -1,0 +1,31 @@
+"""`smalti export`: a training checkpoint to a folder that people load, share and publish."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def run(name: str, arguments: list[str]) -> int:
+    """Export a checkpoint's averaged weights; says where, and how large."""
+    parser = argparse.ArgumentParser(
+        f"smalti {name}",
+        description="Write a checkpoint's tokenizer (its averaged weights) as model.safetensors, config.json and a card.",
+    )
+    parser.add_argument("checkpoint", type=Path, help="a .ckpt file of `smalti fit`, or an exported folder")
+    parser.add_argument("--out", "-o", type=Path, required=True, help="the folder to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace an exported tokenizer that is there")
+    options = parser.parse_args(arguments)
+
+    from smalti.tokenizers.checkpoints import load, provenance, save
+
+    tokenizer = load(options.checkpoint)
+    save(tokenizer, options.out, provenance=provenance(options.checkpoint), overwrite=options.overwrite)
+    report(options.out)
+    return 0
+
+
+def report(folder: Path) -> None:
+    """Print what was written."""
+    for file in sorted(folder.iterdir()):
+        print(f"{file}  ({file.stat().st_size / 2**20:.2f} MiB)")

@@ -1,0 +1,83 @@
+"""`smalti fit`, `validate` and `test`: Lightning's command line over the training module."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from argparse import ArgumentError
+from typing import Any
+
+import lightning.pytorch as pl
+from jsonargparse.typing import lazy_instance
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from smalti.commands.recipes import find
+from smalti.errors import SmaltiError
+from smalti.trainers import Checkpoints, ReconstructionGrid, Throughput, TokenizerEMA, TokenizerTraining, WarmStart
+
+_CONFIG_OPTIONS = ("-c", "--config")
+
+
+class _Command(LightningCLI):
+    """Lightning's command line with the callbacks that every run has."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Callbacks that every run has, each with a section of its own in a recipe, and options such as --ema.decay."""
+        parser.add_lightning_class_args(WarmStart, "warm_start")
+        parser.add_lightning_class_args(TokenizerEMA, "ema")
+        parser.add_lightning_class_args(Checkpoints, "checkpoint")
+        parser.add_lightning_class_args(ReconstructionGrid, "pictures")
+        parser.set_defaults({"trainer.logger": lazy_instance(TensorBoardLogger, save_dir="runs", name="")})
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's, but for predict: `smalti reconstruct` does that."""
+        theirs = LightningCLI.subcommands()
+        return {name: theirs[name] for name in ("fit", "validate", "test")}
+
+
+def run(name: str, arguments: list[str]) -> int:
+    """Run Lightning's command line with installed recipes found by name.
+
+    Raises:
+        SmaltiError: a recipe that is not there, or settings that contradict each other.
+    """
+    logging.getLogger("smalti").setLevel(logging.INFO)
+    logging.basicConfig(format="%(message)s")
+    # Set, not passed: the processes that data parallelism starts repeat the command from here.
+    sys.argv[1:] = [name, *_with_recipes(arguments)]
+    try:
+        _Command(
+            TokenizerTraining,
+            pl.LightningDataModule,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            parser_kwargs={"prog": "smalti", "exit_on_error": False},
+            trainer_defaults={"callbacks": [Throughput(), LearningRateMonitor("step")]},
+        )
+    except ArgumentError as error:
+        # Its lines are the path to what is wrong, one level each.
+        raise SmaltiError(" ".join(str(error).split())) from error
+    except MisconfigurationException as error:
+        raise SmaltiError(f"The trainer's settings do not fit together: {error}") from error
+    return 0
+
+
+def _with_recipes(arguments: list[str]) -> list[str]:
+    """The arguments with each recipe's name replaced by its file."""
+    found: list[Any] = []
+    previous = ""
+    for argument in arguments:
+        option, equals, value = argument.partition("=")
+        if previous in _CONFIG_OPTIONS:
+            found.append(str(find(argument)))
+        elif equals and option in _CONFIG_OPTIONS:
+            found.append(f"{option}={find(value)}")
+        else:
+            found.append(argument)
+        previous = argument
+    return found

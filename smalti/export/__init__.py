@@ -1,0 +1,1 @@
+"""What leaves the house: token files and exported programs."""

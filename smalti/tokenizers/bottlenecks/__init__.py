@@ -1,0 +1,30 @@
+"""What stands between encoder and decoder: continuous (KL), or discrete, with and without a learned codebook.
+
+`VQ`, `SimVQ`, `ResidualVQ` and `ResidualFSQ` need vector-quantize-pytorch, imported when one of them is asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from smalti.tokenizers.bottlenecks.base import Bottleneck, Quantizer
+from smalti.tokenizers.bottlenecks.bsq import BSQ
+from smalti.tokenizers.bottlenecks.fsq import FSQ
+from smalti.tokenizers.bottlenecks.gq import GQ
+from smalti.tokenizers.bottlenecks.kl import KL
+
+if TYPE_CHECKING:
+    from smalti.tokenizers.bottlenecks.vq import VQ, ResidualFSQ, ResidualVQ, SimVQ
+
+__all__ = ["BSQ", "FSQ", "GQ", "KL", "VQ", "Bottleneck", "Quantizer", "ResidualFSQ", "ResidualVQ", "SimVQ"]
+
+_ADAPTERS = ("VQ", "SimVQ", "ResidualVQ", "ResidualFSQ")
+
+
+def __getattr__(name: str) -> Any:
+    """Import the adapters only when asked for: loading any other tokenizer needs torch and safetensors alone."""
+    if name not in _ADAPTERS:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    from smalti.tokenizers.bottlenecks import vq
+
+    return getattr(vq, name)

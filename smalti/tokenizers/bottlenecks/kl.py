@@ -1,0 +1,50 @@
+"""The continuous bottleneck: a diagonal Gaussian, held to the standard normal by a divergence."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from smalti.errors import SmaltiError
+from smalti.tokenizers.bottlenecks.base import Bottleneck
+from smalti.types import Code
+
+# Beyond these, exp over- or underflows in float32 on the way to a variance that no decoder can tell from 0 or infinity.
+LOG_VARIANCE_RANGE = (-30.0, 20.0)
+
+
+class KL(Bottleneck):
+    """Diagonal Gaussian (VAE, arXiv 1312.6114): a sample in training mode, the mean in evaluation mode.
+
+    Losses, in training mode:
+        kl: KL(N(mean, variance) || N(0, 1)) in nats (appendix B), summed over the channels of a position and averaged over
+            batch and positions, so that it does not depend on the resolution. Latent diffusion's code sums over the
+            positions too: its weight times the number of positions is the weight here.
+
+    Args:
+        dim: channels of the latent. The input has the means first, then the log-variances.
+        shared_log_variance: one log-variance for all channels of a position, in the last of dim + 1 input channels
+            (LTX-Video, arXiv 2501.00103), instead of one a channel (2 dim input channels).
+
+    Raises:
+        SmaltiError: `dim` is below 1.
+    """
+
+    def __init__(self, dim: int, shared_log_variance: bool = False) -> None:
+        super().__init__()
+        if dim < 1:
+            raise SmaltiError(f"KL needs at least one channel, but dim is {dim}: give it the channels of the latent.")
+        self.dim = dim
+        self.shared_log_variance = shared_log_variance
+        self.in_dim = dim + 1 if shared_log_variance else 2 * dim
+        self.out_dim = dim
+
+    def code(self, h: Tensor) -> Code:
+        """(B, N, in_dim) to z (B, N, dim), without ids."""
+        mean, log_variance = h.split([self.dim, self.in_dim - self.dim], dim=-1)
+        if not self.training:
+            return Code(mean)
+        log_variance = log_variance.clamp(*LOG_VARIANCE_RANGE).expand_as(mean)
+        z = mean + torch.exp(log_variance / 2) * torch.randn_like(mean)
+        divergence = (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=-1) / 2
+        return Code(z, losses={"kl": divergence.mean()})

@@ -1,0 +1,90 @@
+"""What tests of several rooms share: small real tokenizers, parity vectors, and a guard on threads."""
+
+import json
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+PARITY = Path(__file__).parent / "parity"
+
+
+def _uniform(name, n):
+    h = (np.arange(n, dtype=np.uint64) * np.uint64(2654435761) + np.uint64(zlib.crc32(name.encode()))) & np.uint64(0xFFFFFFFF)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+        h ^= h >> np.uint64(shift)
+        h = (h * np.uint64(factor)) & np.uint64(0xFFFFFFFF)
+    return h.astype(np.float64) / 2**32 * 2 - 1
+
+
+def _fill(key, shape):
+    """The parameter that the publisher calls `key`, decided by its name alone, in exact integer arithmetic."""
+    size = math.prod(shape)
+    u = _uniform(key, size).reshape(shape)
+    if key.endswith("weight") and len(shape) == 1:
+        values = 1 + 0.2 * u
+    elif len(shape) >= 2:
+        values = u * math.sqrt(3 / (size / shape[0]))
+    else:
+        values = 0.1 * u
+    return torch.from_numpy(np.asarray(values, dtype=np.float32))
+
+
+class Vectors:
+    """A parity file: the publisher's configuration, its weights by name, and what the published code computed."""
+
+    def __init__(self, name):
+        with safe_open(PARITY / f"{name}.safetensors", "pt") as file:
+            metadata = file.metadata()
+            self.tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        self.config = json.loads(metadata["config"])
+        self.state_dict = {key: _fill(key, tuple(shape)) for key, shape in json.loads(metadata["state_dict"]).items()}
+
+    def __getitem__(self, name):
+        return self.tensors[name]
+
+
+@pytest.fixture(scope="session")
+def stage1():
+    return Vectors("wetok_stage1")
+
+
+@pytest.fixture(scope="session")
+def stage2():
+    return Vectors("wetok_stage2_generative")
+
+
+@pytest.fixture(scope="session")
+def manifests():
+    return {path.stem: json.loads(path.read_text()) for path in sorted((PARITY / "manifests").glob("*.json"))}
+
+
+@pytest.fixture
+def small():
+    """A function that builds the smallest WeTok tokenizer, f4, 2 x 4 bits; arguments replace its parts."""
+    from smalti.tokenizers import Tokenizer, WeTokDecoder, WeTokEncoder, WeTokGenerativeDecoder
+    from smalti.tokenizers.bottlenecks import GQ
+
+    def build(bottleneck=None, *, generative=False, seed=0):
+        torch.manual_seed(seed)
+        bottleneck = bottleneck or GQ(2, 4)
+        shape = {"channels": 32, "multipliers": [1, 1, 1], "blocks": 1}
+        decoder = WeTokGenerativeDecoder if generative else WeTokDecoder
+        return Tokenizer(WeTokEncoder(bottleneck.in_dim, **shape), bottleneck, decoder(bottleneck.out_dim, **shape)).eval()
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def photo():
+    """A real photo, (1, 3, 64, 96) in [-1, 1]."""
+    from skimage import data
+
+    from smalti.eval.metrics import to_pixels
+
+    image = torch.from_numpy(data.chelsea()).permute(2, 0, 1)[None]
+    return to_pixels(torch.nn.functional.interpolate(image.float(), (64, 96), mode="area").round().to(torch.uint8))
