@@ -21,7 +21,7 @@ def run(name: str, arguments: list[str]) -> int:
 
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from smalti.data import EvaluationTransform, evaluation_loader, open_source
+    from smalti.data import EvaluationTransform, Images, evaluation_loader, open_source
     from smalti.eval.evaluate import evaluate
     from smalti.eval.features import feature_network
     from smalti.eval.perceptual import perceptual_network
@@ -55,8 +55,9 @@ def run(name: str, arguments: list[str]) -> int:
                 device=device,
                 perceptual=perceptual_network(options.lpips, options.weights),
                 features=feature_network("inception", options.weights),
-                progress=lambda done: bar.update(task, completed=min(done * world, bar.tasks[0].total or done * world)),
+                progress=lambda done: bar.update(task, completed=min(done * world, total or done * world)),
             )
+        skipped = _sum_of_processes(loader.skipped.count, world)
     if rank > 0:
         return 0
     origin = {"path": str(options.tokenizer), "fingerprint": fingerprint(options.tokenizer)}
@@ -64,7 +65,7 @@ def run(name: str, arguments: list[str]) -> int:
         protocol=how,
         tokenizer=origin | provenance(options.tokenizer),
         data={"source": options.data, "max_bad": options.max_bad, "batch_size": batch_size},
-        skipped=loader.skipped.count,
+        skipped=skipped,
     )
     files = write(result, options.out, about, overwrite=options.overwrite)
     from rich.console import Console
@@ -127,3 +128,12 @@ def _processes() -> Iterator[tuple[int, int]]:
         yield distributed.get_rank(), world
     finally:
         distributed.destroy_process_group()
+
+
+def _sum_of_processes(count: int, world: int) -> int:
+    from torch import distributed
+
+    counts = [count] * world
+    if world > 1:
+        distributed.all_gather_object(counts, count)
+    return sum(counts)

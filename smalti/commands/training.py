@@ -59,12 +59,27 @@ def run(name: str, arguments: list[str]) -> int:
             parser_kwargs={"prog": "smalti", "exit_on_error": False},
             trainer_defaults={"callbacks": [Throughput(), LearningRateMonitor("step")]},
         )
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
+        ours = _ours_behind(error)
+        if ours is not None:
+            raise ours from error
+        if not isinstance(error, ArgumentError):
+            raise
         # Its lines are the path to what is wrong, one level each.
         raise SmaltiError(" ".join(str(error).split())) from error
     except MisconfigurationException as error:
         raise SmaltiError(f"The trainer's settings do not fit together: {error}") from error
     return 0
+
+
+def _ours_behind(error: BaseException) -> SmaltiError | None:
+    """The error for people that a library wrapped in its own, if there is one."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, SmaltiError):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
 
 
 def _with_recipes(arguments: list[str]) -> list[str]:

@@ -188,6 +188,14 @@ class Checkpoints(ModelCheckpoint):
             every_n_train_steps=every_n_train_steps,
         )
 
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """As Lightning; the last planned step too, before the epoch is closed, so that the run can go on exactly there."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if trainer.global_step == trainer.max_steps:
+            self._save_now(trainer)
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save what the last steps since the previous checkpoint brought."""
         self._save_now(trainer)

@@ -16,6 +16,9 @@ from torch.nn import functional as F
 from smalti.errors import SmaltiError
 from smalti.eval.perceptual import perceptual_network
 
+RECONSTRUCTION = ("l1", "mse", "perceptual")
+"""The names of `reconstruction_terms`."""
+
 
 class PerceptualLoss(nn.Module):
     """Mean perceptual distance of a batch, by a fixed network that is no part of what is trained.

@@ -18,7 +18,7 @@ from smalti.tokenizers.checkpoints import CHECKPOINT_KEY
 from smalti.tokenizers.parts import recipe_of
 from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.trainers.adversary import Adversary
-from smalti.trainers.losses import PerceptualLoss, frames, reconstruction_terms, weighted_sum
+from smalti.trainers.losses import RECONSTRUCTION, PerceptualLoss, frames, reconstruction_terms, weighted_sum
 from smalti.trainers.measures import Measures, per_sample
 from smalti.types import Batch
 
@@ -86,6 +86,7 @@ class TokenizerTraining(pl.LightningModule):
         self.train()
         self._seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
         self._measures = Measures()
+        self._names: list[str] = []
         self.flops_per_batch = None  # the throughput monitor asks; nobody has counted them
 
     def train(self, mode: bool = True) -> TokenizerTraining:
@@ -115,17 +116,19 @@ class TokenizerTraining(pl.LightningModule):
         number = self.trainer.fit_loop.epoch_loop.total_batch_idx
         torch.manual_seed(hash((self._seed, number, self.global_rank)) % 2**63)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """One generator pass, one perceptual pass, one sum of all losses."""
-        x = batch.pixels
+        x, self._names = batch.pixels, batch.names
         y, latents = self.tokenizer(x)
-        terms = reconstruction_terms(x, y, self.perceptual)
+        terms = reconstruction_terms(x, y, self.perceptual) | latents.code.losses
+        # Before the discriminator sees it: its batch norm and LeCAM's averages would keep what is not finite.
+        self._refuse_non_finite(terms, batch.names)
         weights = dict(self.weights)
         if self.adversary is not None:
-            terms |= self._adversarial_terms(x, y, terms, weights)
-        terms |= latents.code.losses
+            game = self._adversarial_terms(x, y, terms, weights)
+            self._refuse_non_finite(game, batch.names)
+            terms |= game
         total = weighted_sum(terms, weights)
-        self._refuse_non_finite(total, terms, batch.names)
         self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
         self.log("train/loss", total.detach(), prog_bar=True)
         return total
@@ -136,12 +139,12 @@ class TokenizerTraining(pl.LightningModule):
         """The game's terms; scales the adversarial weight where it adapts, and holds the game still before its start."""
         assert self.adversary is not None
         x, y = frames(x), frames(y)
+        weights.setdefault("discriminator", 1.0)
         if self.global_step < self.adversary.start:
             return dict.fromkeys(("adversarial", "lecam"), x.new_zeros(())) | {"discriminator": self.adversary.idle()}
-        weights.setdefault("discriminator", 1.0)
         game = {"adversarial": self.adversary.judge(y)} | self.adversary(x, y)
         if self.adversary.adaptive and weights.get("adversarial"):
-            reconstruction = weighted_sum(terms, {name: w for name, w in weights.items() if name in terms})
+            reconstruction = weighted_sum(terms, {name: w for name, w in weights.items() if name in RECONSTRUCTION})
             factor = self._balance(reconstruction, game["adversarial"])
             weights["adversarial"] *= factor
             self.log("train/adaptive_weight", factor)
@@ -155,21 +158,22 @@ class TokenizerTraining(pl.LightningModule):
         ]
         return float((norms[0] / (norms[1] + 1e-4)).clamp(0, 1e4))
 
-    def _refuse_non_finite(self, total: Tensor, terms: dict[str, Tensor], names: list[str]) -> None:
-        """Stop all ranks before a loss that is not finite reaches the weights."""
-        bad = (~torch.isfinite(total.detach())).float()
-        if self.trainer.world_size > 1:
-            mine = bool(bad)
-            distributed.all_reduce(bad, op=distributed.ReduceOp.MAX)
-            if bool(bad) and not mine:
-                raise DivergedError(f"Step {self.global_step}: another process met a loss that is not finite.")
-        if bool(bad):
-            culprits = [name for name, value in terms.items() if not bool(torch.isfinite(value))] or ["their sum"]
-            raise DivergedError(
-                f"Step {self.global_step}: the loss is not finite ({', '.join(culprits)}) on the batch "
-                f"{', '.join(names)}. The weights before this step are in the last checkpoint; "
-                "look at these files, or resume with a lower learning rate or gradient clipping."
-            )
+    def _refuse_non_finite(self, terms: dict[str, Tensor], names: list[str]) -> None:
+        """Stop all ranks before a number that is not finite reaches the weights: one look at the device, at all terms."""
+        bad = (~torch.isfinite(torch.stack([value.detach() for value in terms.values()]))).float().cpu()
+        anywhere = bad.max().to(self.device)
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.all_reduce(anywhere, op=distributed.ReduceOp.MAX)
+        if not bool(anywhere):
+            return
+        if not bad.any():
+            raise DivergedError(f"Step {self.global_step}: another process met a loss that is not finite.")
+        culprits = [name for name, wrong in zip(terms, bad.tolist(), strict=True) if wrong]
+        raise DivergedError(
+            f"Step {self.global_step}: not finite: {', '.join(culprits)}, on the batch {', '.join(names)}. "
+            "The weights before this step are in the last checkpoint: look at these files, or resume with a lower "
+            "learning rate or with gradient clipping."
+        )
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Leave the discriminator untouched before its start, weight decay included."""
@@ -188,6 +192,9 @@ class TokenizerTraining(pl.LightningModule):
             gradients = [p.grad for p in group["params"] if p.grad is not None]
             norm = torch.nn.utils.get_total_norm(gradients)
             self.log(f"train/gradient_norm_{group['name']}", norm)
+            # Under float16 the scaler meets infinite gradients now and then, and skips their step.
+            if getattr(self.trainer.precision_plugin, "scaler", None) is None:
+                self._refuse_non_finite({f"gradient of the {group['name']}": norm}, self._names)
             if not gradient_clip_val:
                 continue
             if gradient_clip_algorithm == "value":

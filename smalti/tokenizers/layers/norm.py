@@ -22,7 +22,8 @@ class AdaptiveGroupNorm(nn.Module):
 
         y = GroupNorm(x) * gamma(std of z over space) + beta(mean of z over space)
 
-    with gamma and beta linear (MAGVIT-v2, arXiv 2310.05737, appendix; WeTok, arXiv 2508.05599).
+    with gamma and beta linear (MAGVIT-v2, arXiv 2310.05737, appendix; WeTok, arXiv 2508.05599). Fresh, it is a plain group
+    norm: gamma is 1 and beta is 0 for every latent, so that what passes is not scaled at random at each level.
 
     Args:
         latent_dim: channels Z of the latent.
@@ -33,6 +34,10 @@ class AdaptiveGroupNorm(nn.Module):
         super().__init__()
         self.gamma = nn.Linear(latent_dim, channels)
         self.beta = nn.Linear(latent_dim, channels)
+        nn.init.zeros_(self.gamma.weight)
+        nn.init.ones_(self.gamma.bias)
+        nn.init.zeros_(self.beta.weight)
+        nn.init.zeros_(self.beta.bias)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """(B, C, H, W) and the clean latent (B, Z, h, w) to (B, C, H, W)."""

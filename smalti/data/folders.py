@@ -1,0 +1,59 @@
+"""Folders of images."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from smalti.data.sources import Files
+from smalti.errors import SmaltiError
+
+IMAGE_SUFFIXES = frozenset(
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff"),
+        *(".jp2", ".j2k", ".tga", ".ppm", ".pgm", ".pbm", ".pnm"),
+    )
+)
+"""File names that are taken for images, whatever their case; everything else in a folder is left alone."""
+
+
+class Folder(Files):
+    """Every image in a folder and the folders below it, sorted by relative path, links followed.
+
+    Hidden files and folders (.cache, ._photo.jpg) are left alone.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        SmaltiError: there is no such folder, it is a file, or it holds no image.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        root = Path(path).expanduser()
+        if not root.exists():
+            raise SmaltiError(f"There is no folder {root}: check the path.")
+        if not root.is_dir():
+            raise SmaltiError(f"{root} is a file: give the folder that holds the images.")
+        paths = [file for file in _walk(root) if file.suffix.lower() in IMAGE_SUFFIXES]
+        if not paths:
+            raise SmaltiError(
+                f"The folder {root} holds no images: put .jpg, .png or .webp files in it or below it, or give shards by a "
+                f"pattern such as '{root}/*.tar'."
+            )
+        super().__init__(sorted(paths, key=Path.as_posix), root)
+
+
+def _walk(root: Path) -> list[Path]:
+    """Files below `root` that are not hidden; a link that leads back up is not followed twice."""
+    files: list[Path] = []
+    seen: set[str] = set()
+    for folder, below, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        files += [Path(folder, name) for name in names if not name.startswith(".")]
+    return files

@@ -1,0 +1,200 @@
+"""`smalti fit` as people run it: recipes by name, killed and resumed, exported, and misspelt."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import smalti
+from smalti.__main__ import main
+from smalti.commands.recipes import find, folder, names
+from smalti.errors import SmaltiError
+
+SMALL = {
+    "trainer": {
+        "log_every_n_steps": 1,
+        "val_check_interval": 3,
+        "enable_model_summary": False,
+        "enable_progress_bar": False,
+    },
+    "ema": {"decay": 0.5},
+    "checkpoint": {"every_n_train_steps": 1},
+    "model": {
+        "tokenizer": {
+            "class_path": "smalti.Tokenizer",
+            "init_args": {
+                "encoder": {
+                    "class_path": "smalti.tokenizers.WeTokEncoder",
+                    "init_args": {"out_dim": 8, "channels": 32, "multipliers": [1, 1], "blocks": 1},
+                },
+                "bottleneck": {"class_path": "smalti.tokenizers.bottlenecks.GQ", "init_args": {"groups": 2, "bits": 4}},
+                "decoder": {
+                    "class_path": "smalti.tokenizers.WeTokDecoder",
+                    "init_args": {"in_dim": 8, "channels": 32, "multipliers": [1, 1], "blocks": 1},
+                },
+            },
+        },
+        "weights": {"l1": 1.0, "adversarial": 0.1, "commitment": 0.25},
+        "adversary": {
+            "class_path": "smalti.trainers.Adversary",
+            "init_args": {
+                "discriminator": {"class_path": "smalti.trainers.PatchDiscriminator", "init_args": {"channels": 8}}
+            },
+        },
+    },
+}
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    # The command reads the process's arguments, as Lightning's does.
+    monkeypatch.setattr(sys, "argv", ["smalti"])
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(SMALL))
+    return [
+        "-c",
+        "small.yaml",
+        "-c",
+        "data/photos.yaml",
+        "--data.init_args.size",
+        "32",
+        "--data.init_args.workers",
+        "0",
+    ]
+
+
+def fit(recipe, *options):
+    return main(["fit", *recipe, *map(str, options)])
+
+
+def test_fit_writes_what_people_look_at_and_exports(recipe, photo, tmp_path):
+    assert fit(recipe, "--trainer.max_steps", 3) == 0
+    run = tmp_path / "runs" / "version_0"
+    assert list((run / "reconstructions").glob("*.png"))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run))
+    events.Reload()
+    assert {
+        "train/l1", "train/mse", "train/adversarial", "train/discriminator", "train/lecam", "train/token_entropy",
+        "train/codebook_entropy", "train/commitment", "val/psnr", "val/codebook_used_0", "val/codebook_perplexity_1",
+    } <= set(events.Tags()["scalars"])  # fmt: skip
+    assert events.Tags()["images"] == ["val/original_reconstruction_difference"]
+    last = run / "checkpoints" / "last.ckpt"
+    assert main(["export", str(last), "--out", "export"]) == 0
+    config = json.loads((tmp_path / "export" / "config.json").read_text())
+    assert config["provenance"]["step"] == 3
+    a, b = smalti.load(last), smalti.load("export")
+    with torch.no_grad():
+        assert torch.equal(a.tokenize(photo).ids, b.tokenize(photo).ids)
+        assert torch.equal(a(photo)[0], b(photo)[0])
+    assert main(["validate", *recipe, "--ckpt_path", str(last)]) == 0
+
+
+def test_faults_of_recipes_are_sentences(recipe, capsys, tmp_path):
+    def refused(*options):
+        assert fit(recipe, *options) == 2
+        return capsys.readouterr().err.strip().splitlines()[-1]
+
+    (tmp_path / "typo.yaml").write_text("model: {tokenizer: {init_args: {bottleneck: {init_args: {bitz: 4}}}}}")
+    message = refused("-c", "typo.yaml")
+    assert all(word in message for word in ("model.tokenizer", "bottleneck", "bitz"))
+    assert "max_stepz" in refused("--trainer.max_stepz", 3)
+    assert "nowhere.yaml" in refused("-c", "nowhere.yaml")
+    assert "'l7'" in refused("--model.weights", "{l7: 1.0}", "--trainer.max_steps", 1)
+    assert "no tokenizer at" in refused("--warm_start.path", "nowhere", "--trainer.max_steps", 1)
+    assert "nothing" in refused(
+        "--data.init_args.train", "{class_path: smalti.data.Folder, init_args: {path: nothing}}"
+    )
+
+
+def test_every_recipe_is_found_and_read():
+    assert {"quickstart.yaml", "data/photos.yaml", "data/folder.yaml", "data/shards.yaml"} <= set(names())
+    for name in names():
+        assert find(name) == find(f"configs/{name}") or Path(f"configs/{name}").is_file()
+        assert (folder() / name).read_text().startswith("# ")
+    with pytest.raises(SmaltiError, match="smalti recipes"):
+        find("wetok/f9.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "manifest"),
+    [
+        ("f8", "GeneralDomain_compratio48"),
+        ("f8_cr24", "GeneralDomain_compratio24"),
+        ("f16", "GeneralDomain_compratio192"),
+        ("f32_generative", "GeneralDomain_compratio768"),
+    ],
+)
+def test_recipes_are_the_published_models(name, manifest, manifests):
+    """By every name and shape, on the meta device."""
+    from smalti.tokenizers.importers import from_published
+    from smalti.tokenizers.parts import build, recipe_of
+
+    published = manifests[f"wetok_{manifest}_imagenet"]
+    state = {key: torch.empty(shape, device="meta") for key, shape in published["state_dict"].items()}
+    theirs = from_published("wetok", published["config"], state)
+    model = yaml.safe_load(find(f"wetok/{name}.yaml").read_text())["model"]
+
+    def homes(value):  # the recipe names classes where people import them from, recipes of parts where they live
+        if isinstance(value, dict):
+            return {k: homes(v) for k, v in value.items()}
+        return f"smalti.tokenizers.tokenizer.{value[7:]}" if value == "smalti.Tokenizer" else value
+
+    with torch.device("meta"):
+        ours = build(homes(model["tokenizer"]))
+    assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
+    assert recipe_of(ours.bottleneck) == recipe_of(theirs.bottleneck)
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_is_exact(recipe, tmp_path):
+    """SIGKILL in the middle of a real run; the resumed run ends with the weights of an unbroken one."""
+
+    def command(name, *options):
+        words = [
+            "fit",
+            *recipe,
+            "--trainer.logger.init_args.name",
+            name,
+            "--checkpoint.save_top_k",
+            "-1",
+            *map(str, options),
+        ]
+        return [sys.executable, "-m", "smalti", *words]
+
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    run = tmp_path / "runs"
+    subprocess.run(command("whole", "--trainer.max_steps", 8), check=True, env=environment, capture_output=True)
+    process = subprocess.Popen(
+        command("killed", "--trainer.max_steps", 1000),
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    third = run / "killed" / "version_0" / "checkpoints" / "step=3.ckpt"
+    deadline = time.monotonic() + 120
+    while not third.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    subprocess.run(
+        command("resumed", "--trainer.max_steps", 8, "--ckpt_path", third),
+        check=True,
+        env=environment,
+        capture_output=True,
+    )
+    states = [
+        torch.load(run / name / "version_0" / "checkpoints" / "step=8.ckpt", weights_only=True)
+        for name in ("whole", "resumed")
+    ]
+    for key in ("state_dict", "current_model_state"):
+        assert states[0][key].keys() == states[1][key].keys()
+        assert all(torch.equal(states[0][key][name], states[1][key][name]) for name in states[0][key]), key

@@ -1,0 +1,78 @@
+"""A small training on a real photo's crops, in one process."""
+
+import lightning.pytorch as pl
+import pytest
+import torch
+
+from smalti.trainers import Adversary, PatchDiscriminator, TokenizerEMA, TokenizerTraining
+from smalti.types import Batch
+
+WEIGHTS = {
+    "l1": 1.0, "mse": 0.5, "adversarial": 0.1, "lecam": 0.05,
+    "token_entropy": 0.1, "codebook_entropy": -0.1, "commitment": 0.25,
+}  # fmt: skip
+
+
+class Losses(pl.Callback):
+    """Every logged loss term, step by step."""
+
+    def __init__(self):
+        self.rows = []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        terms = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
+        self.rows.append(terms | {"names": batch.names, "step": trainer.global_step})
+
+
+@pytest.fixture
+def training(small):
+    """A function that builds the training module; arguments replace its parts."""
+
+    def build(tokenizer=None, *, adversary=None, weights=None, seed=0, **options):
+        tokenizer = tokenizer or small(seed=seed)
+        torch.manual_seed(seed)
+        game = Adversary(PatchDiscriminator(8, 1)) if adversary is None else adversary
+        options.setdefault("optimizer", lambda groups: torch.optim.Adam(groups, lr=1e-3, betas=(0.5, 0.9)))
+        return TokenizerTraining(tokenizer, WEIGHTS if weights is None else weights, adversary=game or None, **options)
+
+    return build
+
+
+@pytest.fixture
+def trainer(tmp_path):
+    """A function that builds a quiet trainer that keeps what it logs."""
+
+    def build(*callbacks, **options):
+        losses = Losses()
+        options = {
+            "max_steps": 4,
+            "logger": False,
+            "enable_checkpointing": False,
+            "default_root_dir": tmp_path,
+        } | options
+        trainer = pl.Trainer(
+            accelerator="cpu", enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+            log_every_n_steps=1, callbacks=[TokenizerEMA(decay=0.9), *callbacks, losses], **options,
+        )  # fmt: skip
+        trainer.losses = losses
+        return trainer
+
+    return build
+
+
+@pytest.fixture
+def data():
+    """A function that builds the data module: crops of packaged photos, two batches of four a photo."""
+    from smalti.data import ImageData, Photos
+
+    def build(**options):
+        defaults = {"size": 32, "batch_size": 2, "workers": 0, "repeats": 1}
+        return ImageData(Photos("train"), Photos("validation"), **(defaults | options))
+
+    return build
+
+
+@pytest.fixture
+def batch(photo):
+    """Two real crops."""
+    return Batch(torch.cat([photo[..., :32, :32], photo[..., 16:48, 40:72]]), ["chelsea:a", "chelsea:b"])
