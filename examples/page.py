@@ -56,7 +56,9 @@ def write_page(page: Page, file: Path) -> Path:
     charts = "".join(chart(name, points) for name, points in curves.items())
     steps = curves["train/loss"][-1][0] + 1 if curves["train/loss"] else 0
     photo, tokens = page.photo.stat().st_size, page.tokens.stat().st_size
-    rows = "".join(f"<tr><td><code>{html.escape(str(p))}</code></td><td class=note>{what}</td></tr>" for p, what in page.files)
+    rows = "".join(
+        f"<tr><td><code>{html.escape(str(p))}</code></td><td class=note>{what}</td></tr>" for p, what in page.files
+    )
     file.write_text(
         f"""<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Smalti: a tokenizer trained in minutes</title><style>{_STYLE}</style>
@@ -122,10 +124,11 @@ def metrics_table(metrics: dict[str, Any]) -> str:
         rows.append(f"<tr><td>{name}</td><td>{entry['value']:.4g}</td><td>{other}</td><td class=note>{note}</td></tr>")
     code = metrics["codebook"]
     rows.append(f"<tr><td>bits a pixel</td><td>{code['bits_per_pixel']:.4g}</td><td></td><td></td></tr>")
-    rows.append(f"<tr><td>compression of 24-bit RGB</td><td>{code['compression_ratio']:.4g}x</td><td></td><td></td></tr>")
+    rows.append(
+        f"<tr><td>compression of 24-bit RGB</td><td>{code['compression_ratio']:.4g}x</td><td></td><td></td></tr>"
+    )
     for i, group in enumerate(code["groups"]):
         note = f"{group['used']} of {code['codebook_size']} codes used"
-        rows.append(
-            f"<tr><td>perplexity of token {i}</td><td>{group['perplexity']:.4g}</td><td></td><td class=note>{note}</td></tr>"
-        )
+        perplexity = f"<td>perplexity of token {i}</td><td>{group['perplexity']:.4g}</td>"
+        rows.append(f"<tr>{perplexity}<td></td><td class=note>{note}</td></tr>")
     return f"<table><tr><th>held-out photos</th><th>tokenizer</th><th>bicubic</th><th></th></tr>{''.join(rows)}</table>"

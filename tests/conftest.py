@@ -14,7 +14,8 @@ PARITY = Path(__file__).parent / "parity"
 
 
 def _uniform(name, n):
-    h = (np.arange(n, dtype=np.uint64) * np.uint64(2654435761) + np.uint64(zlib.crc32(name.encode()))) & np.uint64(0xFFFFFFFF)
+    start = np.uint64(zlib.crc32(name.encode()))
+    h = (np.arange(n, dtype=np.uint64) * np.uint64(2654435761) + start) & np.uint64(0xFFFFFFFF)
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
         h ^= h >> np.uint64(shift)
         h = (h * np.uint64(factor)) & np.uint64(0xFFFFFFFF)
@@ -74,7 +75,9 @@ def small():
         bottleneck = bottleneck or GQ(2, 4)
         shape = {"channels": 32, "multipliers": [1, 1, 1], "blocks": 1}
         decoder = WeTokGenerativeDecoder if generative else WeTokDecoder
-        return Tokenizer(WeTokEncoder(bottleneck.in_dim, **shape), bottleneck, decoder(bottleneck.out_dim, **shape)).eval()
+        return Tokenizer(
+            WeTokEncoder(bottleneck.in_dim, **shape), bottleneck, decoder(bottleneck.out_dim, **shape)
+        ).eval()
 
     return build
 

@@ -45,9 +45,8 @@ def run(name: str, arguments: list[str]) -> int:
             console=console(), disable=rank > 0,
         )  # fmt: skip
         with bar:
-            task = bar.add_task(
-                "", total=None if "*" in options.data or not hasattr(source, "__len__") else len(source)
-            )
+            total = len(source) if isinstance(source, Images) else None
+            task = bar.add_task("", total=total)
             result = evaluate(
                 tokenizer,
                 loader,

@@ -116,7 +116,7 @@ class TokenizerTraining(pl.LightningModule):
         number = self.trainer.fit_loop.epoch_loop.total_batch_idx
         torch.manual_seed(hash((self._seed, number, self.global_rank)) % 2**63)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One generator pass, one perceptual pass, one sum of all losses."""
         x, self._names = batch.pixels, batch.names
         y, latents = self.tokenizer(x)

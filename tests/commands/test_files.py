@@ -173,6 +173,6 @@ def test_unknown_commands_and_help(capsys):
 
 
 def test_help_does_not_import_torch():
-    code = "import sys; sys.argv = ['smalti', '--help']; from smalti.__main__ import main; main(); print('torch' in sys.modules)"
+    code = "import sys; from smalti.__main__ import main; main(['--help']); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     assert done.stdout.strip().endswith("False")

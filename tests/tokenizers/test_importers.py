@@ -49,7 +49,8 @@ def test_averaged_weights_are_preferred_whole(stage1):
 
 
 def test_training_leftovers_are_left_behind(stage1):
-    leftovers = {"loss.discriminator.main.0.weight": torch.zeros(1), "loss.perceptual_loss.lin0.model.1.weight": torch.zeros(1)}
+    names = ("loss.discriminator.main.0.weight", "loss.perceptual_loss.lin0.model.1.weight")
+    leftovers = {name: torch.zeros(1) for name in names}
     from_published("wetok", stage1.config, stage1.state_dict | leftovers)
 
 
