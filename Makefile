@@ -6,7 +6,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STEPS ?= 1000
+STEPS ?= 1400
 
 .PHONY: demo test lint format install clean
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from page import Page, write_page
 
-FULL_STEPS = 1000
+FULL_STEPS = 1400
 MARGIN_DB = 2.0
 """What a full-length run must gain over the bicubic baseline."""
 RECIPE = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
@@ -59,14 +59,14 @@ def main() -> int:
 
     smalti(
         "fit", "-c", RECIPE, "--trainer.logger.init_args.save_dir", out / "runs", "--trainer.max_steps", options.steps,
-        "--trainer.val_check_interval", min(250, options.steps),
+        "--trainer.val_check_interval", min(350, options.steps),
         "--model.scheduler.init_args.total_steps", options.steps,
     )  # fmt: skip
     run = newest_run(out / "runs")
     trained = time.monotonic() - start
     smalti("export", run / "checkpoints" / "last.ckpt", "--out", out / "tokenizer", "--overwrite")
     smalti(
-        "evaluate", "--tokenizer", out / "tokenizer", "--data", "photos:validation", "--protocol", "square256",
+        "evaluate", "--tokenizer", out / "tokenizer", "--data", "photos:validation", "--protocol", "square128",
         "--out", out / "evaluation", "--overwrite",
     )  # fmt: skip
     photo = packaged_photo(out)

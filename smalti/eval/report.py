@@ -69,7 +69,7 @@ def refuse_existing(out: Path) -> None:
     for name in FILES:
         if (out / name).exists():
             raise SmaltiError(
-                f"{out / name} exists and is not overwritten: name another folder, or ask for overwriting."
+                f"{out / name} exists and is not overwritten: name another folder, or pass --overwrite."
             )
 
 

@@ -15,12 +15,12 @@ from torch.nn import functional as F
 
 from smalti.errors import SmaltiError
 from smalti.tokenizers.codec import Decoder, Encoder
-from smalti.tokenizers.layers.norm import GROUPS, AdaptiveGroupNorm, group_norm
+from smalti.tokenizers.layers.norm import AdaptiveGroupNorm, group_norm
 from smalti.tokenizers.layers.resample import DepthToSpace
-from smalti.tokenizers.layers.residual import residual_blocks
+from smalti.tokenizers.layers.residual import ResidualBlock, residual_blocks
 
 
-def _widths(channels: int, multipliers: list[int], blocks: int) -> list[int]:
+def _widths(channels: int, multipliers: list[int], blocks: int, groups: int | None) -> list[int]:
     """Channels of each level.
 
     Raises:
@@ -28,8 +28,8 @@ def _widths(channels: int, multipliers: list[int], blocks: int) -> list[int]:
     """
     if not multipliers or min(multipliers) < 1 or blocks < 1:
         raise SmaltiError(f"multipliers {multipliers} and blocks {blocks} must each be at least one, and at least 1.")
-    if channels < 1 or channels % GROUPS:
-        raise SmaltiError(f"channels is {channels}, but group norm needs a positive multiple of {GROUPS}.")
+    if groups is not None and (channels < 1 or groups < 1 or channels % groups):
+        raise SmaltiError(f"channels is {channels}, but group norm needs a positive multiple of its {groups} groups.")
     return [channels * m for m in multipliers]
 
 
@@ -43,12 +43,27 @@ def _to_video(x: Tensor, frames: int) -> Tensor:
     return x.unflatten(0, (-1, frames)).transpose(1, 2)
 
 
+@torch.no_grad()
+def _initialise(network: nn.Module) -> None:
+    """Fresh weights that keep a signal's variance, with residual branches that start small.
+
+    How the published models were initialised is not known to matter to them; PyTorch's default shrinks a signal to a third
+    at each convolution, and a small network then takes several times as many steps to its first decibels.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+    for module in network.modules():
+        if isinstance(module, ResidualBlock):
+            module.conv2.weight.mul_(0.2)
+
+
 class _Down(nn.Module):
     """A level of the encoder: residual blocks, then (but for the last) half the rows and columns."""
 
-    def __init__(self, before: int, width: int, blocks: int, *, last: bool) -> None:
+    def __init__(self, before: int, width: int, blocks: int, groups: int | None, *, last: bool) -> None:
         super().__init__()
-        self.blocks = residual_blocks(before, width, blocks)
+        self.blocks = residual_blocks(before, width, blocks, groups)
         self.downsample = nn.Identity() if last else nn.Conv2d(width, width, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,10 +73,12 @@ class _Down(nn.Module):
 class _Up(nn.Module):
     """A level of the decoder: norm by the latent, residual blocks, then (but for the last) twice the rows and columns."""
 
-    def __init__(self, latent_dim: int, before: int, width: int, blocks: int, *, last: bool) -> None:
+    def __init__(
+        self, latent_dim: int, before: int, width: int, blocks: int, groups: int | None, *, last: bool
+    ) -> None:
         super().__init__()
-        self.norm = AdaptiveGroupNorm(latent_dim, before)
-        self.blocks = residual_blocks(before, width, blocks)
+        self.norm = AdaptiveGroupNorm(latent_dim, before, groups)
+        self.blocks = residual_blocks(before, width, blocks, groups)
         self.upsample = nn.Identity() if last else DepthToSpace(width)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
@@ -76,20 +93,26 @@ class WeTokEncoder(Encoder):
 
     Args:
         out_dim: Z, channels of a position: groups x bits where GQ follows.
-        channels: width that the multipliers multiply, a multiple of 32.
+        channels: width that the multipliers multiply, a multiple of `groups`.
         multipliers: one a level, from pixels to positions; one level more than the stride has factors of two.
         blocks: residual blocks a level, and in the middle.
+        groups: of all group norms; None leaves the norms out, which suits narrow networks.
 
     Raises:
         SmaltiError: arguments that make no network.
     """
 
     def __init__(
-        self, out_dim: int, channels: int = 256, multipliers: list[int] | None = None, blocks: int = 4
+        self,
+        out_dim: int,
+        channels: int = 256,
+        multipliers: list[int] | None = None,
+        blocks: int = 4,
+        groups: int | None = 32,
     ) -> None:
         super().__init__()
         multipliers = [1, 1, 2, 2, 4] if multipliers is None else multipliers
-        widths = _widths(channels, multipliers, blocks)
+        widths = _widths(channels, multipliers, blocks, groups)
         self.out_dim = out_dim
         factor = 2 ** (len(widths) - 1)
         self.stride = (1, factor, factor)
@@ -97,13 +120,14 @@ class WeTokEncoder(Encoder):
         befores = [channels, *widths[:-1]]
         self.levels = nn.Sequential(
             *(
-                _Down(before, width, blocks, last=i + 1 == len(widths))
+                _Down(before, width, blocks, groups, last=i + 1 == len(widths))
                 for i, (before, width) in enumerate(zip(befores, widths, strict=True))
             )
         )
-        self.middle = residual_blocks(widths[-1], widths[-1], blocks)
-        self.norm_out = group_norm(widths[-1])
+        self.middle = residual_blocks(widths[-1], widths[-1], blocks, groups)
+        self.norm_out = group_norm(widths[-1], groups)
         self.conv_out = nn.Conv2d(widths[-1], out_dim, 1)
+        _initialise(self)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, T, H, W) in [-1, 1], H and W multiples of f, to one grid (B, Z, T, H / f, W / f)."""
@@ -121,28 +145,39 @@ class WeTokDecoder(Decoder):
 
     Args:
         in_dim: Z, channels of a position.
-        channels: width that the multipliers multiply, a multiple of 32.
+        channels: width that the multipliers multiply, a multiple of `groups`.
         multipliers: one a level, from pixels to positions (run from the last to the first), as the encoder's.
         blocks: residual blocks a level, and in the middle.
+        groups: of all group norms; None leaves the norms out, which suits narrow networks.
 
     Raises:
         SmaltiError: arguments that make no network.
     """
 
-    def __init__(self, in_dim: int, channels: int = 256, multipliers: list[int] | None = None, blocks: int = 4) -> None:
+    def __init__(
+        self,
+        in_dim: int,
+        channels: int = 256,
+        multipliers: list[int] | None = None,
+        blocks: int = 4,
+        groups: int | None = 32,
+    ) -> None:
         super().__init__()
         multipliers = [1, 1, 2, 2, 4] if multipliers is None else multipliers
-        widths = _widths(channels, multipliers, blocks)
+        widths = _widths(channels, multipliers, blocks, groups)
         self.in_dim = in_dim
         self.conv_in = nn.Conv2d(self._first_dim(in_dim), widths[-1], 3, padding=1)
-        self.middle = residual_blocks(widths[-1], widths[-1], blocks)
+        self.middle = residual_blocks(widths[-1], widths[-1], blocks, groups)
         befores = [*widths[1:], widths[-1]]
         self.levels = nn.ModuleList(
-            _Up(in_dim, before, width, blocks, last=i == 0)
+            _Up(in_dim, before, width, blocks, groups, last=i == 0)
             for i, (before, width) in enumerate(zip(befores, widths, strict=True))
         )
-        self.norm_out = group_norm(widths[0])
+        self.norm_out = group_norm(widths[0], groups)
         self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
+        _initialise(self)
+        with torch.no_grad():
+            self.conv_out.weight.mul_(0.1)  # start near grey, not at random colours
 
     @property
     def final(self) -> nn.Module:

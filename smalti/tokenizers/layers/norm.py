@@ -4,17 +4,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-GROUPS = 32
 EPS = 1e-6
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm of 32 groups, eps 1e-6, as the VQGAN line of image autoencoders has it.
+def group_norm(channels: int, groups: int | None) -> nn.Module:
+    """GroupNorm with eps 1e-6, as the VQGAN line of image autoencoders has it (with 32 groups); None: no norm.
+
+    The norm is over an image, so it takes its brightness and contrast away from each group, and a narrow network, which
+    has few channels a group to keep them in, learns them back slowly.
 
     Raises:
-        ValueError: channels that 32 does not divide.
+        ValueError: channels that `groups` does not divide.
     """
-    return nn.GroupNorm(GROUPS, channels, eps=EPS)
+    return nn.Identity() if groups is None else nn.GroupNorm(groups, channels, eps=EPS)
 
 
 class AdaptiveGroupNorm(nn.Module):
@@ -28,10 +30,12 @@ class AdaptiveGroupNorm(nn.Module):
     Args:
         latent_dim: channels Z of the latent.
         channels: channels C of x.
+        groups: of the norm; None: x is scaled and shifted as it is.
     """
 
-    def __init__(self, latent_dim: int, channels: int) -> None:
+    def __init__(self, latent_dim: int, channels: int, groups: int | None) -> None:
         super().__init__()
+        self.groups = groups
         self.gamma = nn.Linear(latent_dim, channels)
         self.beta = nn.Linear(latent_dim, channels)
         nn.init.zeros_(self.gamma.weight)
@@ -47,4 +51,5 @@ class AdaptiveGroupNorm(nn.Module):
         variance = (flat - mean.unsqueeze(-1)).square().sum(-1) / max(flat.shape[-1] - 1, 1)
         scale = self.gamma(torch.sqrt(variance + EPS))
         shift = self.beta(mean)
-        return F.group_norm(x, GROUPS, eps=EPS) * scale[..., None, None] + shift[..., None, None]
+        normed = x if self.groups is None else F.group_norm(x, self.groups, eps=EPS)
+        return normed * scale[..., None, None] + shift[..., None, None]

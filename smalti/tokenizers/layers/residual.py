@@ -16,15 +16,16 @@ class ResidualBlock(nn.Module):
     Convolutions have no bias; the shortcut is a 1x1 convolution where the channels change.
 
     Args:
-        in_channels: channels of x, a multiple of 32.
-        out_channels: channels of the result, a multiple of 32.
+        in_channels: channels of x.
+        out_channels: channels of the result.
+        groups: of the norms, a divisor of both; None: no norms.
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, groups: int | None) -> None:
         super().__init__()
-        self.norm1 = group_norm(in_channels)
+        self.norm1 = group_norm(in_channels, groups)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
-        self.norm2 = group_norm(out_channels)
+        self.norm2 = group_norm(out_channels, groups)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         same = in_channels == out_channels
         self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1, bias=False)
@@ -36,7 +37,7 @@ class ResidualBlock(nn.Module):
         return self.shortcut(x) + h
 
 
-def residual_blocks(in_channels: int, out_channels: int, count: int) -> nn.Sequential:
+def residual_blocks(in_channels: int, out_channels: int, count: int, groups: int | None) -> nn.Sequential:
     """`count` residual blocks in a row, the first of which changes the channels."""
     widths = [in_channels] + [out_channels] * count
-    return nn.Sequential(*(ResidualBlock(a, b) for a, b in pairwise(widths)))
+    return nn.Sequential(*(ResidualBlock(a, b, groups) for a, b in pairwise(widths)))
