@@ -6,7 +6,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STEPS ?= 1400
+STEPS ?= 1100
 
 .PHONY: demo test lint format install clean
 

@@ -1,6 +1,6 @@
 """The whole way, with the commands that you would type: train, evaluate, export, reload, tokenize and back; then a page.
 
-    python examples/demo.py --steps 1000 --out demo
+    python examples/demo.py --steps 1100 --out demo
 
 Exits with 1 if the tokenizer does not beat the bicubic baseline by 2 dB on held-out photos (a full-length run must).
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from page import Page, write_page
 
-FULL_STEPS = 1400
+FULL_STEPS = 1100
 MARGIN_DB = 2.0
 """What a full-length run must gain over the bicubic baseline."""
 RECIPE = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
@@ -59,7 +59,7 @@ def main() -> int:
 
     smalti(
         "fit", "-c", RECIPE, "--trainer.logger.init_args.save_dir", out / "runs", "--trainer.max_steps", options.steps,
-        "--trainer.val_check_interval", min(350, options.steps),
+        "--trainer.val_check_interval", min(275, options.steps),
         "--model.scheduler.init_args.total_steps", options.steps,
     )  # fmt: skip
     run = newest_run(out / "runs")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import zlib
 from pathlib import Path
 
@@ -9,6 +10,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+
+# Small models on few cores: one thread each is faster, here and in the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
 
 PARITY = Path(__file__).parent / "parity"
 

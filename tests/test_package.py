@@ -17,7 +17,9 @@ def test_the_wheel_carries_the_recipes(tmp_path):
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    recipes = {f"smalti/recipes/{path.relative_to(ROOT / 'configs').as_posix()}" for path in ROOT.glob("configs/**/*.yaml")}
+    recipes = {
+        f"smalti/recipes/{path.relative_to(ROOT / 'configs').as_posix()}" for path in ROOT.glob("configs/**/*.yaml")
+    }
     assert recipes <= names
     assert "smalti/py.typed" in names
     assert not any(name.startswith(("tests/", "examples/", "configs/")) for name in names)

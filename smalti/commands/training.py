@@ -10,7 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 from jsonargparse.typing import lazy_instance
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -31,6 +31,12 @@ class _Command(LightningCLI):
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.add_lightning_class_args(ReconstructionGrid, "pictures")
         parser.set_defaults({"trainer.logger": lazy_instance(TensorBoardLogger, save_dir="runs", name="")})
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """As Lightning; into a file, where its live display shows nothing, progress goes as plain text."""
+        if not sys.stdout.isatty() and self._get(self.config_init, "trainer.enable_progress_bar") is not False:
+            self.trainer_defaults["callbacks"].append(TQDMProgressBar(refresh_rate=50))
+        return super().instantiate_trainer(**kwargs)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:

@@ -68,9 +68,7 @@ def refuse_existing(out: Path) -> None:
         raise SmaltiError(f"{out} is a file, and reports go into a folder: name another.")
     for name in FILES:
         if (out / name).exists():
-            raise SmaltiError(
-                f"{out / name} exists and is not overwritten: name another folder, or pass --overwrite."
-            )
+            raise SmaltiError(f"{out / name} exists and is not overwritten: name another folder, or pass --overwrite.")
 
 
 def write(evaluation: Evaluation, out: Path, provenance: Provenance, *, overwrite: bool = False) -> tuple[Path, ...]:

@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, ThroughputMonitor
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.utils import make_grid, save_image
@@ -203,7 +204,7 @@ class Checkpoints(ModelCheckpoint):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Save, where all processes stop together: one alone would wait for the others for ever."""
         together = isinstance(exception, (KeyboardInterrupt, DivergedError)) or trainer.world_size == 1
-        if together and trainer.training:
+        if together and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self._save_now(trainer)
 
     def _save_now(self, trainer: pl.Trainer) -> None:
