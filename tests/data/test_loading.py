@@ -120,7 +120,7 @@ def test_evaluation_sees_every_sample_of_shards_once(make_shards, workers, world
     names = [
         name
         for rank in range(world)
-        for batch in evaluation_loader(shards, EvaluationTransform(8), 2, workers, rank, world)
+        for batch in evaluation_loader(shards, EvaluationTransform(8, 8), 2, workers, rank, world)
         for name in batch.names
     ]
     assert sorted(names) == [sample.name for sample in shards]
@@ -128,7 +128,7 @@ def test_evaluation_sees_every_sample_of_shards_once(make_shards, workers, world
 
 def test_evaluation_order_does_not_depend_on_workers_for_images(make_folder):
     folder = Folder(make_folder(7, bad=(3,)))
-    one, two = (list(evaluation_loader(folder, EvaluationTransform(8), 2, w, max_bad=0.2)) for w in (0, 2))
+    one, two = (list(evaluation_loader(folder, EvaluationTransform(8, 8), 2, w, max_bad=0.2)) for w in (0, 2))
     assert same([batch[::-1] for batch in one], [batch[::-1] for batch in two])
     names = [folder.name(i) for i in range(7)]
     assert [name for batch in one for name in batch.names] == [name for name in names if "003" not in name]
@@ -212,9 +212,9 @@ def test_bad_files_are_counted_and_named_and_replaced_in_training(make_folder, c
 @pytest.mark.parametrize("workers", [0, 2])
 def test_too_many_bad_files_are_an_error_that_counts_and_names_them(make_folder, workers):
     folder = Folder(make_folder(20, bad=(3, 8)))
-    assert len(list(evaluation_loader(folder, EvaluationTransform(8), 4, workers, max_bad=0.1))) == 5
+    assert len(list(evaluation_loader(folder, EvaluationTransform(8, 8), 4, workers, max_bad=0.1))) == 5
     for loader in (
-        evaluation_loader(folder, EvaluationTransform(8), 4, workers),
+        evaluation_loader(folder, EvaluationTransform(8, 8), 4, workers),
         training_loader(folder, SMALL, batch_size=4, workers=workers),
     ):
         with pytest.raises(SmaltiError, match=r"1 of the 20 samples .*00[38]\.jpg .*[Tt]runcated") as caught:
@@ -225,7 +225,7 @@ def test_too_many_bad_files_are_an_error_that_counts_and_names_them(make_folder,
 
 def test_the_share_is_judged_once_it_is_certain_and_not_before(make_folder):
     folder = Folder(make_folder(40, bad=(0, 1, 2, 3)))
-    loader = evaluation_loader(folder, EvaluationTransform(8), 1, max_bad=0.05)
+    loader = evaluation_loader(folder, EvaluationTransform(8, 8), 1, max_bad=0.05)
     seen = []
     with pytest.raises(SmaltiError, match="3 of the 40 samples"):
         seen.extend(name for batch in loader for name in batch.names)
@@ -255,7 +255,7 @@ def test_broken_shards_count_by_their_share_of_the_shards(make_shards, caplog):
     Path(shards.urls[1]).write_bytes(Path(shards.urls[1]).read_bytes()[:2000])
     for max_bad in (0.2, 0.3):
         loaders = [
-            evaluation_loader(shards, EvaluationTransform(8), 2, workers=2, max_bad=max_bad),
+            evaluation_loader(shards, EvaluationTransform(8, 8), 2, workers=2, max_bad=max_bad),
             training_loader(shards, SMALL, batch_size=4, workers=2, max_bad=max_bad),
         ]
         for loader in loaders:
@@ -269,7 +269,7 @@ def test_broken_shards_count_by_their_share_of_the_shards(make_shards, caplog):
     for url in shards.urls:
         Path(url).write_bytes(b"")
     for loader in (
-        evaluation_loader(shards, EvaluationTransform(8), 2, max_bad=1.0),
+        evaluation_loader(shards, EvaluationTransform(8, 8), 2, max_bad=1.0),
         training_loader(shards, SMALL, batch_size=4, max_bad=1.0),
     ):
         with pytest.raises(SmaltiError, match=r"000\.tar"):

@@ -73,7 +73,7 @@ def test_no_photo_of_one_split_is_a_near_duplicate_of_one_of_the_other():
     )
 
     def features(source: Images) -> torch.Tensor:
-        small = torch.stack([EvaluationTransform(16)(source[i]).flatten() for i in range(len(source))])
+        small = torch.stack([EvaluationTransform(16, 16)(source[i]).flatten() for i in range(len(source))])
         return torch.nn.functional.normalize(small - small.mean(dim=1, keepdim=True), dim=1)
 
     likeness = features(Photos("train")) @ features(Photos("validation")).T
@@ -201,7 +201,7 @@ def test_every_size_of_image_becomes_the_size_that_is_asked_for(size):
     from PIL import Image
 
     image = Image.radial_gradient("L").resize(size).convert("RGB")
-    for transform in (TrainingTransform(32), EvaluationTransform(32)):
+    for transform in (TrainingTransform(32), EvaluationTransform(32, 32)):
         pixels = transform(image)
         assert pixels.shape == (3, 32, 32)
         assert pixels.dtype == torch.float32
@@ -215,7 +215,7 @@ def test_pixels_run_from_minus_one_to_one_and_nothing_is_moved():
     torch.testing.assert_close(to_pixels(ramp)[0, 0], torch.linspace(-1, 1, 256))
     photo = Photos("validation")[1]
     square = photo.crop((0, 0, 64, 64))
-    torch.testing.assert_close(EvaluationTransform(64)(square), to_pixels(square), rtol=0, atol=0)
+    torch.testing.assert_close(EvaluationTransform(64, 64)(square), to_pixels(square), rtol=0, atol=0)
 
 
 def test_transforms_refuse_numbers_out_of_range():

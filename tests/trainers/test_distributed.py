@@ -36,7 +36,7 @@ def test_two_processes_are_one(tmp_path):
 
 @pytest.mark.slow
 def test_all_stop_where_one_diverges(tmp_path):
-    done = run(2, tmp_path / "run", 0, "poison")
+    done = run(2, tmp_path / "run", 1, "poison")
     assert done.returncode != 0
     assert "not finite: l1" in done.stderr
     assert (tmp_path / "run" / "last.ckpt").exists()

@@ -38,7 +38,7 @@ def main(devices, out, start, poison):
         step = module.training_step
 
         def poisoned(batch, batch_idx):
-            if module.global_step == 0 and module.global_rank == 1:
+            if module.global_step == 1 and module.global_rank == 1:
                 batch.pixels[:] = float("inf")
             return step(batch, batch_idx)
 
