@@ -30,7 +30,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: the arguments after `smalti`; None: those of the process.
 
     Returns:
-        The exit code: 0; 2 for bad input, which one sentence on standard error explains; 130 when interrupted.
+        The exit code: 0; 2 for bad input, which one sentence on standard error explains; 130 when interrupted (1 in
+        training, which saves first).
     """
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help"):

@@ -25,7 +25,7 @@ def add_tokenizer(parser: argparse.ArgumentParser, *, fallback: str = "") -> Non
     parser.add_argument(
         "--tokenizer",
         type=Path,
-        default=os.environ.get(TOKENIZER_VARIABLE),
+        default=Path(os.environ[TOKENIZER_VARIABLE]) if os.environ.get(TOKENIZER_VARIABLE) else None,
         help=f"an exported folder or a .ckpt file; else {fallback}the environment variable {TOKENIZER_VARIABLE}",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one")

@@ -39,7 +39,7 @@ def _tokenize(arguments: list[str]) -> int:
     @torch.inference_mode()
     def work(file: Path, target: Path) -> None:
         tokens = tokenizer.tokenize(_read(file).to(device))
-        save_tokens(target, TokenFile(tokens, str(options.tokenizer), identity), codes)
+        save_tokens(target, TokenFile(tokens, str(options.tokenizer.resolve()), identity), codes)
         if len(pairs) == 1:
             _, positions, group = tokens.ids.shape
             pixels = tokens.size[0] * tokens.size[1]
@@ -69,7 +69,7 @@ def _detokenize(arguments: list[str]) -> int:
     from smalti.tokenizers.checkpoints import fingerprint
 
     device = open_device(options.device)
-    path = options.tokenizer or Path(load_tokens(files[0]).tokenizer)
+    path = options.tokenizer or _named_tokenizer(files)
     tokenizer, identity = open_tokenizer(path, device), fingerprint(path)
 
     @torch.inference_mode()
@@ -80,10 +80,27 @@ def _detokenize(arguments: list[str]) -> int:
                 f"{file} was made by another tokenizer ({content.tokenizer}, {content.fingerprint[:12]}) than {path} "
                 f"({identity[:12]}): pass the one that made it with --tokenizer."
             )
+        if content.tokens.frames is not None or len(content.tokens.ids) != 1:
+            raise SmaltiError(
+                f"{file} holds {len(content.tokens.ids)} samples of {content.tokens.frames or 1} frames, and this command "
+                "writes one image a file: decode it with Tokenizer.detokenize."
+            )
         _write(tokenizer.detokenize(content.tokens.to(device), _generator(options.seed)), target)
 
     each(pairs, "Detokenizing", work)
     return 0
+
+
+def _named_tokenizer(files: list[Path]) -> Path:
+    """The tokenizer that the first token file that can be read names."""
+    from smalti.export.tokens import load_tokens
+
+    for file in files[:-1]:
+        try:
+            return Path(load_tokens(file).tokenizer)
+        except SmaltiError:
+            continue  # `each` tells of it
+    return Path(load_tokens(files[-1]).tokenizer)
 
 
 def _reconstruct(arguments: list[str]) -> int:

@@ -30,6 +30,10 @@ def find(name: str) -> Path:
     """
     own = Path(name)
     if own.is_file():
+        try:
+            own.read_text(encoding="utf-8")
+        except (UnicodeDecodeError, OSError) as error:
+            raise SmaltiError(f"{own} cannot be read as a recipe: give a YAML file.") from error
         return own
     shipped = folder() / name.removeprefix("configs/")
     if not own.is_absolute() and shipped.is_file():

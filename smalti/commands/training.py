@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from argparse import ArgumentError
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -16,6 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from smalti.commands.recipes import find
 from smalti.errors import SmaltiError
+from smalti.tokenizers.checkpoints import read_checkpoint
 from smalti.trainers import Checkpoints, ReconstructionGrid, Throughput, TokenizerEMA, TokenizerTraining, WarmStart
 
 _CONFIG_OPTIONS = ("-c", "--config")
@@ -36,7 +38,21 @@ class _Command(LightningCLI):
         """As Lightning; into a file, where its live display shows nothing, progress goes as plain text."""
         if not sys.stdout.isatty() and self._get(self.config_init, "trainer.enable_progress_bar") is not False:
             self.trainer_defaults["callbacks"].append(TQDMProgressBar(refresh_rate=50))
+        if self._get(self.config_init, "trainer.logger") is not False:
+            self.trainer_defaults["callbacks"] += [Throughput(), LearningRateMonitor("step")]
         return super().instantiate_trainer(**kwargs)
+
+    def before_instantiate_classes(self) -> None:
+        """Look at the checkpoint first: it is wanted, there and whole, or nothing starts.
+
+        Raises:
+            SmaltiError: it is not.
+        """
+        path = self._get(self.config, "ckpt_path")
+        if path is None and self.subcommand != "fit":
+            raise SmaltiError("No checkpoint is named, and fresh weights are not worth measuring: pass --ckpt_path.")
+        if path is not None and path not in ("last", "best", "hpc", "registry"):
+            read_checkpoint(Path(path))
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -63,7 +79,8 @@ def run(name: str, arguments: list[str]) -> int:
             seed_everything_default=0,
             auto_configure_optimizers=False,
             parser_kwargs={"prog": "smalti", "exit_on_error": False},
-            trainer_defaults={"callbacks": [Throughput(), LearningRateMonitor("step")]},
+            trainer_defaults={"callbacks": []},
+            save_config_kwargs={"overwrite": True},  # a run that is resumed in its own folder has its config there
         )
     except (ArgumentError, ValueError) as error:
         ours = _ours_behind(error)

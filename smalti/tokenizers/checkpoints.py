@@ -37,7 +37,7 @@ _PREFIX = "tokenizer."
 def save(
     tokenizer: Tokenizer, folder: str | Path, *, provenance: dict[str, Any] | None = None, overwrite: bool = False
 ) -> Path:
-    """Write a tokenizer to a folder, whole or not at all.
+    """Write a tokenizer to a folder, each file whole, the configuration last; `load` refuses anything in between.
 
     Args:
         tokenizer: what to write; its weights keep their dtype.

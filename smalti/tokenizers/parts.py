@@ -96,10 +96,10 @@ def build(recipe: Recipe) -> Part:
         raise SmaltiError(f"{path} is not a part of a tokenizer: the configuration was not written by smalti.")
     arguments = {
         name: build(value) if isinstance(value, dict) and "class_path" in value else value
-        for name, value in recipe.get("init_args", {}).items()
+        for name, value in (recipe.get("init_args") or {}).items()
     }
     try:
         inspect.signature(cls).bind(**arguments)
-    except TypeError as error:
+        return cls(**arguments)
+    except (TypeError, ValueError) as error:
         raise SmaltiError(f"{path} cannot be built from its configuration: {error}.") from error
-    return cls(**arguments)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 from pathlib import Path
 from typing import Any, cast
 
@@ -161,13 +163,12 @@ class WarmStart(Callback):
 class Checkpoints(ModelCheckpoint):
     """Lightning's checkpoints, and one more at every end: planned, interrupted or diverged. Nothing trained is lost.
 
-    `last.ckpt` links to the newest. Resume with `--ckpt_path`.
+    `last.ckpt` links to the newest. Resume with `--ckpt_path`. Ctrl-C ends the step that is under way and its accumulation,
+    on all ranks, and then stops and saves, so that the run can go on exactly; a second one stops at once.
 
     Args:
         every_n_train_steps: steps between checkpoints.
         save_top_k: how many of the newest to keep.
-        monitor: keep the best by this logged value instead, such as "val/psnr".
-        mode: "max" or "min" is best.
         dirpath: where to; None: `checkpoints` in the run's folder.
     """
 
@@ -175,19 +176,46 @@ class Checkpoints(ModelCheckpoint):
         self,
         every_n_train_steps: int = 1000,
         save_top_k: int = 1,
-        monitor: str | None = None,
-        mode: str = "max",
         dirpath: Path | None = None,
     ) -> None:
         super().__init__(
             dirpath=dirpath,
             filename="{step}",
-            monitor=monitor,
-            mode=mode,
             save_top_k=save_top_k,
             save_last="link",
             every_n_train_steps=every_n_train_steps,
         )
+
+        self._interrupted = False
+        self._handler: Any = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Hear Ctrl-C, and wait with the answer until the step is done."""
+        super().on_train_start(trainer, pl_module)
+        if threading.current_thread() is threading.main_thread():
+            self._handler = signal.signal(signal.SIGINT, self._interrupt)
+
+    def _interrupt(self, _signal: int, _frame: Any) -> None:
+        if self._interrupted:
+            raise KeyboardInterrupt
+        self._interrupted = True
+        log.info("Stopping and saving after this step; press Ctrl-C again to stop at once.")
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Give Ctrl-C back."""
+        super().teardown(trainer, pl_module, stage)
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
+            self._handler = None
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Between two steps, stop where somebody asked for it; all ranks together."""
+        if batch_idx % trainer.accumulate_grad_batches == 0 and trainer.strategy.reduce_boolean_decision(
+            self._interrupted, all=False
+        ):
+            raise KeyboardInterrupt
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from smalti.errors import DivergedError, SmaltiError
 from smalti.eval.metrics import psnr, to_uint8
+from smalti.tokenizers.bottlenecks.entropy import mean_over_ranks
 from smalti.tokenizers.checkpoints import CHECKPOINT_KEY
 from smalti.tokenizers.parts import recipe_of
 from smalti.tokenizers.tokenizer import Tokenizer
@@ -112,13 +113,14 @@ class TokenizerTraining(pl.LightningModule):
             self.trainer.strategy.model.broadcast_buffers = False
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Make the step's random numbers a function of seed, batch and rank alone."""
-        number = self.trainer.fit_loop.epoch_loop.total_batch_idx
-        torch.manual_seed(hash((self._seed, number, self.global_rank)) % 2**63)
+        """Make the step's random numbers a function of seed, epoch, batch and rank alone."""
+        # Not the count of all batches: it counts one twice that was interrupted and is repeated.
+        torch.manual_seed(hash((self._seed, self.current_epoch, batch_idx, self.global_rank)) % 2**63)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One generator pass, one perceptual pass, one sum of all losses."""
-        x, self._names = batch.pixels, batch.names
+        x = batch.pixels
+        self._names = [*self._names, *batch.names] if batch_idx % self._accumulation else batch.names
         y, latents = self.tokenizer(x)
         terms = reconstruction_terms(x, y, self.perceptual) | latents.code.losses
         # Before the discriminator sees it: its batch norm and LeCAM's averages would keep what is not finite.
@@ -132,6 +134,10 @@ class TokenizerTraining(pl.LightningModule):
         self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
         self.log("train/loss", total.detach(), prog_bar=True)
         return total
+
+    @property
+    def _accumulation(self) -> int:
+        return self.trainer.accumulate_grad_batches if self._trainer is not None else 1
 
     def _adversarial_terms(
         self, x: Tensor, y: Tensor, terms: dict[str, Tensor], weights: dict[str, float]
@@ -153,9 +159,9 @@ class TokenizerTraining(pl.LightningModule):
     def _balance(self, reconstruction: Tensor, adversarial: Tensor) -> float:
         """|d reconstruction| / |d adversarial| at the decoder's last layer (VQGAN, arXiv 2012.09841, eq. 7)."""
         weight = cast(Tensor, self.tokenizer.decoder.final.weight)
-        norms = [
-            torch.autograd.grad(loss, weight, retain_graph=True)[0].norm() for loss in (reconstruction, adversarial)
-        ]
+        gradients = [torch.autograd.grad(loss, weight, retain_graph=True)[0] for loss in (reconstruction, adversarial)]
+        # The means over ranks are what one process with all the batches would have.
+        norms = [gradient.norm() for gradient in mean_over_ranks(*gradients)]
         return float((norms[0] / (norms[1] + 1e-4)).clamp(0, 1e4))
 
     def _refuse_non_finite(self, terms: dict[str, Tensor], names: list[str]) -> None:
@@ -171,8 +177,8 @@ class TokenizerTraining(pl.LightningModule):
         culprits = [name for name, wrong in zip(terms, bad.tolist(), strict=True) if wrong]
         raise DivergedError(
             f"Step {self.global_step}: not finite: {', '.join(culprits)}, on the batch {', '.join(names)}. "
-            "The weights before this step are in the last checkpoint: look at these files, or resume with a lower "
-            "learning rate or with gradient clipping."
+            "The weights before this step are in the last checkpoint: look at these files, resume with "
+            "--trainer.gradient_clip_val 1, or start from those weights with --warm_start.path and a lower learning rate."
         )
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -215,7 +221,15 @@ class TokenizerTraining(pl.LightningModule):
         optimizer = self.optimizer(groups)
         if self.scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"}}
+        scheduler = self.scheduler(optimizer)
+        if isinstance(scheduler, torch.optim.lr_scheduler.OneCycleLR):
+            ends, steps = scheduler.total_steps, self.trainer.max_steps
+            if not 0 < steps <= ends:
+                raise SmaltiError(
+                    f"The schedule OneCycleLR ends after {ends} steps, but the trainer's max_steps is {steps}: "
+                    "set model.scheduler.init_args.total_steps and trainer.max_steps to the same number."
+                )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     # Validation and test
 
@@ -274,5 +288,12 @@ class TokenizerTraining(pl.LightningModule):
             raise SmaltiError(
                 "The checkpoint was trained with another tokenizer than the recipe describes: resume with the config.yaml "
                 "that stands beside it, or start from its weights with the WarmStart callback."
+            )
+        kept, wanted = checkpoint["state_dict"].keys(), self.state_dict().keys()
+        for name in sorted(kept ^ wanted):
+            where = "only in the checkpoint" if name in kept else "only in the recipe"
+            raise SmaltiError(
+                f"The checkpoint was trained with another recipe: the weight '{name}' is {where}; resume with the "
+                "config.yaml that stands beside it, or start from its weights with --warm_start.path."
             )
         self._seed = checkpoint[_SEED_KEY]

@@ -40,11 +40,13 @@ def build(config: Mapping[str, Any]) -> Tokenizer:
         network = config["ddconfig"]
         channels, multipliers, blocks = network["ch"], list(network["ch_mult"]), network["num_res_blocks"]
         z, codes, dim = network["z_channels"], config["n_embed"], config["embed_dim"]
+        groups, bits = int(config.get("num_codebooks", 1)), int(codes).bit_length() - 1
+    except (TypeError, ValueError) as error:
+        raise SmaltiError(f"The configuration holds something else than it should ({error}): correct it.") from None
     except KeyError as error:
         raise SmaltiError(
             f"The configuration has no {error}: a WeTok configuration has ddconfig, n_embed, embed_dim."
         ) from None
-    groups, bits = config.get("num_codebooks", 1), int(codes).bit_length() - 1
     if codes != 2**bits or groups * bits != dim or dim != z:
         raise SmaltiError(
             f"n_embed {codes} must be a power of two whose bits times num_codebooks {groups} are embed_dim {dim} and "
