@@ -88,6 +88,8 @@ def run(name: str, arguments: list[str]) -> int:
             raise ours from error
         if not isinstance(error, ArgumentError):
             raise
+        if str(error).endswith(f"required: {name}.data"):
+            raise SmaltiError("No data is named: add a data recipe, such as -c data/folder.yaml.") from error
         # Its lines are the path to what is wrong, one level each.
         raise SmaltiError(" ".join(str(error).split())) from error
     except MisconfigurationException as error:
