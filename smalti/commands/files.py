@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from smalti.commands.common import add_files, add_tokenizer, each, open_device, open_tokenizer, plan
 from smalti.errors import SmaltiError
+from smalti.files import whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -163,13 +164,10 @@ def _write(pixels: Tensor, file: Path) -> None:
 
     from smalti.eval.metrics import to_uint8
 
-    partial = file.with_name(f".partial-{file.name}")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(to_uint8(pixels)[0].permute(1, 2, 0).cpu().numpy()).save(partial)
-        partial.replace(file)
+        with whole(file) as partial:
+            Image.fromarray(to_uint8(pixels)[0].permute(1, 2, 0).cpu().numpy()).save(partial)
     except (OSError, ValueError) as error:
-        partial.unlink(missing_ok=True)
         raise SmaltiError(
             f"The image cannot be written to {file} ({error}): choose a name that ends in .png."
         ) from error

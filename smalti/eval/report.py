@@ -6,8 +6,6 @@ import csv
 import io
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +17,7 @@ from smalti.eval.contact import contact_sheet
 from smalti.eval.metrics import PSNR_CEILING
 from smalti.eval.protocols import Protocol
 from smalti.eval.results import Evaluation, Metric
+from smalti.files import whole
 from smalti.version import __version__
 
 if TYPE_CHECKING:
@@ -95,9 +94,9 @@ def write(evaluation: Evaluation, out: Path, provenance: Provenance, *, overwrit
     rows = _csv(evaluation).encode(errors="surrogateescape")
     contents = dict(zip(FILES, (text.encode(), rows, picture.getvalue()), strict=True))
     try:
-        out.mkdir(parents=True, exist_ok=True)
         for name in reversed(FILES):
-            _write_whole(out / name, contents[name])
+            with whole(out / name) as partial:
+                partial.write_bytes(contents[name])
     except OSError as error:
         raise SmaltiError(f"The report cannot be written to {out}: {error}.") from error
     return tuple(out / name for name in FILES)
@@ -180,22 +179,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write beside the file and rename, so that a reader finds the old file or the new one and nothing between."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            os.fchmod(file.fileno(), 0o666 & ~_umask())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from smalti.errors import SmaltiError
+from smalti.files import whole
 from smalti.types import TokenGrid
 
 FORMAT = "smalti-tokens"
@@ -53,11 +54,9 @@ def save_tokens(file: Path, content: TokenFile, codebook_size: int) -> None:
         "tokenizer": content.tokenizer,
         "fingerprint": content.fingerprint,
     }
-    partial = file.with_name(f".{file.name}.partial")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"ids": tokens.ids.cpu().to(_smallest_type(codebook_size)).contiguous()}, partial, metadata)
-        partial.replace(file)
+        with whole(file) as partial:
+            save_file({"ids": tokens.ids.cpu().to(_smallest_type(codebook_size)).contiguous()}, partial, metadata)
     except (OSError, SafetensorError) as error:
         raise SmaltiError(f"The tokens cannot be written to {file}: {error}.") from error
 

@@ -185,7 +185,6 @@ class Checkpoints(ModelCheckpoint):
             save_last="link",
             every_n_train_steps=every_n_train_steps,
         )
-
         self._interrupted = False
         self._handler: Any = None
 

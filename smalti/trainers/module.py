@@ -166,8 +166,8 @@ class TokenizerTraining(pl.LightningModule):
 
     def _refuse_non_finite(self, terms: dict[str, Tensor], names: list[str]) -> None:
         """Stop all ranks before a number that is not finite reaches the weights: one look at the device, at all terms."""
-        bad = (~torch.isfinite(torch.stack([value.detach() for value in terms.values()]))).float().cpu()
-        anywhere = bad.max().to(self.device)
+        bad = ~torch.isfinite(torch.stack([value.detach() for value in terms.values()]))
+        anywhere = bad.any().float()
         if distributed.is_available() and distributed.is_initialized():
             distributed.all_reduce(anywhere, op=distributed.ReduceOp.MAX)
         if not bool(anywhere):
