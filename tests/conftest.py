@@ -31,7 +31,10 @@ def _fill(key, shape):
     """The parameter that the publisher calls `key`, decided by its name alone, in exact integer arithmetic."""
     size = math.prod(shape)
     u = _uniform(key, size).reshape(shape)
-    if key.endswith("weight") and len(shape) == 1:
+    last = key.rpartition(".")[2]
+    if last == "timestep_scale_multiplier":
+        values = np.full(shape, 1000.0)
+    elif last == "gamma" or (last == "weight" and len(shape) == 1):
         values = 1 + 0.2 * u
     elif len(shape) >= 2:
         values = u * math.sqrt(3 / (size / shape[0]))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.errors import SmaltiError
-from smalti.tokenizers.codec import Decoder, Encoder
+from smalti.tokenizers.codec import Decoder, Encoder, State
 from smalti.tokenizers.layers.norm import AdaptiveGroupNorm, group_norm
 from smalti.tokenizers.layers.resample import DepthToSpace
 from smalti.tokenizers.layers.residual import ResidualBlock, residual_blocks
@@ -129,7 +129,7 @@ class WeTokEncoder(Encoder):
         self.conv_out = nn.Conv2d(widths[-1], out_dim, 1)
         _initialise(self)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, ...]:
         """(B, 3, T, H, W) in [-1, 1], H and W multiples of f, to one grid (B, Z, T, H / f, W / f)."""
         h = self.middle(self.levels(self.conv_in(_to_frames(x))))
         h = self.conv_out(F.silu(self.norm_out(h)))
@@ -184,7 +184,9 @@ class WeTokDecoder(Decoder):
         """The last convolution."""
         return self.conv_out
 
-    def forward(self, maps: tuple[Tensor, ...], generator: torch.Generator | None = None) -> Tensor:
+    def forward(
+        self, maps: tuple[Tensor, ...], generator: torch.Generator | None = None, state: State | None = None
+    ) -> Tensor:
         """One grid (B, Z, T, h, w) to (B, 3, T, f h, f w)."""
         (grid,) = maps
         z = _to_frames(grid)
