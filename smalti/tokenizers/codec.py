@@ -5,8 +5,6 @@ Shapes: B batch, T frames, H, W pixels; t, h, w latent positions; C channels of 
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
@@ -16,9 +14,9 @@ from smalti.tokenizers.parts import Part
 class State:
     """What the chunks of a clip that have passed leave for the next one: one clip, one direction, one state.
 
-    A long clip goes through an encoder or a decoder chunk by chunk, with the same state each time. A whole clip is a stream of
-    one chunk, the last. Each layer that looks beyond its chunk keeps here what it will need, under itself; so nothing is
-    hidden in a module, and two clips can stream through one network.
+    A long clip goes through an encoder or a decoder chunk by chunk, with the same state each time. A whole clip is a
+    stream of one chunk, the last. Each layer that looks beyond its chunk keeps here what it will need, under itself; so
+    nothing is hidden in a module, and two clips can stream through one network.
 
     Args:
         last: no chunk follows the next one.
@@ -30,6 +28,12 @@ class State:
     def __init__(self, *, last: bool = False) -> None:
         self.last = last
         self._kept: dict[object, Tensor] = {}
+
+    def begins(self, layer: object) -> bool:
+        """Whether the layer meets the clip for the first time; asked once a chunk."""
+        first = (layer, "begins") not in self._kept
+        self.keep((layer, "begins"), torch.empty(0))
+        return first
 
     def kept(self, layer: object) -> Tensor | None:
         """What the layer kept of the chunks before; None: this chunk is its first."""
@@ -58,8 +62,8 @@ class Encoder(Part):
         """Pixels to one (B, C, t, h, w) tensor a grid.
 
         Args:
-            x: (B, 3, T, H, W) in [-1, 1], of a size that `padded` returns; in a stream, the next frames of the clip: first as
-                many as `padded` returns, then multiples of the stride.
+            x: (B, 3, T, H, W) in [-1, 1], of a size that `padded` returns; in a stream, the next frames of the clip:
+                first as many as `padded` returns, then multiples of the stride.
             state: of the stream; None: the clip is whole.
         """
         raise NotImplementedError
@@ -79,7 +83,7 @@ class Decoder(Part):
     """
 
     in_dim: int
-    generative: ClassVar[bool] = False
+    generative: bool = False
 
     @property
     def final(self) -> nn.Module:
@@ -94,7 +98,8 @@ class Decoder(Part):
         Args:
             maps: the latent grids; in a stream, those that the encoder gave for one chunk after the other.
             generator: where a generative decoder's noise comes from; the global generator if None.
-            state: of the stream; None: the clip is whole. A decoder that looks ahead holds frames back until the last chunk.
+            state: of the stream; None: the clip is whole. A decoder that looks ahead holds frames back until the last
+                chunk.
         """
         raise NotImplementedError
 

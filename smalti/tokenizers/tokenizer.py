@@ -6,15 +6,23 @@ position.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from smalti.errors import SmaltiError
 from smalti.tokenizers.bottlenecks.base import Bottleneck, Quantizer
-from smalti.tokenizers.codec import Decoder, Encoder
+from smalti.tokenizers.bottlenecks.joint import Joint
+from smalti.tokenizers.codec import Decoder, Encoder, State
 from smalti.tokenizers.parts import Part
-from smalti.types import Latents, Layout, TokenGrid, pack, unpack
+from smalti.tokenizers.streaming import aligned, frames_in_chunks, joined, latents_in_chunks, with_last
+from smalti.types import Code, Latents, TokenGrid, pack, unpack
+
+DEFAULT_CHUNK = 4
+"""Frames that are coded at a time where no gradients are recorded, rounded up to the stride."""
 
 
 class Tokenizer(Part):
@@ -83,77 +91,193 @@ class Tokenizer(Part):
         """24 bits a pixel of uncompressed RGB / `bits_per_pixel` (WeTok, arXiv 2508.05599, table 1)."""
         return 24 / self.bits_per_pixel
 
-    def encode(self, x: Tensor) -> Latents:
+    @property
+    def paths(self) -> dict[str, Tokenizer]:
+        """Each path of a joint tokenizer by name, as a tokenizer that shares the weights; empty for any other."""
+        if not isinstance(self.bottleneck, Joint):
+            return {}
+        return {"discrete": self.as_discrete(), "continuous": self.as_continuous()}
+
+    def as_discrete(self) -> Tokenizer:
+        """The discrete path of a joint tokenizer, which shares the weights; any other discrete one itself.
+
+        Raises:
+            SmaltiError: it is continuous.
+        """
+        if isinstance(self.bottleneck, Joint):
+            return Tokenizer(self.encoder, self.bottleneck.discrete, self.decoder).train(self.training)
+        _ = self.quantizer
+        return self
+
+    def as_continuous(self) -> Tokenizer:
+        """The continuous path of a joint tokenizer, which shares the weights; any other continuous one itself.
+
+        Raises:
+            SmaltiError: it is discrete.
+        """
+        if isinstance(self.bottleneck, Joint):
+            return Tokenizer(self.encoder, self.bottleneck.continuous, self.decoder).train(self.training)
+        if self.discrete:
+            raise SmaltiError(
+                f"This tokenizer is discrete ({type(self.bottleneck).__name__}) and has no continuous path."
+            )
+        return self
+
+    def encode(self, x: Tensor, chunk: int | None = None) -> Latents:
         """Pixels to latents.
 
         Args:
             x: (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1], of any size: the right and lower edge and the last frame are
                 repeated up to the stride.
+            chunk: frames that are coded at a time; the result is that of the whole clip, the memory that of a chunk.
+                None: the whole clip in training or where gradients are recorded, else a few frames.
 
         Returns:
             The code of every position, with losses in training mode, and the layout to decode it.
 
         Raises:
-            SmaltiError: another shape.
+            SmaltiError: another shape, or `chunk` in training mode.
         """
-        if x.ndim not in (4, 5) or x.shape[1] != 3 or 0 in x.shape:
-            raise SmaltiError(
-                f"A tokenizer takes (B, 3, H, W) or (B, 3, T, H, W) with no empty axis, not {tuple(x.shape)}."
-            )
-        video = x if x.ndim == 5 else x.unsqueeze(2)
-        frames, height, width = video.shape[2:]
-        padded = self.encoder.padded((frames, height, width))
-        if padded != (frames, height, width):
-            right, below, after = padded[2] - width, padded[1] - height, padded[0] - frames
-            video = F.pad(video, (0, right, 0, below, 0, after), mode="replicate")
-        h, grids = pack(self.encoder(video))
-        layout_frames = frames if x.ndim == 5 else None
-        return Latents(code=self.bottleneck(h), grids=grids, size=(height, width), frames=layout_frames)
+        video = x.unsqueeze(2) if x.ndim == 4 else x
+        chunk = self._chunk(chunk)
+        pieces = [video] if chunk is None else frames_in_chunks(video, chunk)
+        latents = joined(self.encode_stream(pieces))
+        return replace(latents, frames=None) if x.ndim == 4 else latents
 
-    def decode(self, latents: Latents, generator: torch.Generator | None = None) -> Tensor:
+    def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Latents]:
+        """A clip of any length, chunk by chunk, to its latents; nothing but the chunk and a little state is in memory.
+
+        Args:
+            chunks: (B, 3, T, H, W) each, of one clip in order, of any lengths T.
+
+        Returns:
+            Latents of consecutive parts of the clip, which `smalti.tokenizers.streaming.joined` puts together.
+
+        Raises:
+            SmaltiError: another shape, or frames that change their size.
+        """
+        state = State()
+        for video, frames, state.last in aligned(map(_checked, chunks), self.encoder.stride[0]):
+            height, width = video.shape[3:]
+            _, below, right = (n - m for n, m in zip(self.encoder.padded(_size(video)), _size(video), strict=True))
+            if below or right:
+                video = F.pad(video, (0, right, 0, below, 0, 0), mode="replicate")
+            h, grids = pack(self.encoder(video, state))
+            yield Latents(code=self.bottleneck(h), grids=grids, size=(height, width), frames=frames)
+
+    def decode(self, latents: Latents, generator: torch.Generator | None = None, chunk: int | None = None) -> Tensor:
         """Latents to pixels of the size that went in.
 
         Args:
             latents: what `encode` gave, or the same with another z.
             generator: decides the noise of a generative decoder; the global generator if None.
+            chunk: frames that are decoded at a time, as in `encode`.
 
         Returns:
             (B, 3, H, W) or (B, 3, T, H, W), about [-1, 1], not clamped.
         """
-        return self._decode(latents.z, latents, generator)
+        chunk = self._chunk(chunk)
+        pieces = [latents] if chunk is None else latents_in_chunks(latents, self.encoder.stride[0], chunk)
+        video: Tensor | None = None
+        place = 0
+        for part in self.decode_stream(pieces, generator):
+            if part.shape[2] == (latents.frames or 1):
+                return part if latents.frames is not None else part.squeeze(2)
+            # Filled piece by piece: a list of pieces and their concatenation would be in memory at once.
+            video = part.new_empty(*part.shape[:2], latents.frames or 1, *part.shape[3:]) if video is None else video
+            video[:, :, place : place + part.shape[2]] = part
+            place += part.shape[2]
+        assert video is not None
+        return video
 
-    def tokenize(self, x: Tensor) -> TokenGrid:
+    def decode_stream(self, latents: Iterable[Latents], generator: torch.Generator | None = None) -> Iterator[Tensor]:
+        """Latents of consecutive parts of a clip, as `encode_stream` gives them, to their pixels.
+
+        Returns:
+            (B, 3, T, H, W) each, in order; together, as many frames as went in. A decoder that looks ahead gives a
+            part's last frames with the next part.
+        """
+        state, owed = State(), 0
+        for piece, state.last in with_last(latents):
+            weight = next(self.decoder.parameters(), piece.z)
+            pixels = self.decoder(unpack(piece.z.to(weight.dtype), piece.grids), generator, state)
+            owed += piece.frames or 1
+            pixels = pixels[:, :, :owed, : piece.size[0], : piece.size[1]]
+            owed -= pixels.shape[2]
+            if pixels.shape[2]:
+                yield pixels
+
+    def tokenize(self, x: Tensor, chunk: int | None = None) -> TokenGrid:
         """Pixels to integers; see `encode` for what it takes.
 
         Raises:
             SmaltiError: another shape, or a continuous tokenizer.
         """
         _ = self.quantizer
-        latents = self.encode(x)
-        assert latents.code.ids is not None
-        return TokenGrid(ids=latents.code.ids, grids=latents.grids, size=latents.size, frames=latents.frames)
+        return tokens_of(self.encode(x, chunk))
 
-    def detokenize(self, tokens: TokenGrid, generator: torch.Generator | None = None) -> Tensor:
+    def detokenize(
+        self, tokens: TokenGrid, generator: torch.Generator | None = None, chunk: int | None = None
+    ) -> Tensor:
         """Integers to pixels; the same pixels as decoding what they were made from.
 
         Raises:
             SmaltiError: a continuous tokenizer, ids out of range, or more or fewer than the grids have positions.
+        """
+        return self.decode(self.latents_of(tokens), generator, chunk)
+
+    def latents_of(self, tokens: TokenGrid) -> Latents:
+        """What `decode` takes, from integers.
+
+        Raises:
+            SmaltiError: as `detokenize`.
         """
         quantizer = self.quantizer
         if tokens.ids.ndim == 3 and tokens.ids.shape[1] != tokens.positions:
             raise SmaltiError(
                 f"The grids {tokens.grids} have {tokens.positions} positions, but ids are for {tokens.ids.shape[1]}."
             )
-        return self._decode(quantizer.lookup(tokens.ids), tokens, generator)
+        code = Code(quantizer.lookup(tokens.ids), tokens.ids)
+        return Latents(code=code, grids=tokens.grids, size=tokens.size, frames=tokens.frames)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Latents]:
         """The reconstruction of `x`, of its shape, and the latents between."""
         latents = self.encode(x)
         return self.decode(latents, generator), latents
 
-    def _decode(self, z: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
-        weight = next(self.decoder.parameters(), z)
-        pixels = self.decoder(unpack(z.to(weight.dtype), layout.grids), generator)
-        (height, width), frames = layout.size, layout.frames or 1
-        pixels = pixels[:, :, :frames, :height, :width]
-        return pixels if layout.frames is not None else pixels.squeeze(2)
+    def _chunk(self, chunk: int | None) -> int | None:
+        """Frames at a time, a multiple of the stride; None: all."""
+        if chunk is None and (self.training or torch.is_grad_enabled()):
+            return None
+        if self.training:
+            raise SmaltiError(
+                "chunk codes a clip in parts, and losses of training are of the whole: call eval() first."
+            )
+        if chunk is not None and chunk < 1:
+            raise SmaltiError(f"chunk is {chunk}: give at least 1 frame.")
+        stride = self.encoder.stride[0]
+        return -(-(chunk or DEFAULT_CHUNK) // stride) * stride
+
+
+def tokens_of(latents: Latents) -> TokenGrid:
+    """The integers of a discrete tokenizer's latents.
+
+    Raises:
+        SmaltiError: the latents are continuous.
+    """
+    if latents.code.ids is None:
+        raise SmaltiError("These latents are continuous and have no tokens: encode with a discrete tokenizer.")
+    return TokenGrid(ids=latents.code.ids, grids=latents.grids, size=latents.size, frames=latents.frames)
+
+
+def _checked(x: Tensor) -> Tensor:
+    if x.ndim != 5 or x.shape[1] != 3 or 0 in x.shape:
+        raise SmaltiError(
+            f"A tokenizer takes (B, 3, H, W) or (B, 3, T, H, W) with no empty axis, not {tuple(x.shape)}."
+        )
+    return x
+
+
+def _size(video: Tensor) -> tuple[int, int, int]:
+    _, _, frames, height, width = video.shape
+    return frames, height, width

@@ -7,8 +7,6 @@ Shapes: B batch, T frames, H, W pixels; h, w latent rows and columns; f = 2^(lev
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -190,7 +188,7 @@ class WeTokDecoder(Decoder):
         """One grid (B, Z, T, h, w) to (B, 3, T, f h, f w)."""
         (grid,) = maps
         z = _to_frames(grid)
-        h = self.middle(self.conv_in(self._first(z, generator)))
+        h = self.middle(self.conv_in(self._first(z, grid.shape[2], generator)))
         for level in reversed(self.levels):
             h = level(h, z)
         h = self.conv_out(F.silu(self.norm_out(h)))
@@ -201,8 +199,8 @@ class WeTokDecoder(Decoder):
         """Channels of what the first convolution sees."""
         return in_dim
 
-    def _first(self, z: Tensor, generator: torch.Generator | None) -> Tensor:
-        """What the first convolution sees for the latent z (B T, Z, h, w)."""
+    def _first(self, z: Tensor, frames: int, generator: torch.Generator | None) -> Tensor:
+        """What the first convolution sees for the latent z (B T, Z, h, w) of T frames."""
         return z
 
 
@@ -213,16 +211,19 @@ class WeTokGenerativeDecoder(WeTokDecoder):
     instead of its mean. Arguments as `WeTokDecoder`.
     """
 
-    generative: ClassVar[bool] = True
+    generative = True
 
     @staticmethod
     def _first_dim(in_dim: int) -> int:
         return 2 * in_dim
 
-    def _first(self, z: Tensor, generator: torch.Generator | None) -> Tensor:
-        # Drawn on the generator's device, so that one seed gives the same pixels on a CPU and on a GPU.
+    def _first(self, z: Tensor, frames: int, generator: torch.Generator | None) -> Tensor:
+        # Drawn on the generator's device, so that one seed gives the same pixels on a CPU and on a GPU; and frame by
+        # frame, so that it gives a clip in chunks the same as the whole clip.
         device = z.device if generator is None else generator.device
-        noise = torch.randn(z.shape, generator=generator, device=device, dtype=torch.float32)
+        shape = (z.shape[0] // frames, *z.shape[1:])
+        drawn = [torch.randn(shape, generator=generator, device=device) for _ in range(frames)]
+        noise = torch.stack(drawn, dim=1).flatten(0, 1)
         return torch.cat([z, noise.to(z)], dim=1)
 
     def adopt(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -69,3 +69,14 @@ def test_impossible_networks_are_refused(arguments):
 
     with pytest.raises(SmaltiError):
         WeTokEncoder(8, **arguments)
+
+
+def test_a_seed_gives_a_clip_in_chunks_the_pixels_of_the_whole_clip(small):
+    tokenizer = small(generative=True)
+    x = torch.rand(1, 3, 5, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        latents = tokenizer.encode(x)
+        y = [tokenizer.decode(latents, torch.Generator().manual_seed(3), chunk) for chunk in (1, 2, 9)]
+    assert (y[0] - y[1]).abs().max() < 1e-5
+    assert (y[0] - y[2]).abs().max() < 1e-5
+    assert not torch.equal(y[0][:, :, 1], tokenizer.decode(latents, torch.Generator().manual_seed(4))[:, :, 1])

@@ -1,4 +1,4 @@
-"""What stands between encoder and decoder: continuous (KL), or discrete, with and without a learned codebook.
+"""What stands between encoder and decoder: continuous (KL), discrete, or both (Joint).
 
 `VQ`, `SimVQ`, `ResidualVQ` and `ResidualFSQ` need vector-quantize-pytorch, imported when one of them is asked for.
 """
@@ -11,12 +11,16 @@ from smalti.tokenizers.bottlenecks.base import Bottleneck, Quantizer
 from smalti.tokenizers.bottlenecks.bsq import BSQ
 from smalti.tokenizers.bottlenecks.fsq import FSQ
 from smalti.tokenizers.bottlenecks.gq import GQ
+from smalti.tokenizers.bottlenecks.joint import Joint
 from smalti.tokenizers.bottlenecks.kl import KL
+from smalti.tokenizers.bottlenecks.projected import Projected
 
 if TYPE_CHECKING:
     from smalti.tokenizers.bottlenecks.vq import VQ, ResidualFSQ, ResidualVQ, SimVQ
 
-__all__ = ["BSQ", "FSQ", "GQ", "KL", "VQ", "Bottleneck", "Quantizer", "ResidualFSQ", "ResidualVQ", "SimVQ"]
+__all__ = [
+    "BSQ", "FSQ", "GQ", "KL", "VQ", "Bottleneck", "Joint", "Projected", "Quantizer", "ResidualFSQ", "ResidualVQ", "SimVQ",
+]  # fmt: skip
 
 _ADAPTERS = ("VQ", "SimVQ", "ResidualVQ", "ResidualFSQ")
 

@@ -19,6 +19,28 @@ def group_norm(channels: int, groups: int | None) -> nn.Module:
     return nn.Identity() if groups is None else nn.GroupNorm(groups, channels, eps=EPS)
 
 
+class ChannelNorm(nn.Module):
+    """Each position scaled to a length of sqrt(C) over its channels, times a scale of each channel (arXiv 1910.07467).
+
+        y = x / max(|x|, 1e-12) * sqrt(C) * gamma
+
+    Unlike a group norm it sees no other position, so a clip can be coded in chunks.
+
+    Args:
+        channels: C.
+        axes: of a position: 2 for images, 3 for videos.
+    """
+
+    def __init__(self, channels: int, axes: int = 3) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(channels, *[1] * axes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, ...) to the same."""
+        length = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(1e-12)
+        return x * (x.shape[1] ** 0.5 / length) * self.gamma
+
+
 class AdaptiveGroupNorm(nn.Module):
     """Group norm whose scale and shift are read off the latent that is being decoded.
 
@@ -53,3 +75,17 @@ class AdaptiveGroupNorm(nn.Module):
         shift = self.beta(mean)
         normed = x if self.groups is None else F.group_norm(x, self.groups, eps=EPS)
         return normed * scale[..., None, None] + shift[..., None, None]
+
+
+def pixel_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
+    """Each position divided by the root mean square of its channels, without parameters (arXiv 1710.10196, section 4.2).
+
+        y = x / sqrt(mean over channels of x^2 + eps)
+
+    Args:
+        x: (B, C, ...).
+        eps: under the root.
+    """
+    # One pass over x for the length, in float32 at least, and one to divide; a mean of squares would write them all first.
+    length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+    return x * torch.rsqrt(length.square() / x.shape[1] + eps).to(x.dtype)
