@@ -1,4 +1,4 @@
-"""`smalti evaluate`: a tokenizer measured on a set of images, by a named protocol."""
+"""`smalti evaluate`: a tokenizer measured on a set of images or videos, by a named protocol."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from smalti.commands.common import add_tokenizer, console, open_device, open_tokenizer
 from smalti.errors import SmaltiError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from smalti.data import Source
+    from smalti.eval.protocols import Protocol
 
 
 def run(name: str, arguments: list[str]) -> int:
@@ -21,7 +28,7 @@ def run(name: str, arguments: list[str]) -> int:
 
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from smalti.data import EvaluationTransform, Images, evaluation_loader, open_source
+    from smalti.data import Indexed, evaluation_loader, open_source
     from smalti.eval.evaluate import evaluate
     from smalti.eval.features import feature_network
     from smalti.eval.perceptual import perceptual_network
@@ -33,11 +40,11 @@ def run(name: str, arguments: list[str]) -> int:
         refuse_existing(options.out)
     how = protocol(options.protocol)
     source = open_source(options.data)
+    transform = _transform(source, how)
     with _processes() as (rank, world):
         device = open_device(options.device)
         tokenizer = open_tokenizer(options.tokenizer, device)
-        transform = EvaluationTransform(how.resize, how.crop, how.interpolation, antialias=how.antialias)
-        # Images that are not cut to one size cannot stand in one batch.
+        # Samples that are not cut to one size cannot stand in one batch.
         batch_size = options.batch_size if how.crop else 1
         loader = evaluation_loader(source, transform, batch_size, options.workers, rank, world, options.max_bad)
         bar = Progress(
@@ -45,7 +52,7 @@ def run(name: str, arguments: list[str]) -> int:
             console=console(), disable=rank > 0,
         )  # fmt: skip
         with bar:
-            total = len(source) if isinstance(source, Images) else None
+            total = len(source) if isinstance(source, Indexed) else None
             task = bar.add_task("", total=total)
             result = evaluate(
                 tokenizer,
@@ -53,7 +60,7 @@ def run(name: str, arguments: list[str]) -> int:
                 seed=options.seed,
                 device=device,
                 perceptual=perceptual_network(options.lpips, options.weights),
-                features=feature_network("inception", options.weights),
+                features=feature_network("i3d" if how.clips else "inception", options.weights),
                 progress=lambda done: bar.update(task, completed=min(done * world, total or done * world)),
             )
         skipped = _sum_of_processes(loader.skipped.count, world)
@@ -75,26 +82,48 @@ def run(name: str, arguments: list[str]) -> int:
     return 0
 
 
+def _transform(source: Source, how: Protocol) -> nn.Module:
+    """What the protocol does to an image or a video.
+
+    Raises:
+        SmaltiError: the protocol is for the other kind.
+    """
+    from smalti.data import EvaluationTransform, VideoEvaluationTransform
+
+    if source.videos != how.clips:
+        has, wanted = ("videos", "images") if source.videos else ("images", "videos")
+        other = "clip17x128@24" if source.videos else "imagenet256"
+        raise SmaltiError(
+            f"{source} holds {has}, and the protocol {how.name} is for {wanted}: take one for {has}, such as {other}."
+        )
+    spatial = {"resize": how.resize, "crop": how.crop, "interpolation": how.interpolation, "antialias": how.antialias}
+    return VideoEvaluationTransform(how.frames, how.rate, **spatial) if how.clips else EvaluationTransform(**spatial)
+
+
 def _parse(name: str, arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         f"smalti {name}",
-        description="PSNR, SSIM, LPIPS, rFID and codebook use, sample by sample, beside a bicubic baseline.",
+        description="PSNR, SSIM, LPIPS, rFID (of videos, rFVD) and codebook use, sample by sample, beside a baseline.",
         epilog="Several GPUs: torchrun --nproc-per-node 8 -m smalti evaluate ...",
     )
     add_tokenizer(parser)
     parser.add_argument(
         "--data",
         required=True,
-        help="a folder, an image, shards (a pattern or URL of .tar files), or photos:validation",
+        help="a folder, an image, a video, shards (a pattern or URL of .tar files; videos:... where they hold videos), "
+        "photos:validation or clips:validation",
     )
     parser.add_argument("--out", "-o", type=Path, required=True, help="the folder to write the report to")
     parser.add_argument(
         "--protocol",
         default="imagenet256",
-        help="what is done to an image: imagenet256, native, square64, ... (%(default)s)",
+        help="what is done to an image (imagenet256, native, square64, ...) or a video (clip17x128@24: 17 frames of 128 x "
+        "128 at 24 a second; %(default)s)",
     )
-    parser.add_argument("--batch-size", type=int, default=8, help="images at a time, of one process (%(default)s)")
-    parser.add_argument("--workers", type=int, default=2, help="processes that read images (%(default)s)")
+    parser.add_argument(
+        "--batch-size", type=int, default=8, help="images or clips at a time, of one process (%(default)s)"
+    )
+    parser.add_argument("--workers", type=int, default=2, help="processes that read data (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="decides the noise of a generative decoder (%(default)s)")
     parser.add_argument(
         "--lpips", default="lpips_vgg", choices=("lpips_vgg", "lpips_alex"), help="network (%(default)s)"
@@ -102,7 +131,7 @@ def _parse(name: str, arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--weights", type=Path, help="folder of the metric networks' weights; else SMALTI_WEIGHTS, else download"
     )
-    parser.add_argument("--max-bad", type=float, default=0.01, help="share of unreadable images that is still no error")
+    parser.add_argument("--max-bad", type=float, default=0.01, help="share of unreadable files that is still no error")
     parser.add_argument("--overwrite", action="store_true", help="replace a report that is there")
     options = parser.parse_args(arguments)
     if options.weights is not None and not options.weights.is_dir():

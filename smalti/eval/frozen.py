@@ -93,7 +93,7 @@ class EffLite0(nn.Module):
                 maps.append(h)
         return maps
 
-    def pooled(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] to the (B, 1280) features before the classifier."""
+    def last(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] to the (B, 1280, h, w) features that the classifier sees the mean of."""
         (h,) = self.maps(x, (len(self.blocks) - 1,))
-        return self.head(h).mean(dim=(2, 3))
+        return self.head(h)

