@@ -1,34 +1,62 @@
-"""Images from folders, shards and packages, and the data module that feeds them to training."""
+"""Images and videos from folders, shards and packages, and the data modules that feed them to training.
+
+A source holds images (`Images`, `Shards`) or videos (`Videos`, `VideoShards`); a transform makes pixels of one item, and
+the loaders batches (`smalti.types.Batch`): (B, 3, H, W) of images, (B, 3, T, H, W) of clips. For evaluation:
+
+    source = open_source("clips:validation")
+    transform = VideoEvaluationTransform(frames=17, rate=12.5, stride=1, resize=256, crop=256)   # rate None: as it is
+    loader = evaluation_loader(source, transform, batch_size, workers, rank, world, max_bad)     # as for images
+
+gives one clip a video, from its start; a sample is called by its file and the clip's start, "bikes.mp4@7.480". With the
+transform None, images and whole videos come one at a time, as they are. `loader.skipped` counts and names what could not be
+read or was too short.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from smalti.data.clips import Clip, ClipTransform, VideoEvaluationTransform, VideoTrainingTransform
 from smalti.data.decode import UnreadableImageError, decode
-from smalti.data.folders import Folder
+from smalti.data.folders import Folder, VideoFolder
 from smalti.data.loader import Loader, Skipped
 from smalti.data.loading import evaluation_loader, open_source, training_loader
+from smalti.data.packaged_clips import Clips
 from smalti.data.photos import Photos
-from smalti.data.shards import Shards
-from smalti.data.sources import Files, Images, Source
+from smalti.data.shards import Shards, VideoShards
+from smalti.data.sources import Files, Footage, Images, Indexed, Source, VideoFiles, Videos
 from smalti.data.transforms import EvaluationTransform, TrainingTransform, to_pixels
 
 if TYPE_CHECKING:
-    from smalti.data.module import ImageData
+    from smalti.data.mixed import MixedData
+    from smalti.data.module import ImageData, VideoData
 
 __all__ = [
+    "Clip",
+    "ClipTransform",
+    "Clips",
     "EvaluationTransform",
     "Files",
     "Folder",
+    "Footage",
     "ImageData",
     "Images",
+    "Indexed",
     "Loader",
+    "MixedData",
     "Photos",
     "Shards",
     "Skipped",
     "Source",
     "TrainingTransform",
     "UnreadableImageError",
+    "VideoData",
+    "VideoEvaluationTransform",
+    "VideoFiles",
+    "VideoFolder",
+    "VideoShards",
+    "VideoTrainingTransform",
+    "Videos",
     "decode",
     "evaluation_loader",
     "open_source",
@@ -38,9 +66,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import Lightning, which takes seconds, only where the data module is asked for."""
-    if name != "ImageData":
-        raise AttributeError(f"module 'smalti.data' has no attribute '{name}'")
-    from smalti.data.module import ImageData
+    """Import Lightning, which takes seconds, only where a data module is asked for."""
+    if name in ("ImageData", "VideoData"):
+        from smalti.data import module
 
-    return ImageData
+        return getattr(module, name)
+    if name == "MixedData":
+        from smalti.data.mixed import MixedData
+
+        return MixedData
+    raise AttributeError(f"module 'smalti.data' has no attribute '{name}'")

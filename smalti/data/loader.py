@@ -132,12 +132,7 @@ class Loader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Compare with what the checkpoint was written with, and warn where it cannot go on exactly."""
-        now = self.state_dict()
-        changed = [f"{name} was {state.get(name)} and is {now[name]}" for name in now if state.get(name) != now[name]]
-        if changed:
-            logger.warning(
-                "The run goes on with other data than it was saved with, so not exactly: %s.", ", ".join(changed)
-            )
+        warn_of_changes(state, self.state_dict())
 
     def _judge(self, bad: int, samples: int | None, broken: float) -> None:
         if (bad / samples if samples else 0.0) + broken <= self._max_bad:
@@ -154,3 +149,12 @@ class Loader:
         more = len(self.skipped.names) - len(some)
         named = ", ".join(some) + (f" and {more} more" if more else "")
         return SmaltiError(f"{what}: {named}; mend or remove them, or raise max_bad.")
+
+
+def warn_of_changes(saved: dict[str, Any], now: dict[str, Any]) -> None:
+    """Name in the log what a run's data depend on and is not what it was when the checkpoint was written."""
+    changed = [f"{name} was {saved.get(name)} and is {now[name]}" for name in now if saved.get(name) != now[name]]
+    if changed:
+        logger.warning(
+            "The run goes on with other data than it was saved with, so not exactly: %s.", ", ".join(changed)
+        )

@@ -9,22 +9,25 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from smalti.data.folders import Folder
+from smalti.data.clips import ClipTransform, VideoEvaluationTransform
+from smalti.data.folders import Folder, VideoFolder, open_folder
 from smalti.data.loader import Loader, Training
+from smalti.data.packaged_clips import Clips
 from smalti.data.photos import Photos
 from smalti.data.sampling import Position, TrainingSampler
-from smalti.data.shards import Shards
-from smalti.data.sources import Files, Images, Source
+from smalti.data.shards import Shards, VideoShards
+from smalti.data.sources import Files, Indexed, Source, VideoFiles
 from smalti.data.transforms import to_pixels
 from smalti.data.views import (
-    EvaluationImages,
+    EvaluationItems,
     EvaluationShards,
-    TrainingImages,
+    TrainingItems,
     TrainingShards,
     Transform,
     collate,
 )
 from smalti.errors import SmaltiError
+from smalti.video import VIDEO_SUFFIXES
 
 
 def training_loader(
@@ -45,11 +48,11 @@ def training_loader(
     Workers are kept from one epoch to the next: `close` the loader when done.
 
     Args:
-        source: images or shards.
-        transform: of each image, random.
+        source: images or videos, in files or shards.
+        transform: of each image, or of each video (`ClipTransform`), random.
         batch_size: of one process.
         workers: processes that read and transform; 0: none besides this one. The batches do not depend on it.
-        repeats: times that an epoch visits each image, each time with another augmentation; images only.
+        repeats: times that an epoch visits each file, each time with another augmentation; not of shards.
         seed: of order and augmentation.
         max_bad: greatest share of samples that may be skipped; see `Loader`.
         rank: of this process.
@@ -57,8 +60,10 @@ def training_loader(
         position: asked at the start of each iteration which epoch it is of, and how many batches of it are done already.
 
     Raises:
-        SmaltiError: less than one batch a process, fewer shards than processes, shards without `samples`, or a bad number.
+        SmaltiError: less than one batch a process, fewer shards than processes, shards without `samples`, a bad number, or
+            a transform for the other kind of source.
     """
+    _check_kind(source, transform)
     for name, value in {"batch_size": batch_size, "repeats": repeats}.items():
         if value < 1:
             raise SmaltiError(f"{name} is {value}: give at least 1.")
@@ -68,12 +73,12 @@ def training_loader(
             f"An epoch of {source} has {samples} samples, fewer than one batch of {batch_size} on each of {world} "
             f"processes: make batch_size smaller, or repeats (of shards: samples) greater."
         )
-    if isinstance(source, Images):
-        view = TrainingImages(source, transform, seed)
+    if isinstance(source, Indexed):
+        view = TrainingItems(source, transform, seed)
     else:
         view = TrainingShards(_shards(source), transform, seed, batch_size, rank, world)
     sampler = TrainingSampler(
-        samples, shuffle=isinstance(source, Images), rank=rank, world=world, seed=seed, batch_size=batch_size
+        samples, shuffle=isinstance(source, Indexed), rank=rank, world=world, seed=seed, batch_size=batch_size
     )
     description = {"samples": samples, "batch_size": batch_size, "processes": world, "seed": seed}
     return Loader(
@@ -97,12 +102,14 @@ def evaluation_loader(
 ) -> Loader:
     """Every sample exactly once over all processes; what cannot be read is left out, counted and named in the log.
 
-    Images come in their order, every world-th on each process. Shards are dealt whole, to processes and to their workers:
-    where there are fewer, some have nothing to do. Processes may get different numbers of batches.
+    Files come in their order, every world-th on each process; of a video, the transform takes one clip. Shards are dealt
+    whole, to processes and to their workers: where there are fewer, some have nothing to do. Processes may get different
+    numbers of batches.
 
     Args:
-        source: images or shards.
-        transform: of each image, to one size; None: the images as they are, one at a time, and `batch_size` is not used.
+        source: images or videos, in files or shards.
+        transform: of each image, or of each video (`ClipTransform`), to one size; None: the images or the whole videos as
+            they are, one at a time, and `batch_size` is not used.
         batch_size: of one process; the last batch, and one with skipped samples, is smaller.
         workers: processes that read and transform; 0: none besides this one.
         rank: of this process.
@@ -111,17 +118,20 @@ def evaluation_loader(
         keep_workers: for the next iteration; then `close` the loader when done.
 
     Raises:
-        SmaltiError: a number is out of range; while iterating, more was skipped than may be.
+        SmaltiError: a number is out of range, or the transform is for the other kind of source; while iterating, more was
+            skipped than may be.
     """
     if batch_size < 1:
         raise SmaltiError(f"batch_size is {batch_size}: give at least 1.")
     size = batch_size if transform else 1
     options = _workers(workers, keep_workers)
-    transform = transform or to_pixels
-    if isinstance(source, Images):
+    if transform is None:
+        transform = VideoEvaluationTransform(None, resize=None, crop=None) if source.videos else to_pixels
+    _check_kind(source, transform)
+    if isinstance(source, Indexed):
         mine = range(rank, len(source), world)
         samples = len(mine)
-        batches = DataLoader(EvaluationImages(source, transform), batch_size=size, sampler=mine, **options)
+        batches = DataLoader(EvaluationItems(source, transform), batch_size=size, sampler=mine, **options)
     else:
         samples = None
         batches = DataLoader(EvaluationShards(_shards(source), transform, rank, world), batch_size=size, **options)
@@ -131,30 +141,40 @@ def evaluation_loader(
 def open_source(spec: str) -> Source:
     """The source that a command's `--data` names.
 
+    A folder is of images or of videos, by what it holds, and a file by its suffix. "images:" or "videos:" before the path
+    says which is meant: needed for a folder that holds both, and for shards of videos.
+
     Args:
-        spec: a folder, an image file, shards (a path, pattern or URL that holds ".tar"), or "photos:" and a split.
+        spec: a folder, a file, shards (a path, pattern or URL that holds ".tar"; of images, unless it begins with
+            "videos:"), or "photos:" or "clips:" and a split.
 
     Raises:
         SmaltiError: it is none of these, or the source cannot be opened.
     """
     if spec.startswith("photos:"):
         return Photos(spec.removeprefix("photos:"))  # pyright: ignore[reportArgumentType] - Photos checks it
-    path = Path(spec).expanduser()
-    if spec and path.is_dir():
-        return Folder(path)
-    if ".tar" in spec:
-        return Shards(spec)
-    if spec and path.is_file():
-        return Files([path])
+    if spec.startswith("clips:"):
+        return Clips(spec.removeprefix("clips:"))  # pyright: ignore[reportArgumentType] - Clips checks it
+    kind, colon, rest = spec.partition(":")
+    named = kind if colon and kind in ("images", "videos") else None
+    where = rest if named else spec
+    path = Path(where).expanduser()
+    if where and path.is_dir():
+        return {"images": Folder, "videos": VideoFolder, None: open_folder}[named](path)
+    if ".tar" in where:
+        return VideoShards(where) if named == "videos" else Shards(where)
+    if where and path.is_file():
+        video = path.suffix.lower() in VIDEO_SUFFIXES if named is None else named == "videos"
+        return VideoFiles([path]) if video else Files([path])
     raise SmaltiError(
-        f"'{spec}' is no data: give a folder of images, an image file, shards ('photos-{{000..009}}.tar', a glob or a "
-        "URL), or photos:validation, photos:train or photos:all."
+        f"'{spec}' is no data: give a folder of images or of videos, one file, shards ('photos-{{000..009}}.tar', a glob "
+        "or a URL; 'videos:clips-*.tar' where they hold videos), photos:validation or clips:validation (or train, or all)."
     )
 
 
 def _epoch_of(source: Source, repeats: int, world: int) -> int:
     """Samples of an epoch over all processes."""
-    if isinstance(source, Images):
+    if isinstance(source, Indexed):
         return len(source) * repeats
     shards = _shards(source)
     if shards.samples is None:
@@ -168,9 +188,16 @@ def _epoch_of(source: Source, repeats: int, world: int) -> int:
     return shards.samples
 
 
+def _check_kind(source: Source, transform: Transform) -> None:
+    """Refuse a transform of clips for images, and one of images for videos."""
+    if source.videos != isinstance(transform, ClipTransform):
+        has, wanted = ("videos", "images") if source.videos else ("images", "videos")
+        raise SmaltiError(f"{source} holds {has}, and {wanted} are wanted: give other data, or a recipe for {has}.")
+
+
 def _shards(source: Source) -> Shards:
     if not isinstance(source, Shards):
-        raise TypeError(f"{type(source).__name__} is neither Images nor Shards.")
+        raise TypeError(f"{type(source).__name__} is neither Indexed nor Shards.")
     return source
 
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Literal, get_args
 
 from PIL import Image
 
 from smalti.data.decode import decode
+from smalti.data.packaged import Package, locate
 from smalti.data.sources import Images
-from smalti.errors import MissingExtraError, SmaltiError
+from smalti.errors import SmaltiError
 
 Split = Literal["train", "validation", "all"]
 
-_SKIMAGE = ("scikit-image", "skimage", "data")
-_SKLEARN = ("scikit-learn", "sklearn", "datasets/images")
+_SKIMAGE = Package("scikit-image", "skimage", "data", "photos", "The packaged photos")
+_SKLEARN = Package("scikit-learn", "sklearn", "datasets/images", "photos", "The packaged photos")
 
 # At least 256 pixels on the shorter side, and photos: no drawings, charts, pages or scans of text. motorcycle_right.png is
 # left out, because it is the stereo twin of motorcycle_left.png. Held out by photo, never by patch.
@@ -60,7 +59,7 @@ class Photos(Images):
             split
         ]
         self._names = list(chosen)
-        self._images = [decode(_locate(name, *package)) for name, package in chosen.items()]
+        self._images = [decode(locate(name, package)) for name, package in chosen.items()]
 
     def __len__(self) -> int:
         return len(self._images)
@@ -74,14 +73,3 @@ class Photos(Images):
 
     def __str__(self) -> str:
         return f"photos:{self.split}"
-
-
-def _locate(name: str, distribution: str, package: str, folder: str) -> Path:
-    # find_spec, because importing the packages takes a second and nothing but their files is needed.
-    spec = find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise MissingExtraError(distribution, "photos", "The packaged photos")
-    path = Path(spec.submodule_search_locations[0], folder, name)
-    if not path.is_file():
-        raise SmaltiError(f"The installed {distribution} ships no {name}: install another version of it.")
-    return path

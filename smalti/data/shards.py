@@ -10,16 +10,18 @@ from __future__ import annotations
 import random
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch.utils.data import IterableDataset
 
+from smalti.data.decode import UnreadableImageError, decode
 from smalti.data.folders import IMAGE_SUFFIXES
 from smalti.data.sampling import mix
-from smalti.data.sources import Fault, Source
+from smalti.data.sources import Fault, Footage, Source
 from smalti.errors import SmaltiError
+from smalti.video import VIDEO_SUFFIXES, UnreadableVideoError
 
 
 class Encoded(NamedTuple):
@@ -27,15 +29,15 @@ class Encoded(NamedTuple):
 
     Attributes:
         name: shard and key, "photos-000.tar/0001".
-        image: the bytes of its image file; None: it has none.
+        content: the bytes of its image or video file; None: it has none.
     """
 
     name: str
-    image: bytes | None
+    content: bytes | None
 
 
 class Shards(Source, IterableDataset[Encoded | Fault]):
-    """Samples of webdataset tar files; of each, the first file with an image's suffix is taken.
+    """Images of webdataset tar files; of each sample, the first file with an image's suffix is taken.
 
     Iterating gives every sample of every shard once, in order, undecoded, and a `Fault` for each shard that breaks off.
 
@@ -50,6 +52,8 @@ class Shards(Source, IterableDataset[Encoded | Fault]):
     Raises:
         SmaltiError: the pattern matches nothing, a named file is not there, or a number is below 1.
     """
+
+    suffixes: ClassVar[frozenset[str]] = IMAGE_SUFFIXES
 
     def __init__(
         self, pattern: str | list[str], samples: int | None = None, buffer: int = 1000, lanes: int = 4
@@ -66,14 +70,24 @@ class Shards(Source, IterableDataset[Encoded | Fault]):
         self.lanes = lanes
 
     def __iter__(self) -> Iterator[Encoded | Fault]:
-        return read(self.urls)
+        return read(self.urls, self.suffixes)
 
     def __str__(self) -> str:
         return ", ".join(self.patterns)
 
+    def item(self, encoded: Encoded) -> Any:
+        """The image of a sample, decoded.
+
+        Raises:
+            UnreadableImageError: it is corrupt, or there is none.
+        """
+        if encoded.content is None:
+            raise UnreadableImageError(encoded.name, "no image in the sample")
+        return decode(encoded.content)
+
     def part(self, rank: int, world: int) -> Iterator[Encoded | Fault]:
         """What `rank` of `world` readers evaluates: every world-th shard; nothing where there are fewer shards."""
-        return read(self.urls[rank::world])
+        return read(self.urls[rank::world], self.suffixes)
 
     def lane(self, lane: int, *, seed: int, epoch: int, rank: int, world: int) -> Iterator[Encoded | Fault]:
         """The samples of a lane of a process in an epoch, shuffled, without end unless no shard of the process has any.
@@ -91,11 +105,42 @@ class Shards(Source, IterableDataset[Encoded | Fault]):
         rng = random.Random(mix(seed, epoch, rank, lane))
         lanes = self.lanes_of(rank, world)
         size = max(1, self.buffer // lanes)
-        return iter(shuffle(size, initial=size, rng=rng)(_cycle(all_urls[lane::lanes], all_urls, rng)))
+        return iter(shuffle(size, initial=size, rng=rng)(self._cycle(all_urls[lane::lanes], all_urls, rng)))
 
     def lanes_of(self, rank: int, world: int) -> int:
         """Lanes of a process: `lanes`, or its number of shards where that is less; 0 where it has none."""
         return min(self.lanes, len(self.urls[rank::world]))
+
+    def _cycle(self, urls: list[str], all_urls: list[str], rng: random.Random) -> Iterator[Encoded | Fault]:
+        """Shards again and again, each time in another order; all of the process where those of the lane have no sample."""
+        while True:
+            empty = True
+            for item in read(urls, self.suffixes, len(all_urls)):
+                empty = empty and isinstance(item, Fault)
+                yield item
+            if empty and len(urls) == len(all_urls):
+                return
+            urls = all_urls if empty else rng.sample(urls, len(urls))
+
+
+class VideoShards(Shards):
+    """Shards of clips: of each sample the first file with a video's suffix is taken, whole, into memory.
+
+    The shuffle buffer holds encoded videos: make it smaller than for images.
+    """
+
+    videos = True
+    suffixes = VIDEO_SUFFIXES
+
+    def item(self, encoded: Encoded) -> Footage:
+        """The video of a sample, unread.
+
+        Raises:
+            UnreadableVideoError: there is none.
+        """
+        if encoded.content is None:
+            raise UnreadableVideoError(encoded.name, "no video in the sample")
+        return Footage(encoded.name, encoded.content)
 
 
 class Cursor:
@@ -160,22 +205,23 @@ def expand(pattern: str) -> list[str]:
     return urls
 
 
-def read(urls: Iterable[str], shards: int | None = None) -> Iterator[Encoded | Fault]:
+def read(urls: Iterable[str], suffixes: Set[str], shards: int | None = None) -> Iterator[Encoded | Fault]:
     """The samples of shards, in order; a shard that breaks off gives a `Fault` after its readable samples.
 
     Args:
         urls: the shards.
+        suffixes: of the files that are taken.
         shards: of how many a broken one is one; the number of `urls` if None.
     """
     urls = list(urls)
     for url in urls:
         errors: list[Exception] = []
-        yield from _read_one(url, errors)
+        yield from _read_one(url, suffixes, errors)
         if errors:
             yield Fault(url, _reason(errors[0]), shards or len(urls))
 
 
-def _read_one(url: str, errors: list[Exception]) -> Iterator[Encoded]:
+def _read_one(url: str, suffixes: Set[str], errors: list[Exception]) -> Iterator[Encoded]:
     """The samples of a shard up to where it breaks off; what it breaks off with goes into `errors`."""
     from webdataset.gopen import gopen
     from webdataset.tariterators import group_by_keys, tar_file_expander
@@ -189,9 +235,9 @@ def _read_one(url: str, errors: list[Exception]) -> Iterator[Encoded]:
             stream = _Watched(opened)
             files = tar_file_expander(iter([{"url": url, "stream": stream}]), handler=keep)
             for sample in group_by_keys(files, handler=keep):
-                image = _image_of(sample)
-                if image is not None or not errors:  # the sample at the break may be half there
-                    yield Encoded(f"{url}/{sample['__key__']}", image)
+                content = _content_of(sample, suffixes)
+                if content is not None or not errors:  # the sample at the break may be half there
+                    yield Encoded(f"{url}/{sample['__key__']}", content)
             if not errors and stream.cut:
                 errors.append(EOFError("the archive has no end"))
     except OSError as error:  # it cannot be opened, or the program of a pipe failed
@@ -218,22 +264,10 @@ class _Watched:
         return self._head[257:] == b"ustar" and any(self._tail)
 
 
-def _cycle(urls: list[str], all_urls: list[str], rng: random.Random) -> Iterator[Encoded | Fault]:
-    """Shards again and again, each time in another order; all of the process where those of the lane have no sample."""
-    while True:
-        empty = True
-        for item in read(urls, len(all_urls)):
-            empty = empty and isinstance(item, Fault)
-            yield item
-        if empty and len(urls) == len(all_urls):
-            return
-        urls = all_urls if empty else rng.sample(urls, len(urls))
-
-
-def _image_of(sample: dict[str, object]) -> bytes | None:
+def _content_of(sample: dict[str, object], suffixes: Set[str]) -> bytes | None:
     # "jpg" before "mask.jpg": the plain suffix is the image, a longer one belongs to something else of the sample.
     for suffix, value in sorted(sample.items(), key=lambda item: item[0].count(".")):
-        if isinstance(value, bytes) and "." + suffix.rpartition(".")[2] in IMAGE_SUFFIXES:
+        if isinstance(value, bytes) and "." + suffix.rpartition(".")[2] in suffixes:
             return value
     return None
 

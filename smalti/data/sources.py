@@ -1,16 +1,21 @@
-"""What a source of images promises, and the plain one: a list of files."""
+"""What a source of images or videos promises, and the plain ones: lists of files."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from PIL import Image
 from torch.utils.data import Dataset
 
-from smalti.data.decode import decode
+from smalti.data.decode import UnreadableImageError, decode
+from smalti.video import UnreadableVideoError
+
+UNREADABLE = (UnreadableImageError, UnreadableVideoError)
+"""What a sample that cannot be read raises; loaders skip it, count it and name it in the log."""
 
 
 class Fault(NamedTuple):
@@ -27,36 +32,76 @@ class Fault(NamedTuple):
     shards: int = 0
 
 
+class Footage(NamedTuple):
+    """A video, or a part of one, that clips can be cut from; nothing of it is read yet.
+
+    Attributes:
+        name: of the file, for the clips' names.
+        video: the file, or its bytes.
+        start: seconds from the start of the file.
+        stop: seconds, exclusive; None: to the end.
+    """
+
+    name: str
+    video: Path | bytes
+    start: Fraction = Fraction(0)
+    stop: Fraction | None = None
+
+
 class Source(Dataset[Any]):
-    """Where images come from: `Images`, which have indices, or `Shards`, which are streams."""
+    """Where samples come from: `Indexed`, which have indices, or `Shards`, which are streams.
+
+    Attributes:
+        videos: whether its items are `Footage`; else they are images, 8-bit RGB.
+    """
+
+    videos: ClassVar[bool] = False
 
     @abstractmethod
     def __str__(self) -> str:
         """What the source is called in messages."""
 
 
-class Images(Source):
-    """Images that can be fetched by index, in an order that never changes."""
+class Indexed(Source):
+    """Items that can be fetched by index, in an order that never changes."""
 
     @abstractmethod
     def __len__(self) -> int:
-        """Number of images."""
+        """Number of items."""
 
     @abstractmethod
-    def __getitem__(self, index: int) -> Image.Image:
-        """The image at `index`, 8-bit RGB.
+    def __getitem__(self, index: int) -> Any:
+        """The item at `index`.
 
         Raises:
-            UnreadableImageError: it is corrupt; loaders skip it, count it and name it in the log.
+            UnreadableImageError, UnreadableVideoError: it is corrupt.
         """
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """What the image is called in batches and in the log; unique within the source."""
+        """What the item is called in the log, and an image in batches; unique within the source."""
 
 
-class Files(Images):
-    """Image files, in the order given, each decoded when it is asked for.
+class Images(Indexed):
+    """Images that can be fetched by index."""
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Image.Image:
+        """The image at `index`, 8-bit RGB."""
+
+
+class Videos(Indexed):
+    """Videos that can be fetched by index; in batches a clip is called by its file and its start in seconds."""
+
+    videos = True
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Footage:
+        """The video at `index`, unread."""
+
+
+class _Listed(Indexed):
+    """Files, in the order given, each read when it is asked for.
 
     Args:
         paths: the files.
@@ -70,9 +115,6 @@ class Files(Images):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Image.Image:
-        return decode(self.paths[index])
-
     def name(self, index: int) -> str:
         """The path relative to the root, with forward slashes; without a root, the file's name."""
         path = self.paths[index]
@@ -80,3 +122,27 @@ class Files(Images):
 
     def __str__(self) -> str:
         return str(self.root or ", ".join(str(path) for path in self.paths[:3]))
+
+
+class Files(_Listed, Images):
+    """Image files, in the order given, each decoded when it is asked for.
+
+    Args:
+        paths: the files.
+        root: the names are the paths relative to this folder; the file names alone if None.
+    """
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return decode(self.paths[index])
+
+
+class VideoFiles(_Listed, Videos):
+    """Video files, in the order given.
+
+    Args:
+        paths: the files.
+        root: the names are the paths relative to this folder; the file names alone if None.
+    """
+
+    def __getitem__(self, index: int) -> Footage:
+        return Footage(self.name(index), self.paths[index])

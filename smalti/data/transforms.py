@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from PIL import Image
 from torch import Tensor, float32, nn
 from torchvision.transforms import v2
@@ -36,11 +39,22 @@ class TrainingTransform(nn.Module):
         if not 0 < scale[0] <= scale[1] <= 1:
             raise SmaltiError(f"scale is {list(scale)}: give the least and the greatest share of the area, in (0, 1].")
         self._crop = v2.RandomResizedCrop(size, scale=(scale[0], scale[1]), interpolation=BICUBIC, antialias=True)
-        self._flip = v2.RandomHorizontalFlip() if flip else nn.Identity()
+        self._flip = flip
 
     def forward(self, image: Image.Image) -> Tensor:
         """An RGB image of any size to (3, size, size) float32 in [-1, 1]."""
-        return to_pixels(self._flip(self._crop(image)))
+        return self.drawn(image)(image)
+
+    def drawn(self, image: Image.Image) -> Callable[[Image.Image], Tensor]:
+        """One crop and one flip, drawn for images of this one's size: what all frames of a clip get."""
+        crop = self._crop.make_params([image])
+        flip = self._flip and float(torch.rand(1)) < 0.5
+
+        def apply(frame: Image.Image) -> Tensor:
+            pixels = to_pixels(self._crop.transform(frame, crop))
+            return pixels.flip(-1) if flip else pixels
+
+        return apply
 
 
 class EvaluationTransform(nn.Module):

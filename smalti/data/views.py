@@ -8,31 +8,43 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from smalti.data.decode import UnreadableImageError, decode
+from smalti.data.clips import Clip
+from smalti.data.decode import UnreadableImageError
 from smalti.data.sampling import Key, mix
 from smalti.data.shards import Cursor, Encoded, Shards
-from smalti.data.sources import Fault, Images
+from smalti.data.sources import UNREADABLE, Fault, Indexed
 from smalti.types import Batch
 
-Transform = Callable[[Image.Image], Tensor]
-"""An 8-bit RGB image to (3, H, W) float32 in [-1, 1]; it may draw from torch's global generator."""
+Transform = Callable[[Any], Tensor | Clip]
+"""An image to (3, H, W) float32 in [-1, 1], or footage to a clip; it may draw from torch's global generator."""
 
 TRIES = 16
 """Samples that are tried in the place of one before training gives it up."""
+
+
+class Item(NamedTuple):
+    """An image or a video before it is read.
+
+    Attributes:
+        name: in its source.
+        load: gives it, or raises what is wrong with it.
+    """
+
+    name: str
+    load: Callable[[], Any]
 
 
 class Sample(NamedTuple):
     """What was asked for, or why it is not there.
 
     Attributes:
-        pixels: (3, H, W) float32 in [-1, 1]; None: nothing could be read.
+        pixels: (3, H, W) or (3, T, H, W) float32 in [-1, 1]; None: nothing could be read.
         name: of the sample that was read.
         faults: what was met on the way.
         asked: 1, or 0 where only a fault is reported.
@@ -61,7 +73,7 @@ class Loaded(NamedTuple):
 
 
 def collate(samples: list[Sample]) -> Loaded:
-    """Samples, all of one size, to a batch (B, 3, H, W)."""
+    """Samples, all of one size, to a batch (B, 3, H, W) or (B, 3, T, H, W)."""
     pixels = [sample.pixels for sample in samples if sample.pixels is not None]
     names = [sample.name for sample in samples if sample.pixels is not None]
     faults = [fault for sample in samples for fault in sample.faults]
@@ -83,38 +95,33 @@ class TrainingView(Dataset[Sample]):
         self.seed = seed
 
     @abstractmethod
-    def read(self, key: Key, attempt: int) -> tuple[Image.Image, str]:
-        """The image of a key and its name (attempt 0), or another in its place (1, 2, ...).
-
-        Raises:
-            UnreadableImageError: it is corrupt.
-        """
+    def pick(self, key: Key, attempt: int) -> Item:
+        """What a key asks for (attempt 0), or another in its place (1, 2, ...)."""
 
     def __getitem__(self, key: Key) -> Sample:
         faults: list[Fault] = []
         for attempt in range(TRIES):
-            try:
-                image, name = self.read(key, attempt)
-            except UnreadableImageError as error:
-                faults.append(Fault(error.name, error.reason))
-                continue
+            item = self.pick(key, attempt)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(mix(self.seed, *key))
-                return Sample(self.transform(image), name, tuple(faults))
+                sample = _attempt(item, self.transform)
+            faults += sample.faults
+            if sample.pixels is not None:
+                return sample._replace(faults=tuple(faults))
         return Sample(None, "", tuple(faults))
 
 
-class TrainingImages(TrainingView):
-    """Images by key: sample i of an epoch is image i modulo their number, each visit with its own augmentation."""
+class TrainingItems(TrainingView):
+    """Items by key: sample i of an epoch is item i modulo their number, each visit with its own augmentation."""
 
-    def __init__(self, source: Images, transform: Transform, seed: int) -> None:
+    def __init__(self, source: Indexed, transform: Transform, seed: int) -> None:
         super().__init__(transform, seed)
         self.source = source
 
-    def read(self, key: Key, attempt: int) -> tuple[Image.Image, str]:
-        """The image of a key, or one drawn at random in its place."""
+    def pick(self, key: Key, attempt: int) -> Item:
+        """The item of a key, or one drawn at random in its place."""
         index = mix(self.seed, *key, attempt) if attempt else key.sample
-        return _named(self.source, index % len(self.source))
+        return _indexed(self.source, index % len(self.source))
 
 
 class TrainingShards(TrainingView):
@@ -122,7 +129,7 @@ class TrainingShards(TrainingView):
 
     Args:
         source: the shards.
-        transform: of each image.
+        transform: of each sample.
         seed: of order and augmentation.
         batch: samples in a row that come from one lane.
         rank: of the process.
@@ -143,13 +150,10 @@ class TrainingShards(TrainingView):
         broken = [fault for cursor in self._cursors.values() for fault in cursor.take_faults()]
         return sample._replace(faults=(*broken, *sample.faults))
 
-    def read(self, key: Key, attempt: int) -> tuple[Image.Image, str]:
+    def pick(self, key: Key, attempt: int) -> Item:
         """The sample of a key, or one that follows it in its lane."""
-        cursor = self._cursor_at(key)
-        encoded = cursor.peek(attempt)
-        if encoded is None:
-            raise UnreadableImageError(str(self.source), "its shards hold no more samples")
-        return _decoded(encoded)
+        encoded = self._cursor_at(key).peek(attempt)
+        return _encoded(self.source, encoded) if encoded else Item(str(self.source), _no_more)
 
     def _cursor_at(self, key: Key) -> Cursor:
         if key.epoch != self._epoch:
@@ -165,15 +169,15 @@ class TrainingShards(TrainingView):
         return cursor
 
 
-class EvaluationImages(Dataset[Sample]):
-    """Images by index, each as it is: what cannot be read is left out."""
+class EvaluationItems(Dataset[Sample]):
+    """Items by index, each as it is: what cannot be read is left out."""
 
-    def __init__(self, source: Images, transform: Transform) -> None:
+    def __init__(self, source: Indexed, transform: Transform) -> None:
         self.source = source
         self.transform = transform
 
     def __getitem__(self, index: int) -> Sample:
-        return _attempt(lambda: _named(self.source, index), self.transform)
+        return _attempt(_indexed(self.source, index), self.transform)
 
 
 class EvaluationShards(IterableDataset[Sample]):
@@ -193,29 +197,24 @@ class EvaluationShards(IterableDataset[Sample]):
                 shards = len(self.source.urls[self.rank :: self.world])
                 yield Sample(None, "", (item._replace(shards=shards),), asked=0)
             else:
-                yield _attempt(lambda item=item: _decoded(item), self.transform)
+                yield _attempt(_encoded(self.source, item), self.transform)
 
 
-def _named(source: Images, index: int) -> tuple[Image.Image, str]:
-    name = source.name(index)
+def _indexed(source: Indexed, index: int) -> Item:
+    return Item(source.name(index), lambda: source[index])
+
+
+def _encoded(source: Shards, encoded: Encoded) -> Item:
+    return Item(encoded.name, lambda: source.item(encoded))
+
+
+def _no_more() -> NoReturn:
+    raise UnreadableImageError("", "its shards hold no more samples")
+
+
+def _attempt(item: Item, transform: Transform) -> Sample:
     try:
-        return source[index], name
-    except UnreadableImageError as error:
-        raise UnreadableImageError(name, error.reason) from error
-
-
-def _decoded(encoded: Encoded) -> tuple[Image.Image, str]:
-    if encoded.image is None:
-        raise UnreadableImageError(encoded.name, "no image in the sample")
-    try:
-        return decode(encoded.image), encoded.name
-    except UnreadableImageError as error:
-        raise UnreadableImageError(encoded.name, error.reason) from error
-
-
-def _attempt(read: Callable[[], tuple[Image.Image, str]], transform: Transform) -> Sample:
-    try:
-        image, name = read()
-    except UnreadableImageError as error:
-        return Sample(None, "", (Fault(error.name, error.reason),))
-    return Sample(transform(image), name)
+        result = transform(item.load())
+    except UNREADABLE as error:
+        return Sample(None, "", (Fault(item.name, error.reason),))
+    return Sample(*result) if isinstance(result, Clip) else Sample(result, item.name)

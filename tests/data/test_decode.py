@@ -10,7 +10,8 @@ from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from smalti.data import UnreadableImageError, decode
-from smalti.data.photos import _SKIMAGE, _SKLEARN, _locate
+from smalti.data.packaged import locate
+from smalti.data.photos import _SKIMAGE, _SKLEARN
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -45,7 +46,7 @@ def transparent(data: bytes) -> bytes:
 
 @pytest.fixture(scope="module")
 def coffee() -> Image.Image:
-    with Image.open(_locate("coffee.png", *_SKIMAGE)) as image:
+    with Image.open(locate("coffee.png", _SKIMAGE)) as image:
         return image.convert("RGB").crop((200, 100, 296, 164))
 
 
@@ -165,11 +166,11 @@ def test_other_modes_become_rgb(coffee):
 
 
 @pytest.mark.parametrize(
-    "photo", [("rocket.jpg", *_SKIMAGE), ("coffee.png", *_SKIMAGE), ("china.jpg", *_SKLEARN)], ids=lambda p: p[0]
+    "photo", [("rocket.jpg", _SKIMAGE), ("coffee.png", _SKIMAGE), ("china.jpg", _SKLEARN)], ids=lambda p: p[0]
 )
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.95])
 def test_truncated_photos_are_refused(photo, share):
-    data = _locate(*photo).read_bytes()
+    data = locate(*photo).read_bytes()
     with pytest.raises(UnreadableImageError, match="cannot be read as an image"):
         decode(data[: int(len(data) * share)])
 

@@ -23,7 +23,7 @@ from smalti.data import (
     training_loader,
 )
 from smalti.data.sampling import Key, Position, TrainingSampler, mix
-from smalti.data.views import TrainingImages, TrainingShards, collate
+from smalti.data.views import TrainingItems, TrainingShards, collate
 from smalti.errors import SmaltiError
 
 SMALL = TrainingTransform(8)
@@ -159,7 +159,7 @@ def test_training_does_not_depend_on_workers_and_differs_by_epoch_and_seed(kind,
 
 def test_keys_decide_samples_in_any_order_and_leave_the_global_generator_alone(make_folder, make_shards):
     shards = Shards(make_shards(3, 4, bad=(1,)), samples=12, buffer=4, lanes=2)
-    views = [TrainingImages(Folder(make_folder(5)), SMALL, 3), TrainingShards(shards, SMALL, 3, 2, 0, 1)]
+    views = [TrainingItems(Folder(make_folder(5)), SMALL, 3), TrainingShards(shards, SMALL, 3, 2, 0, 1)]
     for view in views:
         keys = [Key(epoch, sample) for epoch in (0, 1) for sample in range(10)]
         forward = {key: view[key] for key in keys}
@@ -319,7 +319,7 @@ def test_what_cannot_be_trained_on_is_said_in_one_sentence(make_folder, make_sha
 def test_workers_can_be_spawned(make_shards):
     shards = Shards(make_shards(2, 4), samples=8, buffer=2)
     photos = Photos("validation")
-    makers = (lambda: TrainingImages(photos, SMALL, 0), lambda: TrainingShards(shards, SMALL, 0, 2, 0, 1))
+    makers = (lambda: TrainingItems(photos, SMALL, 0), lambda: TrainingShards(shards, SMALL, 0, 2, 0, 1))
     for make in makers:
         sampler = TrainingSampler(4, shuffle=False, rank=0, world=1, seed=0, batch_size=2)
         options = {"batch_size": 2, "sampler": sampler, "collate_fn": collate}

@@ -6,7 +6,7 @@ import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningCLI
 
-from smalti.data import Folder, ImageData, Photos, Shards
+from smalti.data import Folder, ImageData, MixedData, Photos, Shards, VideoData, VideoFolder, VideoShards
 from smalti.errors import SmaltiError
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "data"
@@ -46,6 +46,51 @@ def test_the_recipe_for_photos_builds_and_yields_batches():
     assert not set(names) & set(next(iter(validation)).names)
 
 
+def test_the_recipe_of_clips_gives_clips_that_are_held_out():
+    data = command("-c", str(CONFIGS / "clips.yaml"), "--data.size", "32", "--data.workers", "0").datamodule
+    assert isinstance(data, VideoData)
+    train, validation = data.train_dataloader(), data.val_dataloader()
+    assert len(train) == 128
+    pixels, names = next(iter(train))
+    assert pixels.shape == (2, 3, 17, 32, 32)
+    assert pixels.dtype == torch.float32
+    assert -1 <= pixels.min() < -0.2 < 0.2 < pixels.max() <= 1
+    assert {name.partition("@")[0] for name in names} == {"bikes.mp4"}
+    assert all(float(name.partition("@")[2]) < 7.48 - 16 / 25 for name in names)
+    seen = [name for batch in validation for name in batch.names]
+    assert len(seen) == len(set(seen)) == 5
+    assert seen[-1] == "bikes.mp4@7.480"
+
+
+def test_the_recipe_of_a_mixture_gives_both_kinds():
+    options = [f"--data.{kind}.init_args.{what}" for kind in ("images", "videos") for what in ("size=16", "workers=0")]
+    data = command("-c", str(CONFIGS / "mixed.yaml"), *options).datamodule
+    assert isinstance(data, MixedData)
+    train = data.train_dataloader()
+    assert len(train) == 128 + 32
+    shapes = set()
+    for batch in train:
+        shapes.add(tuple(batch.pixels.shape))
+        if len(shapes) == 2:
+            break
+    assert shapes == {(8, 3, 16, 16), (2, 3, 17, 16, 16)}
+
+
+@pytest.mark.parametrize(("recipe", "kind"), [("videos.yaml", VideoFolder), ("video_shards.yaml", VideoShards)])
+def test_the_recipes_of_videos_build_once_the_paths_are_there(
+    recipe, kind, make_videos, make_video_shards, tmp_path, monkeypatch
+):
+    for split in ("train", "validation"):
+        make_videos(1, name=f"data/{split}")
+        pattern = Path(make_video_shards(1, 1, name=split))
+        (pattern.parent / "000.tar").rename(tmp_path / "data" / f"{split}-000.tar")
+    monkeypatch.chdir(tmp_path)
+    data = command("-c", str(CONFIGS / recipe)).datamodule
+    assert isinstance(data, VideoData)
+    assert isinstance(data.train, kind)
+    assert isinstance(data.validation, kind)
+
+
 @pytest.mark.parametrize(("recipe", "kind"), [("folder.yaml", Folder), ("shards.yaml", Shards)])
 def test_the_other_recipes_build_once_the_paths_are_there(
     recipe, kind, make_folder, make_shards, tmp_path, monkeypatch
@@ -64,7 +109,8 @@ def test_the_other_recipes_build_once_the_paths_are_there(
 
 def test_recipes_hold_data_alone():
     recipes = sorted(CONFIGS.glob("*.yaml"))
-    assert {"folder.yaml", "photos.yaml", "shards.yaml"} <= {recipe.name for recipe in recipes}
+    names = {"clips", "folder", "mixed", "photos", "shards", "video_shards", "videos"}
+    assert names <= {recipe.stem for recipe in recipes}
     assert all(list(yaml.safe_load(recipe.read_text())) == ["data"] for recipe in recipes)
 
 

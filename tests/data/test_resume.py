@@ -5,7 +5,17 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from smalti.data import Folder, ImageData, Shards, TrainingTransform, training_loader
+from smalti.data import (
+    Folder,
+    ImageData,
+    MixedData,
+    Shards,
+    TrainingTransform,
+    VideoData,
+    VideoFolder,
+    VideoShards,
+    training_loader,
+)
 from smalti.data.sampling import Position
 from smalti.types import Batch
 
@@ -133,6 +143,66 @@ def test_other_data_than_the_checkpoint_was_written_with_is_named(make_data, tmp
     fit(tmp_path, make_data(), ckpt=path)
     assert "goes on with other data" not in caplog.text
     changed = make_data()
+    changed.seed = 6
+    fit(tmp_path, changed, ckpt=path)
+    assert "not exactly: seed was 5 and is 6" in caplog.text
+
+
+@pytest.fixture(params=["video folder", "video shards", "mixed"])
+def make_clips(request, make_folder, make_videos, make_video_shards):
+    """A function: a data module of 5 batches an epoch, of clips or of clips and images, with a corrupt video."""
+    validation = VideoFolder(make_videos(2, name="validation"))
+    common = {"frames": 3, "size": 8, "batch_size": 4, "max_bad": 0.5, "seed": 5}
+    if request.param == "video folder":
+        source = VideoFolder(make_videos(10, bad=(7,)))
+        return lambda workers=0: VideoData(source, validation, repeats=2, workers=workers, **common)
+    if request.param == "video shards":
+        source = VideoShards(make_video_shards(3, 3, bad=(7,)), samples=21, buffer=6, lanes=3)
+        return lambda workers=0: VideoData(source, validation, workers=workers, **common)
+    source, images = VideoFolder(make_videos(6, bad=(4,))), Folder(make_folder(10, bad=(7,)))
+
+    def make(workers: int = 0) -> MixedData:
+        return MixedData(
+            ImageData(images, images, size=8, batch_size=4, workers=workers, repeats=2, max_bad=0.5, seed=3),
+            VideoData(source, validation, repeats=2, workers=workers, **common),
+            image_share=0.4,
+            seed=5,
+        )
+
+    return make
+
+
+def shown(make_clips):
+    """What three epochs of clips must show, without a trainer."""
+    seen = []
+    for epoch in range(3):
+        data = make_clips()
+        data.position = lambda epoch=epoch: Position(epoch)
+        seen += [(epoch, step, tuple(batch.names), digest(batch)) for step, batch in enumerate(data.train_dataloader())]
+    return seen
+
+
+@pytest.mark.parametrize("moment", ["in the middle", "validation in the middle", "end of the epoch, counting steps"])
+def test_a_killed_run_of_clips_goes_on_exactly(make_clips, tmp_path, moment):
+    hook, step, options = MOMENTS[moment]
+    path = tmp_path / "last.ckpt"
+    with pytest.raises(KeyError, match="killed"):
+        fit(tmp_path, make_clips(), [Save(hook, step, path, kill=True)], **options)
+    assert fit(tmp_path, make_clips(), ckpt=path, **options) == shown(make_clips)[step:]
+
+
+def test_workers_change_nothing_in_a_run_of_clips(make_clips, tmp_path):
+    path = tmp_path / "last.ckpt"
+    whole = fit(tmp_path, make_clips(2), [Save("on_train_batch_end", 7, path, kill=False)])
+    assert whole == shown(make_clips)
+    assert len({checksum for *_, checksum in whole}) == 15
+    assert fit(tmp_path, make_clips(1), ckpt=path) == whole[7:]
+
+
+def test_other_clips_than_the_checkpoint_was_written_with_are_named(make_clips, tmp_path, caplog):
+    path = tmp_path / "last.ckpt"
+    fit(tmp_path, make_clips(), [Save("on_train_batch_end", 7, path, kill=False)])
+    changed = make_clips()
     changed.seed = 6
     fit(tmp_path, changed, ckpt=path)
     assert "not exactly: seed was 5 and is 6" in caplog.text

@@ -12,8 +12,19 @@ from threading import Thread
 import pytest
 import torch
 
-from smalti.data import EvaluationTransform, Files, Folder, Photos, Shards, TrainingTransform, open_source, to_pixels
+from smalti.data import (
+    EvaluationTransform,
+    Files,
+    Folder,
+    Photos,
+    Shards,
+    TrainingTransform,
+    open_source,
+    packaged,
+    to_pixels,
+)
 from smalti.data import photos as photos_module
+from smalti.data.packaged import locate
 from smalti.data.shards import Encoded, expand
 from smalti.data.sources import Fault, Images
 from smalti.errors import MissingExtraError, SmaltiError
@@ -68,9 +79,7 @@ def test_photos_are_held_out_by_photo_and_need_no_network(monkeypatch):
 
 
 def test_no_photo_of_one_split_is_a_near_duplicate_of_one_of_the_other():
-    twins = Files(
-        [photos_module._locate(f"motorcycle_{side}.png", *photos_module._SKIMAGE) for side in ("left", "right")]
-    )
+    twins = Files([locate(f"motorcycle_{side}.png", photos_module._SKIMAGE) for side in ("left", "right")])
 
     def features(source: Images) -> torch.Tensor:
         small = torch.stack([EvaluationTransform(16, 16)(source[i]).flatten() for i in range(len(source))])
@@ -83,7 +92,7 @@ def test_no_photo_of_one_split_is_a_near_duplicate_of_one_of_the_other():
 
 def test_photos_name_the_extra_that_is_missing(monkeypatch):
     real = importlib.util.find_spec
-    monkeypatch.setattr(photos_module, "find_spec", lambda name: None if name == "sklearn" else real(name))
+    monkeypatch.setattr(packaged, "find_spec", lambda name: None if name == "sklearn" else real(name))
     with pytest.raises(MissingExtraError, match=r"scikit-learn.*smalti\[photos\]"):
         Photos("train")
     with pytest.raises(SmaltiError, match="no split 'test'"):
@@ -135,7 +144,7 @@ def test_a_truncated_shard_gives_its_whole_samples_and_a_fault(make_shards):
         items = list(shards)
         faults = [item for item in items if isinstance(item, Fault)]
         assert [(fault.name, fault.shards, bool(fault.reason)) for fault in faults] == [(str(second), 3, True)]
-        samples = [item for item in items if isinstance(item, Encoded) and item.image]
+        samples = [item for item in items if isinstance(item, Encoded) and item.content]
         assert samples == [*whole[:8], *whole[12:]]
     first.write_bytes(b"")
     second.unlink()
@@ -154,7 +163,7 @@ def test_shards_are_read_over_http(make_shards):
         samples = list(Shards(f"{url}/{pattern.name}"))
         missing = list(Shards(f"{url}/{{001..002}}.tar"))
         server.shutdown()
-    assert [sample.image for sample in samples] == [sample.image for sample in Shards(str(pattern))]
+    assert [sample.content for sample in samples] == [sample.content for sample in Shards(str(pattern))]
     assert [item.name for item in missing if isinstance(item, Fault)] == [f"{url}/002.tar"]
 
 
@@ -231,7 +240,7 @@ def test_importing_the_room_does_not_import_lightning_or_the_photo_packages():
     import subprocess
     import sys
 
-    names = "('lightning', 'skimage', 'sklearn', 'webdataset')"
+    names = "('av', 'lightning', 'skimage', 'sklearn', 'skvideo', 'webdataset')"
     code = f"import sys, smalti.data; print([name for name in {names} if name in sys.modules])"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
