@@ -1,18 +1,24 @@
-"""How a tokenizer is trained: the Lightning module, losses, adversary and callbacks."""
+"""How a tokenizer is trained: the Lightning module, losses, adversaries and callbacks."""
 
-from smalti.trainers.adversary import Adversary, PatchDiscriminator
-from smalti.trainers.callbacks import Checkpoints, ReconstructionGrid, Throughput, TokenizerEMA, WarmStart
+from smalti.trainers.adversary import Adversary, ReconstructionAdversary
+from smalti.trainers.callbacks import Checkpoints, Throughput, TokenizerEMA, WarmStart
+from smalti.trainers.discriminators import PatchDiscriminator, TemporalDiscriminator
 from smalti.trainers.losses import PerceptualLoss
 from smalti.trainers.module import TokenizerTraining
+from smalti.trainers.pictures import ReconstructionGrid
+from smalti.trainers.wavelets import WaveletLoss
 
 __all__ = [
     "Adversary",
     "Checkpoints",
     "PatchDiscriminator",
     "PerceptualLoss",
+    "ReconstructionAdversary",
     "ReconstructionGrid",
+    "TemporalDiscriminator",
     "Throughput",
     "TokenizerEMA",
     "TokenizerTraining",
     "WarmStart",
+    "WaveletLoss",
 ]

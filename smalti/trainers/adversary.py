@@ -1,66 +1,30 @@
-"""A discriminator, the losses it gives and gets, and the regulariser that keeps it in bounds.
+"""Games with a discriminator, the losses it gives and gets, and the regulariser that keeps it in bounds.
 
-Shapes: B batch, H, W pixels, h, w patches.
+Shapes: B batch, T frames, H, W pixels. Pixels are (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1]. Logits are (B', 1, ...),
+and B' is B, or B T where the discriminator takes frames as images.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from smalti.errors import SmaltiError
 from smalti.tokenizers.bottlenecks.entropy import mean_over_ranks
+from smalti.trainers.discriminators import PatchDiscriminator
 
 Game = Literal["hinge", "non_saturating"]
 """The kinds of adversarial loss."""
-
-
-class PatchDiscriminator(nn.Module):
-    """PatchGAN: says of each patch how real it looks (pix2pix, arXiv 1611.07004; with 64 and 3, 2,765,633 parameters).
-
-        conv4 stride 2 -> leaky ReLU -> [conv4 stride 2 -> batch norm -> leaky ReLU] -> conv4 -> norm -> leaky -> conv4
-
-    Args:
-        channels: filters of the first convolution.
-        layers: convolutions of stride 2.
-    """
-
-    def __init__(self, channels: int = 64, layers: int = 3) -> None:
-        super().__init__()
-        body: list[nn.Module] = [nn.Conv2d(3, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
-        width = channels
-        for i in range(1, layers + 1):
-            before, width = width, channels * min(2**i, 8)
-            stride = 2 if i < layers else 1
-            body += [
-                nn.Conv2d(before, width, 4, stride=stride, padding=1, bias=False),
-                nn.BatchNorm2d(width),
-                nn.LeakyReLU(0.2),
-            ]
-        body.append(nn.Conv2d(width, 1, 4, padding=1))
-        self.body = nn.Sequential(*body)
-        self.apply(_initialise)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] to logits (B, 1, h, w); with three layers H and W are at least 24."""
-        return self.body(x)
-
-
-def _initialise(module: nn.Module) -> None:
-    """Normal weights of deviation 0.02, as in DCGAN (arXiv 1511.06434)."""
-    if isinstance(module, nn.Conv2d):
-        nn.init.normal_(module.weight, 0.0, 0.02)
-    elif isinstance(module, nn.BatchNorm2d):
-        nn.init.normal_(module.weight, 1.0, 0.02)
 
 
 def generator_loss(fake: Tensor, kind: Game) -> Tensor:
     """What the tokenizer pays for being recognised.
 
     Args:
-        fake: (B, 1, h, w) logits of reconstructions.
+        fake: (B', 1, ...) logits of reconstructions.
         kind: "hinge": -mean(fake) (arXiv 1705.02894); "non_saturating": softplus(-(mean over patches)), averaged over
             samples (arXiv 1406.2661, on the mean logit of a sample, as MAGVIT-v2 and WeTok have it).
     """
@@ -71,8 +35,8 @@ def discriminator_loss(real: Tensor, fake: Tensor, kind: Game) -> Tensor:
     """What the discriminator pays for mistakes.
 
     Args:
-        real: (B, 1, h, w) logits of originals.
-        fake: (B, 1, h, w) logits of reconstructions.
+        real: (B', 1, ...) logits of originals.
+        fake: (B', 1, ...) logits of reconstructions.
         kind: "hinge": (mean relu(1 - real) + mean relu(1 + fake)) / 2; "non_saturating": the logistic loss,
             (mean softplus(-real) + mean softplus(fake)) / 2.
     """
@@ -103,7 +67,7 @@ class LeCAM(nn.Module):
         self.register_buffer("average_fake", torch.zeros(()))
 
     def forward(self, real: Tensor, fake: Tensor) -> Tensor:
-        """The penalty of logits (B, 1, h, w) against the averages so far; in training mode, then updates them."""
+        """The penalty of logits (B', 1, ...) against the averages so far; in training mode, then updates them."""
         penalty = F.relu(real - self.average_fake).square().mean() + F.relu(self.average_real - fake).square().mean()
         if self.training:
             with torch.no_grad():
@@ -114,10 +78,10 @@ class LeCAM(nn.Module):
 
 
 class Adversary(nn.Module):
-    """A discriminator and its game.
+    """A discriminator and its game: it looks at one thing at a time, and says whether it is an original.
 
     Args:
-        discriminator: (B, 3, H, W) to logits; `PatchDiscriminator()` if None.
+        discriminator: pixels to logits; `PatchDiscriminator()` if None. It is given images or clips as they are.
         generator_loss: see the function of that name.
         discriminator_loss: see the function of that name.
         lecam_decay: decay of LeCAM's averages.
@@ -125,7 +89,15 @@ class Adversary(nn.Module):
         adaptive: scale the tokenizer's adversarial loss so that its gradient at the decoder's last layer is as large as the
             reconstruction's (VQGAN, arXiv 2012.09841, eq. 7), times its weight in the recipe.
         learning_rate: the discriminator's, where it differs from the tokenizer's.
+
+    Raises:
+        SmaltiError: a discriminator that takes another number of channels than this game shows it.
     """
+
+    losses: ClassVar[tuple[str, ...]] = ("adversarial", "discriminator", "lecam")
+    """Names of what `judge` and `forward` give."""
+    in_channels: ClassVar[int] = 3
+    """Channels that the discriminator sees."""
 
     def __init__(
         self,
@@ -139,7 +111,15 @@ class Adversary(nn.Module):
         learning_rate: float | None = None,
     ) -> None:
         super().__init__()
-        self.discriminator = PatchDiscriminator() if discriminator is None else discriminator
+        if discriminator is None:
+            discriminator = PatchDiscriminator(in_channels=self.in_channels)
+        taken = getattr(discriminator, "in_channels", self.in_channels)
+        if taken != self.in_channels:
+            raise SmaltiError(
+                f"{type(self).__name__} shows {self.in_channels} channels, but its discriminator takes {taken}: set the "
+                f"discriminator's in_channels to {self.in_channels} in the recipe."
+            )
+        self.discriminator = discriminator
         self.lecam = LeCAM(lecam_decay)
         self.generator_loss: Game = generator_loss
         self.discriminator_loss: Game = discriminator_loss
@@ -147,33 +127,76 @@ class Adversary(nn.Module):
         self.adaptive = adaptive
         self.learning_rate = learning_rate
 
-    def judge(self, reconstruction: Tensor) -> Tensor:
-        """The scalar `adversarial` loss of reconstructions (B, 3, H, W); its gradient passes the discriminator by."""
+    def judge(self, original: Tensor, reconstruction: Tensor) -> Tensor:
+        """The scalar `adversarial` loss of reconstructions; its gradient passes the discriminator by.
+
+        The discriminator stays in training mode: batch norm uses the batch, and spectral norm takes one more step of its
+        power iteration, so that `forward` scales the same weights by a better estimate; as in two alternating steps.
+
+        Args:
+            original: pixels.
+            reconstruction: of the same shape.
+        """
         # Parameters that want no gradient when the graph is built get none, and are whole again for `forward`.
         parameters = [p for p in self.discriminator.parameters() if p.requires_grad]
         for p in parameters:
             p.requires_grad_(False)
         try:
-            logits = self.discriminator(reconstruction)
+            fake = self._fake(original, reconstruction)
         finally:
             for p in parameters:
                 p.requires_grad_(True)
-        return generator_loss(logits.float(), self.generator_loss)
+        return generator_loss(fake, self.generator_loss)
 
     def forward(self, original: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
         """The discriminator's own losses, `discriminator` and `lecam`, which leave the tokenizer alone.
 
         Args:
-            original: (B, 3, H, W) in [-1, 1].
-            reconstruction: (B, 3, H, W); its graph is cut here.
+            original: pixels.
+            reconstruction: of the same shape; its graph is cut here.
         """
-        real = self.discriminator(original).float()
-        fake = self.discriminator(reconstruction.detach()).float()
+        real, fake = self._real_and_fake(original, reconstruction.detach())
         return {
             "discriminator": discriminator_loss(real, fake, self.discriminator_loss),
             "lecam": self.lecam(real, fake),
         }
 
-    def idle(self) -> Tensor:
-        """A zero that touches every parameter: before the game starts, data parallelism still wants their gradients."""
-        return torch.stack([p.sum() * 0 for p in self.discriminator.parameters()]).sum()
+    def _fake(self, original: Tensor, reconstruction: Tensor) -> Tensor:
+        """Logits, in float32, of the reconstruction's being an original."""
+        return self.discriminator(reconstruction).float()
+
+    def _real_and_fake(self, original: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits, in float32, of the original's and of the reconstruction's being an original."""
+        return self.discriminator(original).float(), self._fake(original, reconstruction)
+
+
+class ReconstructionAdversary(Adversary):
+    """A reconstruction GAN: the discriminator sees both together, and says which is which (LTX-Video, arXiv 2501.00103).
+
+    Original and reconstruction are concatenated along channels, in an order that is drawn for each sample. So it need not
+    know what is real in general, but what a reconstruction changes. With a logit d of "the first is the original", s = 1
+    where it is and -1 where not, the original's logit of being the original is s d, and the reconstruction's -s d; the
+    losses are those of `Adversary` on these.
+
+    Arguments as `Adversary`; the discriminator takes 6 channels, and is `PatchDiscriminator(in_channels=6)` if None.
+    """
+
+    in_channels: ClassVar[int] = 6
+
+    def _fake(self, original: Tensor, reconstruction: Tensor) -> Tensor:
+        first = torch.rand(len(original), device=original.device) < 0.5
+        logits = self.discriminator(pair(original, reconstruction, first)).float()
+        # A discriminator that takes frames as images has as many logits a sample as there are frames.
+        sign = torch.where(first, 1.0, -1.0).repeat_interleave(len(logits) // len(original))
+        return -logits * sign.view(-1, *[1] * (logits.ndim - 1))
+
+    def _real_and_fake(self, original: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
+        fake = self._fake(original, reconstruction)
+        return -fake, fake
+
+
+def pair(original: Tensor, reconstruction: Tensor, first: Tensor) -> Tensor:
+    """Two (B, 3, ...) side by side, (B, 6, ...): the original first where `first` (B,) says so, second elsewhere."""
+    reconstruction = reconstruction.to(original.dtype)
+    both = torch.cat([original, reconstruction], dim=1), torch.cat([reconstruction, original], dim=1)
+    return torch.where(first.view(-1, *[1] * (original.ndim - 1)), *both)

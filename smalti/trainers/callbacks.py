@@ -1,4 +1,4 @@
-"""What happens beside the steps: averaging, warm starts, checkpoints, pictures."""
+"""What happens beside the steps: averaging, warm starts, checkpoints."""
 
 from __future__ import annotations
 
@@ -9,17 +9,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, ThroughputMonitor
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torchvision.utils import make_grid, save_image
 
 from smalti.errors import DivergedError, SmaltiError
 from smalti.tokenizers.checkpoints import load
-from smalti.trainers.losses import frames
 from smalti.trainers.module import TokenizerTraining
 from smalti.types import Batch
 
@@ -257,56 +253,3 @@ class Throughput(ThroughputMonitor):
 
 def _batch_size(batch: Batch) -> int:
     return len(batch.pixels)
-
-
-class ReconstructionGrid(Callback):
-    """At each validation, the first samples: original, reconstruction, difference, one row each.
-
-    Goes to TensorBoard, and as a PNG into the run's folder.
-
-    Args:
-        samples: how many.
-    """
-
-    def __init__(self, samples: int = 8) -> None:
-        self.samples = samples
-        self._rows: list[Tensor] = []
-
-    def on_validation_batch_end(  # noqa: D102
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        wanted = self.samples - len(self._rows)
-        if wanted <= 0 or not trainer.is_global_zero:
-            return
-        pairs = zip(batch.pixels[:wanted], outputs[:wanted], strict=True)
-        for x, y in pairs:
-            original, reconstruction = (frames(image.float().unsqueeze(0))[0].cpu() for image in (x, y))
-            # Differences are small: doubled around grey, they can be seen.
-            difference = (reconstruction - original).clamp(-1, 1)
-            self._rows.append(torch.stack([original, reconstruction.clamp(-1, 1), difference]))
-
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put the picture together."""
-        rows, self._rows = self._rows, []
-        if not rows or trainer.sanity_checking:
-            return
-        height, width = (max(row.shape[i] for row in rows) for i in (-2, -1))
-        padded = [
-            nn.functional.pad(row, (0, width - row.shape[-1], 0, height - row.shape[-2]), value=1.0) for row in rows
-        ]
-        picture = make_grid(torch.cat(padded), nrow=3, normalize=True, value_range=(-1, 1), pad_value=1.0)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(
-                    "val/original_reconstruction_difference", picture, global_step=trainer.global_step
-                )
-        if trainer.log_dir is not None:
-            folder = Path(trainer.log_dir) / "reconstructions"
-            folder.mkdir(parents=True, exist_ok=True)
-            save_image(picture, folder / f"step_{trainer.global_step:08d}.png")

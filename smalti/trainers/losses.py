@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from smalti.errors import SmaltiError
 from smalti.eval.perceptual import perceptual_network
+from smalti.trainers.wavelets import WaveletLoss
 
-RECONSTRUCTION = ("l1", "mse", "perceptual")
+RECONSTRUCTION = ("l1", "mse", "perceptual", "wavelet")
 """The names of `reconstruction_terms`."""
 
 
@@ -30,13 +31,27 @@ class PerceptualLoss(nn.Module):
         network: "lpips_vgg", "lpips_alex" or "efflite0", see `smalti.eval.perceptual`.
         weights: file or folder of the backbone's weights; None: see `smalti.eval.weights.resolve`.
         stand_in: where the weights cannot be had, train with EfficientNet-Lite0 and say so in the log.
+        frames_per_clip: look at so many frames of a clip, drawn anew in each step: all of a long clip's are costly, and
+            neighbours look alike. None: at all.
 
     Raises:
-        SmaltiError: the weights cannot be had, or an unknown network.
+        SmaltiError: the weights cannot be had, an unknown network, or no frame to look at.
     """
 
-    def __init__(self, network: str = "lpips_vgg", weights: Path | None = None, *, stand_in: bool = True) -> None:
+    def __init__(
+        self,
+        network: str = "lpips_vgg",
+        weights: Path | None = None,
+        *,
+        stand_in: bool = True,
+        frames_per_clip: int | None = None,
+    ) -> None:
         super().__init__()
+        if frames_per_clip is not None and frames_per_clip < 1:
+            raise SmaltiError(
+                f"frames_per_clip is {frames_per_clip}: the perceptual loss needs at least 1, or leave it out for all."
+            )
+        self.frames_per_clip = frames_per_clip
         # In a list, which nn.Module does not register.
         self._networks = [perceptual_network(network, weights, stand_in)]
 
@@ -45,8 +60,11 @@ class PerceptualLoss(nn.Module):
         return super()._apply(fn, recurse)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Mean distance, a scalar, of (B, 3, H, W) in [-1, 1] to another."""
-        return self.distances(x, y).mean()
+        """Mean distance, a scalar, of the frames of (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1] to another's."""
+        if x.ndim == 5 and self.frames_per_clip is not None and self.frames_per_clip < x.shape[2]:
+            chosen = torch.randperm(x.shape[2])[: self.frames_per_clip].to(x.device)
+            x, y = x.index_select(2, chosen), y.index_select(2, chosen)
+        return self.distances(frames(x), frames(y)).mean()
 
     def distances(self, x: Tensor, y: Tensor) -> Tensor:
         """(B,) distances of (B, 3, H, W) in [-1, 1] to another."""
@@ -58,18 +76,23 @@ def frames(x: Tensor) -> Tensor:
     return x if x.ndim == 4 else x.transpose(1, 2).flatten(0, 1)
 
 
-def reconstruction_terms(x: Tensor, y: Tensor, perceptual: PerceptualLoss | None) -> dict[str, Tensor]:
-    """The scalars `l1`, `mse` and, where there is a network, `perceptual`.
+def reconstruction_terms(
+    x: Tensor, y: Tensor, perceptual: PerceptualLoss | None = None, wavelet: WaveletLoss | None = None
+) -> dict[str, Tensor]:
+    """The scalars `l1` and `mse`, and `perceptual` and `wavelet` where they are given.
 
     Args:
         x: originals (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1].
         y: reconstructions of that shape.
         perceptual: sees frames as images; None leaves the term out.
+        wavelet: sees clips; None leaves the term out.
     """
     x, y = x.float(), y.float()
     terms = {"l1": F.l1_loss(y, x), "mse": F.mse_loss(y, x)}
     if perceptual is not None:
-        terms["perceptual"] = perceptual(frames(y), frames(x))
+        terms["perceptual"] = perceptual(y, x)
+    if wavelet is not None:
+        terms["wavelet"] = wavelet(y, x)
     return terms
 
 

@@ -5,10 +5,11 @@ The figures to publish are `smalti evaluate`'s; these show where training goes.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, distributed
 
 from smalti.eval.codebook import Counts
+from smalti.eval.metrics import psnr, to_uint8
+from smalti.trainers.losses import PerceptualLoss, frames
 
 
 class Measures:
@@ -64,6 +65,28 @@ class Measures:
         return results
 
 
-def per_sample(x: Tensor) -> Tensor:
+def metrics(x: Tensor, y: Tensor, perceptual: PerceptualLoss | None) -> dict[str, Tensor]:
+    """`l1`, `mse`, `psnr` and, where there is a network, `perceptual`: one value a sample, (B,).
+
+    The PSNR and the perceptual distance of a clip are the means over its frames.
+
+    Args:
+        x: originals (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1].
+        y: reconstructions of that shape.
+        perceptual: sees all frames as images; None leaves it out.
+    """
+    x, y = x.float(), y.float()
+    images = frames(x), frames(y)
+    values = {
+        "l1": (x - y).abs(),
+        "mse": (x - y).square(),
+        "psnr": psnr(*map(to_uint8, images)).unflatten(0, (len(x), -1)),
+    }
+    if perceptual is not None:
+        values["perceptual"] = perceptual.distances(*images).unflatten(0, (len(x), -1))
+    return {name: _per_sample(value) for name, value in values.items()}
+
+
+def _per_sample(x: Tensor) -> Tensor:
     """(B, ...) to its means (B,)."""
-    return x.float().flatten(1).mean(1).to(torch.float64)
+    return x.flatten(1).mean(1).double()

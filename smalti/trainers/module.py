@@ -8,20 +8,24 @@ from typing import Any, Literal, cast
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from smalti.errors import DivergedError, SmaltiError
-from smalti.eval.metrics import psnr, to_uint8
+from smalti.errors import SmaltiError
 from smalti.tokenizers.bottlenecks.entropy import mean_over_ranks
+from smalti.tokenizers.bottlenecks.joint import Joint
 from smalti.tokenizers.checkpoints import CHECKPOINT_KEY
+from smalti.tokenizers.layers.recompute import recompute_blocks
 from smalti.tokenizers.parts import recipe_of
 from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.trainers.adversary import Adversary
-from smalti.trainers.losses import RECONSTRUCTION, PerceptualLoss, frames, reconstruction_terms, weighted_sum
-from smalti.trainers.measures import Measures, per_sample
-from smalti.types import Batch
+from smalti.trainers.finite import refuse_non_finite
+from smalti.trainers.losses import RECONSTRUCTION, PerceptualLoss, reconstruction_terms, weighted_sum
+from smalti.trainers.measures import Measures, metrics
+from smalti.trainers.unreached import Unreached
+from smalti.trainers.wavelets import WaveletLoss
+from smalti.types import Batch, Code, Latents
 
 _SEED_KEY = "smalti_seed"
 
@@ -38,25 +42,31 @@ class TokenizerTraining(pl.LightningModule):
     while it judges, and sees reconstructions cut from their graph while it learns. So their sum has both gradients at once,
     equal to those of two alternating steps that share one reconstruction, and a single optimizer with two groups of
     parameters can take them. Hence steps count batches (over accumulation), Lightning's own accumulation, clipping (each
-    network by its own norm), averaging and mixed precision work as they are, and plain `ddp` does, because every parameter
-    gets its gradient in every step.
+    network by its own norm), averaging and mixed precision work as they are. Plain `ddp` does, too: for what a step leaves
+    alone (an image the temporal layers, a step of a joint tokenizer one of its paths) see `smalti.trainers.unreached`.
+
+    Each loss is logged as `train/NAME`; of a joint tokenizer also as `train/NAME_discrete` or `train/NAME_continuous`, by
+    the path that the step took. Validation measures both paths; `val/psnr` is of the one that evaluation takes by itself.
 
     All randomness of a step is a function of the seed, the number of the batch and the rank: a resumed run draws what the
     unbroken one would have.
 
     Args:
         tokenizer: what is trained.
-        weights: of the losses by name: l1, mse, perceptual, adversarial, discriminator, lecam, and those of the bottleneck
-            (kl, commitment, token_entropy, codebook_entropy, ...; a negative weight maximises). A loss without a weight is
-            logged only.
+        weights: of the losses by name: l1, mse, perceptual, wavelet, adversarial, discriminator, lecam, and those of the
+            bottleneck (kl, commitment, token_entropy, codebook_entropy, ...; a negative weight maximises). A loss without a
+            weight is logged only.
         perceptual: the perceptual loss's network; None leaves the loss out.
+        wavelet: the loss on frequencies; None leaves it out.
         adversary: the discriminator and its game; None leaves it out.
         optimizer: from groups of parameters to an optimizer; Adam 1e-4, betas (0.5, 0.9) by default.
         scheduler: from the optimizer to a schedule, stepped once a step; None: constant.
         frozen: parts of the tokenizer that stay as they are, in evaluation mode: "encoder", "bottleneck", "decoder".
+        gradient_checkpointing: compute the insides of the tokenizer's blocks again in the backward pass instead of keeping
+            them: the same gradients for less memory and a third more time.
 
     Raises:
-        SmaltiError: an unknown part in `frozen`.
+        SmaltiError: an unknown part in `frozen`, or `gradient_checkpointing` of a tokenizer without such blocks.
     """
 
     def __init__(
@@ -68,11 +78,15 @@ class TokenizerTraining(pl.LightningModule):
         optimizer: OptimizerCallable = _adam,
         scheduler: LRSchedulerCallable | None = None,
         frozen: list[str] | None = None,
+        wavelet: WaveletLoss | None = None,
+        *,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
         self.weights = weights
         self.perceptual = perceptual
+        self.wavelet = wavelet
         self.adversary = adversary
         self.optimizer = optimizer
         self.scheduler = scheduler
@@ -84,9 +98,15 @@ class TokenizerTraining(pl.LightningModule):
                     f"frozen names '{name}', but a tokenizer's parts are encoder, bottleneck and decoder."
                 )
             part.requires_grad_(requires_grad=False)
+        if gradient_checkpointing and not recompute_blocks(tokenizer):
+            raise SmaltiError(
+                "No block of this tokenizer can be recomputed: leave gradient_checkpointing out of the recipe."
+            )
         self.train()
         self._seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
-        self._measures = Measures()
+        self._unreached: Unreached | None = None
+        self._measures: dict[str, Measures] = {}
+        self._losses_of: dict[str, set[str]] = {}
         self._names: list[str] = []
         self.flops_per_batch = None  # the throughput monitor asks; nobody has counted them
 
@@ -104,13 +124,15 @@ class TokenizerTraining(pl.LightningModule):
     # Training
 
     def on_fit_start(self) -> None:
-        """Spare data parallelism a broadcast a step.
+        """Make data parallelism cope with what steps leave alone, and spare it a broadcast a step.
 
-        The buffers that matter (LeCAM's averages, codebooks) are kept equal by their owners, and a broadcast in validation
-        would wait for ever for a rank that has no batch left.
+        The buffers that matter (LeCAM's averages, codebooks, spectral norms) are kept equal by their owners, and a
+        broadcast in validation would wait for ever for a rank that has no batch left.
         """
+        self._unreached = None
         if isinstance(self.trainer.strategy.model, DistributedDataParallel):
             self.trainer.strategy.model.broadcast_buffers = False
+            self._unreached = Unreached(self.parameters())
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make the step's random numbers a function of seed, epoch, batch and rank alone."""
@@ -122,39 +144,55 @@ class TokenizerTraining(pl.LightningModule):
         x = batch.pixels
         self._names = [*self._names, *batch.names] if batch_idx % self._accumulation else batch.names
         y, latents = self.tokenizer(x)
-        terms = reconstruction_terms(x, y, self.perceptual) | latents.code.losses
+        path = self._path(latents.code)
+        terms = reconstruction_terms(x, y, self.perceptual, self.wavelet) | latents.code.losses
         # Before the discriminator sees it: its batch norm and LeCAM's averages would keep what is not finite.
-        self._refuse_non_finite(terms, batch.names)
-        weights = dict(self.weights)
+        refuse_non_finite(terms, self.global_step, batch.names)
         if self.adversary is not None:
-            game = self._adversarial_terms(x, y, terms, weights)
-            self._refuse_non_finite(game, batch.names)
+            game = self._play(self.adversary, x, y)
+            refuse_non_finite(game, self.global_step, batch.names)
             terms |= game
-        total = weighted_sum(terms, weights)
-        self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
+        total = weighted_sum(terms, self._weights_for(terms, path))
+        for suffix in dict.fromkeys(("", path)):
+            self.log_dict({f"train/{name}{suffix}": value.detach() for name, value in terms.items()})
         self.log("train/loss", total.detach(), prog_bar=True)
-        return total
+        return total if self._unreached is None else self._unreached.complete(total)
 
     @property
     def _accumulation(self) -> int:
         return self.trainer.accumulate_grad_batches if self._trainer is not None else 1
 
-    def _adversarial_terms(
-        self, x: Tensor, y: Tensor, terms: dict[str, Tensor], weights: dict[str, float]
-    ) -> dict[str, Tensor]:
-        """The game's terms; scales the adversarial weight where it adapts, and holds the game still before its start."""
-        assert self.adversary is not None
-        x, y = frames(x), frames(y)
-        weights.setdefault("discriminator", 1.0)
-        if self.global_step < self.adversary.start:
-            return dict.fromkeys(("adversarial", "lecam"), x.new_zeros(())) | {"discriminator": self.adversary.idle()}
-        game = {"adversarial": self.adversary.judge(y)} | self.adversary(x, y)
-        if self.adversary.adaptive and weights.get("adversarial"):
+    def _path(self, code: Code) -> str:
+        """What marks the path of a joint tokenizer that a code took, "_discrete" or "_continuous"; "" for any other."""
+        if not isinstance(self.tokenizer.bottleneck, Joint):
+            return ""
+        return "_continuous" if code.ids is None else "_discrete"
+
+    def _play(self, adversary: Adversary, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """The game's terms; zeros before its start."""
+        if self.global_step < adversary.start:
+            return dict.fromkeys(adversary.losses, x.new_zeros(()))
+        return {"adversarial": adversary.judge(x, y)} | adversary(x, y)
+
+    def _weights_for(self, terms: dict[str, Tensor], path: str) -> dict[str, float]:
+        """The recipe's weights in this step; scales the adversarial one where it adapts."""
+        weights = dict(self.weights)
+        if self.adversary is not None:
+            weights.setdefault("discriminator", 1.0)
+        if path:
+            # Each path has losses of its own. A weight for what neither has is refused as soon as both have been seen.
+            self._losses_of[path] = set(terms)
+            elsewhere = set().union(*self._losses_of.values()) if len(self._losses_of) == 2 else weights.keys()
+            weights = {name: w for name, w in weights.items() if name in terms or name not in elsewhere}
+        adversary = self.adversary
+        if adversary is None or not adversary.adaptive or not weights.get("adversarial"):
+            return weights
+        if self.global_step >= adversary.start:
             reconstruction = weighted_sum(terms, {name: w for name, w in weights.items() if name in RECONSTRUCTION})
-            factor = self._balance(reconstruction, game["adversarial"])
+            factor = self._balance(reconstruction, terms["adversarial"])
             weights["adversarial"] *= factor
             self.log("train/adaptive_weight", factor)
-        return game
+        return weights
 
     def _balance(self, reconstruction: Tensor, adversarial: Tensor) -> float:
         """|d reconstruction| / |d adversarial| at the decoder's last layer (VQGAN, arXiv 2012.09841, eq. 7)."""
@@ -164,28 +202,10 @@ class TokenizerTraining(pl.LightningModule):
         norms = [gradient.norm() for gradient in mean_over_ranks(*gradients)]
         return float((norms[0] / (norms[1] + 1e-4)).clamp(0, 1e4))
 
-    def _refuse_non_finite(self, terms: dict[str, Tensor], names: list[str]) -> None:
-        """Stop all ranks before a number that is not finite reaches the weights: one look at the device, at all terms."""
-        bad = ~torch.isfinite(torch.stack([value.detach() for value in terms.values()]))
-        anywhere = bad.any().float()
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.all_reduce(anywhere, op=distributed.ReduceOp.MAX)
-        if not bool(anywhere):
-            return
-        if not bad.any():
-            raise DivergedError(f"Step {self.global_step}: another process met a loss that is not finite.")
-        culprits = [name for name, wrong in zip(terms, bad.tolist(), strict=True) if wrong]
-        raise DivergedError(
-            f"Step {self.global_step}: not finite: {', '.join(culprits)}, on the batch {', '.join(names)}. "
-            "The weights before this step are in the last checkpoint: look at these files, resume with "
-            "--trainer.gradient_clip_val 1, or start from those weights with --warm_start.path and a lower learning rate."
-        )
-
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Leave the discriminator untouched before its start, weight decay included."""
-        if self.adversary is not None and self.global_step < self.adversary.start:
-            for p in self.adversary.parameters():
-                p.grad = None
+        """Leave alone what the step's losses left alone, weight decay included."""
+        if self._unreached is not None:
+            self._unreached.withdraw()
 
     def configure_gradient_clipping(
         self,
@@ -200,7 +220,7 @@ class TokenizerTraining(pl.LightningModule):
             self.log(f"train/gradient_norm_{group['name']}", norm)
             # Under float16 the scaler meets infinite gradients now and then, and skips their step.
             if getattr(self.trainer.precision_plugin, "scaler", None) is None:
-                self._refuse_non_finite({f"gradient of the {group['name']}": norm}, self._names)
+                refuse_non_finite({f"gradient of the {group['name']}": norm}, self.global_step, self._names)
             if not gradient_clip_val:
                 continue
             if gradient_clip_algorithm == "value":
@@ -250,25 +270,32 @@ class TokenizerTraining(pl.LightningModule):
         self._report("test")
 
     def _measure(self, batch: Batch, batch_idx: int) -> Tensor:
-        x = batch.pixels
-        generator = torch.Generator().manual_seed(batch_idx)  # a generative decoder draws the same noise every time
-        y, latents = self.tokenizer(x, generator)
-        videos, samples = (frames(x), frames(y)), len(x)
-        values = {
-            "l1": per_sample((x - y).abs()),
-            "mse": per_sample((x - y).square()),
-            "psnr": psnr(to_uint8(videos[0]), to_uint8(videos[1])).unflatten(0, (samples, -1)).mean(1),
-        }
-        if self.perceptual is not None:
-            values["perceptual"] = per_sample(self.perceptual.distances(*videos).unflatten(0, (samples, -1)))
-        self._measures.update(values, latents.code.ids)
-        return y
+        """Of a joint tokenizer both paths; returns the reconstruction of the one that it takes by itself."""
+        reconstruction, latents = self._reconstruct(self.tokenizer, batch, batch_idx)
+        taken = self._path(latents.code)
+        for path in dict.fromkeys(("", taken)):
+            self._collect(path, batch.pixels, reconstruction, latents)
+        for name, path in self.tokenizer.paths.items():
+            if f"_{name}" != taken:
+                self._collect(f"_{name}", batch.pixels, *self._reconstruct(path, batch, batch_idx))
+        return reconstruction
+
+    @staticmethod
+    def _reconstruct(tokenizer: Tokenizer, batch: Batch, batch_idx: int) -> tuple[Tensor, Latents]:
+        # A generative decoder draws the same noise every time.
+        return tokenizer(batch.pixels, torch.Generator().manual_seed(batch_idx))
+
+    def _collect(self, path: str, x: Tensor, y: Tensor, latents: Latents) -> None:
+        values = metrics(x, y, self.perceptual)
+        self._measures.setdefault(path, Measures()).update(values, latents.code.ids)
 
     def _report(self, stage: Literal["val", "test"]) -> None:
-        codebook_size = self.tokenizer.quantizer.codebook_size if self.tokenizer.discrete else None
-        for name, value in self._measures.results(codebook_size).items():
-            self.log(f"{stage}/{name}", value, prog_bar=name == "psnr")
-        self._measures = Measures()
+        collected, self._measures = self._measures, {}
+        tokenizers = {"": self.tokenizer} | {f"_{name}": path for name, path in self.tokenizer.paths.items()}
+        for path, tokenizer in tokenizers.items():
+            codebook_size = tokenizer.quantizer.codebook_size if tokenizer.discrete else None
+            for name, value in collected.get(path, Measures()).results(codebook_size).items():
+                self.log(f"{stage}/{name}{path}", value, prog_bar=f"{name}{path}" == "psnr")
 
     # Checkpoints
 

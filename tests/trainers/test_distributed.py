@@ -1,5 +1,6 @@
 """Two processes with plain ddp train as one with both batches, and stop together."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -7,20 +8,28 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-SCRIPT = Path(__file__).parent / "two_ranks.py"
+HERE = Path(__file__).parent
 
 
 def run(devices, out, start=0, *flags):
+    return start_script("two_ranks.py", out, str(devices), str(out), str(start), *flags)
+
+
+def start_script(name, out, *arguments):
     out.mkdir()
-    command = [sys.executable, str(SCRIPT), str(devices), str(out), str(start), *flags]
+    command = [sys.executable, str(HERE / name), *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
 
 
 @pytest.mark.slow
 def test_two_processes_are_one(tmp_path):
-    """A step before the game and one in it; more would let the quantizer's signs amplify the rounding of the sums."""
+    """A step before the game and one in it; more would let the quantizer's signs amplify the rounding of the sums.
+
+    The two recompute their blocks in the backward pass, and the one does not.
+    """
     start = 1
     results = []
     for devices in (1, 2):
@@ -40,3 +49,32 @@ def test_all_stop_where_one_diverges(tmp_path):
     assert done.returncode != 0
     assert "not finite: l1" in done.stderr
     assert (tmp_path / "run" / "last.ckpt").exists()
+
+
+@pytest.mark.slow
+def test_images_and_clips_train_on_two_processes(tmp_path):
+    """What no micro-batch of a step used, on any process, stays where it was, weight decay and all; ranks stay equal."""
+    done = start_script("two_ranks_video.py", tmp_path / "run", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    one, two = (torch.load(tmp_path / "run" / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert one["paths"] == two["paths"]
+    for ours, theirs in zip(one["steps"], two["steps"], strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+    def moved(part):
+        names = [name for name in one["steps"][0] if name.startswith(part) and not name.endswith(("_u", "_v"))]
+        return [
+            {not torch.equal(before[name], after[name]) for name in names}
+            for before, after in itertools.pairwise(one["steps"])
+        ]
+
+    yes, no = {True}, {False}
+    # Of a step's two batches: images, an image and a clip, a clip and an image, images.
+    for part in ("encoder.layers.1.time", "decoder.layers.2.time", "decoder.first_to_latent"):
+        assert moved(f"tokenizer.{part}") == [no, yes, yes, no], part
+    assert moved("tokenizer.encoder.conv_in") == [yes] * 4
+    discrete = ["discrete" in one["paths"][2 * step : 2 * step + 2] for step in range(4)]
+    assert not all(discrete)
+    assert moved("tokenizer.bottleneck.discrete") == [{step} for step in discrete]
+    assert moved("adversary.discriminator.body") == [no, no, yes, yes]
+    assert {path.suffix for path in (tmp_path / "run" / "reconstructions").iterdir()} == {".png", ".mp4"}

