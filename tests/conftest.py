@@ -58,6 +58,12 @@ class Vectors:
 
 
 @pytest.fixture(scope="session")
+def vectors():
+    """A function that opens the parity file of a name."""
+    return Vectors
+
+
+@pytest.fixture(scope="session")
 def stage1():
     return Vectors("wetok_stage1")
 
@@ -65,6 +71,16 @@ def stage1():
 @pytest.fixture(scope="session")
 def stage2():
     return Vectors("wetok_stage2_generative")
+
+
+@pytest.fixture(scope="session")
+def ltx_v090():
+    return Vectors("ltx_v090")
+
+
+@pytest.fixture(scope="session")
+def ltx_v095():
+    return Vectors("ltx_v095")
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,20 +20,19 @@ from smalti.errors import SmaltiError
 from smalti.tokenizers.codec import Decoder, Encoder, State
 from smalti.tokenizers.layers.causal import CausalConv3d, Downsample, StridedConv2d, Upsample, convolve, per_frame
 from smalti.tokenizers.layers.norm import ChannelNorm
+from smalti.tokenizers.layers.recompute import Recomputed
 
 Strides = list[list[int]]
 """[time, space] of each change of resolution, from pixels to positions; each 1 or 2."""
 
 
-class CausalResidualBlock(nn.Module):
+class CausalResidualBlock(Recomputed):
     """Norm, swish, causal convolution, twice, beside a shortcut, which is a convolution where the channels change.
 
     Args:
         in_channels: channels of x.
         out_channels: channels of the result.
     """
-
-    recomputed: ClassVar[bool] = True
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()

@@ -105,7 +105,7 @@ class Tokenizer(Part):
             SmaltiError: it is continuous.
         """
         if isinstance(self.bottleneck, Joint):
-            return Tokenizer(self.encoder, self.bottleneck.discrete, self.decoder).train(self.training)
+            return self._path(self.bottleneck.discrete)
         _ = self.quantizer
         return self
 
@@ -116,12 +116,17 @@ class Tokenizer(Part):
             SmaltiError: it is discrete.
         """
         if isinstance(self.bottleneck, Joint):
-            return Tokenizer(self.encoder, self.bottleneck.continuous, self.decoder).train(self.training)
+            return self._path(self.bottleneck.continuous)
         if self.discrete:
             raise SmaltiError(
                 f"This tokenizer is discrete ({type(self.bottleneck).__name__}) and has no continuous path."
             )
         return self
+
+    def _path(self, bottleneck: Bottleneck) -> Tokenizer:
+        path = Tokenizer(self.encoder, bottleneck, self.decoder)
+        path.training = self.training  # its own flag alone: each shared part stays in the mode that it is in
+        return path
 
     def encode(self, x: Tensor, chunk: int | None = None) -> Latents:
         """Pixels to latents.

@@ -17,6 +17,7 @@ from smalti.tokenizers.bottlenecks.fsq import FSQ
 from smalti.tokenizers.bottlenecks.joint import Joint
 from smalti.tokenizers.bottlenecks.kl import KL
 from smalti.tokenizers.bottlenecks.projected import Projected
+from smalti.tokenizers.layers.causal import Upsample
 from smalti.tokenizers.onevae import OneVAEDecoder, OneVAEEncoder
 from smalti.tokenizers.tokenizer import Tokenizer
 
@@ -130,13 +131,15 @@ def build_diffusers_wan(config: Mapping[str, Any]) -> Tokenizer:
     return build_wan({**config, "dim": config.get("base_dim", 96), "z_dim": config.get("z_dim", 16)})
 
 
-def diffusers_wan_key(name: str, blocks: int) -> str:
-    """Diffusers' name, in AutoencoderKLWan, of the weight that we call `name`.
+def diffusers_wan_keys(tokenizer: Tokenizer) -> dict[str, str]:
+    """AutoencoderKLWan's key of each of our weights."""
+    assert isinstance(tokenizer.decoder, OneVAEDecoder)
+    level = next(i for i, layer in enumerate(tokenizer.decoder.layers) if isinstance(layer, Upsample))
+    return {name: _diffusers_wan_key(name, level) for name in tokenizer.state_dict()}
 
-    Args:
-        name: ours.
-        blocks: residual blocks a level of the encoder, `num_res_blocks`; the decoder's levels have one more.
-    """
+
+def _diffusers_wan_key(name: str, level: int) -> str:
+    """Diffusers' name of the weight that we call `name`, with `level` residual blocks a level of the decoder."""
     name = re.sub(r"^encoder\.head\.", "quant_conv.", name)
     name = re.sub(r"^decoder\.head\.", "post_quant_conv.", name)
     name = re.sub(r"\.(\d+)\.space\.", r".\1.resample.1.", name)
@@ -146,7 +149,7 @@ def diffusers_wan_key(name: str, blocks: int) -> str:
     name = name.replace(".middle.1.", ".mid_block.attentions.0.")
 
     def up(match: re.Match[str]) -> str:
-        level, place = divmod(int(match[1]), blocks + 2)
-        return f"decoder.up_blocks.{level}." + (f"resnets.{place}." if place <= blocks else "upsamplers.0.")
+        block, place = divmod(int(match[1]), level + 1)
+        return f"decoder.up_blocks.{block}." + (f"resnets.{place}." if place < level else "upsamplers.0.")
 
     return re.sub(r"^decoder\.layers\.(\d+)\.", up, name)

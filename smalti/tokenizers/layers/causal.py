@@ -45,19 +45,21 @@ def convolve(conv: nn.Conv3d, x: Tensor) -> Tensor:
     frames as a batch of images, with the frames that the kernel sees beside each other as channels, go to oneDNN.
 
     Args:
-        conv: without padding in time, padded by half its kernel in space, without stride in space.
+        conv: without padding in time, padded by half its kernel in space.
         x: (B, C, T, H, W).
     """
     if x.device.type != "cpu" or x.shape[0] > 1 or math.prod(x.shape[1:4]) > _SLOW:
         return nn.Conv3d.forward(conv, x)
-    taps, stride = conv.kernel_size[0], conv.stride[0]
+    taps, (stride, rows, columns) = conv.kernel_size[0], conv.stride
     steps = (x.shape[2] - taps) // stride + 1
     frames = x.permute(0, 2, 3, 4, 1)
     seen = [frames[:, tap : tap + stride * (steps - 1) + 1 : stride] for tap in range(taps)]
     images = _as_images(torch.cat(seen, dim=-1))
     border = conv.kernel_size[1] // 2
     weight = conv.weight.transpose(1, 2).flatten(1, 2)  # (out, 3 C, k, k), in the order of `seen`
-    return _as_video(F.conv2d(images, weight, conv.bias, padding=(border, border)), x.shape[0])
+    if conv.padding_mode != "zeros":
+        images, border = F.pad(images, (border, border, border, border), mode=conv.padding_mode), 0
+    return _as_video(F.conv2d(images, weight, conv.bias, (rows, columns), padding=(border, border)), x.shape[0])
 
 
 class CausalConv3d(nn.Conv3d):
