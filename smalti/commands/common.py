@@ -5,19 +5,20 @@ from __future__ import annotations
 import argparse
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from smalti.errors import SmaltiError
 
 if TYPE_CHECKING:
     import torch
+    from rich.progress import Progress
 
+    from smalti.commands.media import Kind
     from smalti.tokenizers.tokenizer import Tokenizer
 
 TOKENIZER_VARIABLE = "SMALTI_TOKENIZER"
-Item = TypeVar("Item")
 
 
 def add_tokenizer(parser: argparse.ArgumentParser, *, fallback: str = "") -> None:
@@ -29,6 +30,16 @@ def add_tokenizer(parser: argparse.ArgumentParser, *, fallback: str = "") -> Non
         help=f"an exported folder or a .ckpt file; else {fallback}the environment variable {TOKENIZER_VARIABLE}",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one")
+
+
+def add_path(parser: argparse.ArgumentParser) -> None:
+    """Give a command `--as`, which `open_tokenizer` takes as `path`."""
+    parser.add_argument(
+        "--as",
+        dest="path",
+        choices=("discrete", "continuous"),
+        help="the path to take of a joint tokenizer, which has both (discrete)",
+    )
 
 
 def add_files(parser: argparse.ArgumentParser, inputs: str, outputs: str) -> None:
@@ -55,27 +66,37 @@ def open_device(name: str) -> torch.device:
         raise SmaltiError(f"There is no device '{name}' on this machine ({str(error).splitlines()[0]}).") from error
 
 
-def open_tokenizer(path: Path | None, device: torch.device) -> Tokenizer:
+def open_tokenizer(file: Path | None, device: torch.device, path: str | None = None) -> Tokenizer:
     """Load the tokenizer that `--tokenizer` names.
 
+    Args:
+        file: an exported folder, or a checkpoint.
+        device: where to put it.
+        path: "discrete" or "continuous", of a joint tokenizer; None: the tokenizer as it is.
+
     Raises:
-        SmaltiError: none is named, or it cannot be loaded.
+        SmaltiError: none is named, it cannot be loaded, or it has no such path.
     """
     from smalti.tokenizers.checkpoints import load
 
-    if path is None:
+    if file is None:
         raise SmaltiError(f"No tokenizer is named: pass --tokenizer DIR, or set {TOKENIZER_VARIABLE}.")
-    return load(path, device)
+    tokenizer = load(file, device)
+    if path is None:
+        return tokenizer
+    return tokenizer.as_discrete() if path == "discrete" else tokenizer.as_continuous()
 
 
-def plan(source: Path, files: list[Path], out: Path, suffix: str, *, overwrite: bool) -> list[tuple[Path, Path]]:
+def plan(
+    source: Path, files: list[Path], out: Path, kind: Callable[[Path], Kind], *, overwrite: bool
+) -> list[tuple[Path, Path]]:
     """Where each file's result goes: for one file `out`, for a folder the same tree below `out`.
 
     Args:
         source: the file or folder that was named.
         files: the file itself, or the folder's.
         out: the file or folder to write.
-        suffix: of results in a folder, with its dot.
+        kind: of a file's result; it gives results in a folder their suffix.
         overwrite: whether results that are there may be replaced.
 
     Returns:
@@ -85,7 +106,9 @@ def plan(source: Path, files: list[Path], out: Path, suffix: str, *, overwrite: 
         SmaltiError: `out` is of the wrong kind, or a result is there already.
     """
     if not source.is_dir():
-        target = out / f"{source.stem}{suffix}" if out.is_dir() else out
+        made = kind(source)
+        target = out / f"{source.stem}{made.suffix}" if out.is_dir() else out
+        made.check(target)
         pairs = [(source, target)]
     else:
         if out.is_file():
@@ -93,20 +116,13 @@ def plan(source: Path, files: list[Path], out: Path, suffix: str, *, overwrite: 
         stems = [file.relative_to(source).with_suffix("") for file in files]
         shared = Counter(stems)
         pairs = [
-            (file, out / stem.parent / f"{file.name if shared[stem] > 1 else stem.name}{suffix}")
+            (file, out / stem.parent / f"{file.name if shared[stem] > 1 else stem.name}{kind(file).suffix}")
             for file, stem in zip(files, stems, strict=True)
         ]
     for _, target in pairs:
         if target.exists() and not overwrite:
             raise SmaltiError(f"{target} is there already: choose another --out, or pass --overwrite.")
     return pairs
-
-
-def track(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
-    """The items, with a progress bar on standard error that tells the time left."""
-    from rich.progress import track as rich_track
-
-    return iter(rich_track(items, what, total, console=console(), transient=True, disable=total < 2))
 
 
 def console():  # noqa: ANN201 (rich is imported only when it is used)
@@ -116,21 +132,29 @@ def console():  # noqa: ANN201 (rich is imported only when it is used)
     return Console(stderr=True)
 
 
-def each(pairs: list[tuple[Path, Path]], what: str, work: Callable[[Path, Path], None]) -> None:
+def each(pairs: list[tuple[Path, Path]], what: str, work: Callable[[Path, Path, Progress], None]) -> None:
     """Do the work for every pair; a file that cannot be read does not stop the others.
+
+    Args:
+        pairs: a file and its result, each.
+        what: is done, for the progress bar of several files, which tells the time left.
+        work: does one; it may add a bar of its own to the progress.
 
     Raises:
         SmaltiError: at the end, where some could not be read; it names them.
     """
-    if len(pairs) == 1:
-        work(*pairs[0])
-        return
+    from rich.progress import Progress
+
     failures: list[str] = []
-    for file, target in track(pairs, len(pairs), what):
-        try:
-            work(file, target)
-        except SmaltiError as error:
-            failures.append(str(error))
-            console().print(f"[yellow]Skipped:[/yellow] {error}", highlight=False)
+    with Progress(console=console(), transient=True) as progress:
+        if len(pairs) == 1:
+            work(*pairs[0], progress)
+            return
+        for file, target in progress.track(pairs, description=what):
+            try:
+                work(file, target, progress)
+            except SmaltiError as error:
+                failures.append(str(error))
+                progress.console.print(f"[yellow]Skipped:[/yellow] {error}", highlight=False)
     if failures:
         raise SmaltiError(f"{len(failures)} of {len(pairs)} files were skipped; the others are done. {failures[0]}")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smalti.commands.common import add_tokenizer, console, open_device, open_tokenizer
+from smalti.commands.common import add_path, add_tokenizer, console, open_device, open_tokenizer
 from smalti.errors import SmaltiError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def run(name: str, arguments: list[str]) -> int:
     transform = _transform(source, how)
     with _processes() as (rank, world):
         device = open_device(options.device)
-        tokenizer = open_tokenizer(options.tokenizer, device)
+        tokenizer = open_tokenizer(options.tokenizer, device, options.path)
         # Samples that are not cut to one size cannot stand in one batch.
         batch_size = options.batch_size if how.crop else 1
         loader = evaluation_loader(source, transform, batch_size, options.workers, rank, world, options.max_bad)
@@ -66,7 +66,7 @@ def run(name: str, arguments: list[str]) -> int:
         skipped = _sum_of_processes(loader.skipped.count, world)
     if rank > 0:
         return 0
-    origin = {"path": str(options.tokenizer), "fingerprint": fingerprint(options.tokenizer)}
+    origin = {"path": str(options.tokenizer), "as": options.path, "fingerprint": fingerprint(options.tokenizer)}
     about = Provenance(
         protocol=how,
         tokenizer=origin | provenance(options.tokenizer),
@@ -107,6 +107,7 @@ def _parse(name: str, arguments: list[str]) -> argparse.Namespace:
         epilog="Several GPUs: torchrun --nproc-per-node 8 -m smalti evaluate ...",
     )
     add_tokenizer(parser)
+    add_path(parser)
     parser.add_argument(
         "--data",
         required=True,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from smalti.commands.common import add_path, open_tokenizer
+
 
 def run(name: str, arguments: list[str]) -> int:
     """Export a checkpoint's averaged weights; says where, and how large."""
@@ -15,12 +17,16 @@ def run(name: str, arguments: list[str]) -> int:
     parser.add_argument("checkpoint", type=Path, help="a .ckpt file of `smalti fit`, or an exported folder")
     parser.add_argument("--out", "-o", type=Path, required=True, help="the folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace an exported tokenizer that is there")
+    add_path(parser)
     options = parser.parse_args(arguments)
 
-    from smalti.tokenizers.checkpoints import load, provenance, save
+    import torch
 
-    tokenizer = load(options.checkpoint)
-    save(tokenizer, options.out, provenance=provenance(options.checkpoint), overwrite=options.overwrite)
+    from smalti.tokenizers.checkpoints import provenance, save
+
+    tokenizer = open_tokenizer(options.checkpoint, torch.device("cpu"), options.path)
+    origin = provenance(options.checkpoint) | ({"path": options.path} if options.path else {})
+    save(tokenizer, options.out, provenance=origin, overwrite=options.overwrite)
     report(options.out)
     return 0
 

@@ -1,17 +1,29 @@
-"""`smalti tokenize`, `detokenize` and `reconstruct`: files through a tokenizer, one by one or by folders."""
+"""`smalti tokenize`, `detokenize` and `reconstruct`: images and videos through a tokenizer, by files or by folders."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smalti.commands.common import add_files, add_tokenizer, each, open_device, open_tokenizer, plan
+from smalti.commands.common import add_files, add_path, add_tokenizer, each, open_device, open_tokenizer, plan
 from smalti.errors import SmaltiError
-from smalti.files import whole
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from rich.progress import Progress
+
+    from smalti.commands.media import Kind
+
+_MEDIA = "an image, a video, or a folder of both"
+_RESULTS = "the image (.png) or the video (.mp4) to write, or a folder for a folder"
+_VIDEOS = (
+    "Videos are read and written as they come, so that their length does not matter. Every frame is taken once, and the "
+    "frame rate is the file's, on average: with --rate, frames are taken by their timestamps, which keeps the pace of a "
+    "video whose rate varies. Videos are written as H.264, whose sizes are even: the last row or column of an odd one is "
+    "there twice. Sound is left out."
+)
 
 
 def run(name: str, arguments: list[str]) -> int:
@@ -21,31 +33,33 @@ def run(name: str, arguments: list[str]) -> int:
 
 def _tokenize(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
-        "smalti tokenize", description="Write the tokens of an image, or of a folder of them."
+        "smalti tokenize",
+        description="Write the tokens of an image or a video, or of a folder of them.",
+        epilog=_VIDEOS,
     )
-    add_files(parser, "an image, or a folder of images", "the .safetensors file to write, or a folder for a folder")
+    add_files(parser, _MEDIA, "the .safetensors file to write, or a folder for a folder")
     add_tokenizer(parser)
+    _add_rate(parser)
     options = parser.parse_args(arguments)
-    pairs = plan(options.input, _images(options.input), options.out, ".safetensors", overwrite=options.overwrite)
 
     import torch
 
-    from smalti.export.tokens import TokenFile, save_tokens
+    from smalti.commands.media import TOKENS, description, encoded, find_media, shown
+    from smalti.export.tokens import TokenFile, joined_tokens, save_tokens
     from smalti.tokenizers.checkpoints import fingerprint
 
-    device = open_device(options.device)
-    tokenizer = open_tokenizer(options.tokenizer, device)
+    files = find_media(options.input)
+    pairs = plan(options.input, files, options.out, lambda _: TOKENS, overwrite=options.overwrite)
+    tokenizer = open_tokenizer(options.tokenizer, open_device(options.device))
     identity, codes = fingerprint(options.tokenizer), tokenizer.quantizer.codebook_size
 
     @torch.inference_mode()
-    def work(file: Path, target: Path) -> None:
-        tokens = tokenizer.tokenize(_read(file).to(device))
-        save_tokens(target, TokenFile(tokens, str(options.tokenizer.resolve()), identity), codes)
+    def work(file: Path, target: Path, progress: Progress) -> None:
+        stream = encoded(tokenizer, file, options.rate)
+        tokens = joined_tokens(shown(stream, file.name, progress))
+        save_tokens(target, TokenFile(tokens, str(options.tokenizer.resolve()), identity, stream.rate), codes)
         if len(pairs) == 1:
-            _, positions, group = tokens.ids.shape
-            pixels = tokens.size[0] * tokens.size[1]
-            bits = positions * tokenizer.quantizer.bits_per_position
-            print(f"{target}: {positions} positions x {group} tokens, {bits / pixels:.3g} bits a pixel")
+            print(f"{target}: {description(tokenizer, tokens, stream.rate)}")
 
     each(pairs, "Tokenizing", work)
     return 0
@@ -53,43 +67,64 @@ def _tokenize(arguments: list[str]) -> int:
 
 def _detokenize(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
-        "smalti detokenize", description="Write the image of a token file, or of a folder."
+        "smalti detokenize",
+        description="Write the image or the video of a token file, a video at its frame rate; or those of a folder.",
     )
-    add_files(parser, "a token file, or a folder of them", "the image to write (.png), or a folder for a folder")
+    add_files(parser, "a token file, or a folder of them", _RESULTS)
     add_tokenizer(parser, fallback="the tokenizer that the file names; else ")
     _add_seed(parser)
     options = parser.parse_args(arguments)
-    files = sorted(options.input.rglob("*.safetensors")) if options.input.is_dir() else [options.input]
-    if not files:
-        raise SmaltiError(f"{options.input} holds no token files (.safetensors).")
-    pairs = plan(options.input, files, options.out, ".png", overwrite=options.overwrite)
 
     import torch
 
+    from smalti.commands.media import description, looked_up, shown, write
+    from smalti.data.folders import find
     from smalti.export.tokens import load_tokens
     from smalti.tokenizers.checkpoints import fingerprint
 
-    device = open_device(options.device)
+    files = find(options.input, {".safetensors"}) if options.input.is_dir() else [options.input]
+    if not files:
+        raise SmaltiError(f"{options.input} holds no token files (.safetensors).")
+    pairs = plan(options.input, files, options.out, _result_kind(len(files)), overwrite=options.overwrite)
     path = options.tokenizer or _named_tokenizer(files)
-    tokenizer, identity = open_tokenizer(path, device), fingerprint(path)
+    tokenizer, identity = open_tokenizer(path, open_device(options.device)), fingerprint(path)
 
     @torch.inference_mode()
-    def work(file: Path, target: Path) -> None:
+    def work(file: Path, target: Path, progress: Progress) -> None:
         content = load_tokens(file)
         if content.fingerprint != identity:
             raise SmaltiError(
                 f"{file} was made by another tokenizer ({content.tokenizer}, {content.fingerprint[:12]}) than {path} "
                 f"({identity[:12]}): pass the one that made it with --tokenizer."
             )
-        if content.tokens.frames is not None or len(content.tokens.ids) != 1:
+        if len(content.tokens.ids) != 1:
             raise SmaltiError(
-                f"{file} holds {len(content.tokens.ids)} samples of {content.tokens.frames or 1} frames, and this command "
-                "writes one image a file: decode it with Tokenizer.detokenize."
+                f"{file} holds {len(content.tokens.ids)} samples, and this command writes one a file: decode it with "
+                "Tokenizer.detokenize."
             )
-        _write(tokenizer.detokenize(content.tokens.to(device), _generator(options.seed)), target)
+        latents = shown(looked_up(tokenizer, content), file.name, progress)
+        layout = write(tokenizer, latents, content.rate, target, options.seed)
+        if len(pairs) == 1:
+            print(f"{target}: {description(tokenizer, layout, content.rate)}")
 
     each(pairs, "Detokenizing", work)
     return 0
+
+
+def _result_kind(count: int) -> Callable[[Path], Kind]:
+    """What comes out of a token file; of one among several that cannot be read, `each` tells later."""
+    from smalti.commands.media import IMAGE, VIDEO
+    from smalti.export.tokens import holds_clip
+
+    def kind(file: Path) -> Kind:
+        try:
+            return VIDEO if holds_clip(file) else IMAGE
+        except SmaltiError:
+            if count == 1:
+                raise
+            return IMAGE
+
+    return kind
 
 
 def _named_tokenizer(files: list[Path]) -> Path:
@@ -106,68 +141,53 @@ def _named_tokenizer(files: list[Path]) -> Path:
 
 def _reconstruct(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
-        "smalti reconstruct", description="Write what a tokenizer makes of an image, or of a folder of images."
+        "smalti reconstruct",
+        description="Write what a tokenizer makes of an image or a video, or of a folder of them.",
+        epilog=_VIDEOS,
     )
-    add_files(parser, "an image, or a folder of images", "the image to write (.png), or a folder for a folder")
+    add_files(parser, _MEDIA, _RESULTS)
     add_tokenizer(parser)
+    add_path(parser)
+    _add_rate(parser)
     _add_seed(parser)
     options = parser.parse_args(arguments)
-    pairs = plan(options.input, _images(options.input), options.out, ".png", overwrite=options.overwrite)
 
     import torch
 
-    device = open_device(options.device)
-    tokenizer = open_tokenizer(options.tokenizer, device)
+    from smalti.commands.media import description, encoded, find_media, kind_of, shown, write
+
+    pairs = plan(options.input, find_media(options.input), options.out, kind_of, overwrite=options.overwrite)
+    tokenizer = open_tokenizer(options.tokenizer, open_device(options.device), options.path)
 
     @torch.inference_mode()
-    def work(file: Path, target: Path) -> None:
-        pixels = _read(file).to(device)
-        _write(tokenizer(pixels, _generator(options.seed))[0], target)
+    def work(file: Path, target: Path, progress: Progress) -> None:
+        stream = encoded(tokenizer, file, options.rate)
+        layout = write(tokenizer, shown(stream, file.name, progress), stream.rate, target, options.seed)
+        if len(pairs) == 1:
+            print(f"{target}: {description(tokenizer, layout, stream.rate)}")
 
     each(pairs, "Reconstructing", work)
     return 0
+
+
+def _add_rate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--rate",
+        type=_rate,
+        help="frames a second to take of a video, by their timestamps: 12.5, 30000/1001 (every frame)",
+    )
+
+
+def _rate(text: str) -> Fraction:
+    from smalti.video import as_rate
+
+    try:
+        return as_rate(Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        raise SmaltiError(f"--rate is '{text}': give frames a second, such as 12.5 or 30000/1001.") from None
 
 
 def _add_seed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="decides the noise of a generative decoder, for every file alike"
     )
-
-
-def _generator(seed: int):  # noqa: ANN202 (torch is imported only when a command runs)
-    import torch
-
-    return torch.Generator().manual_seed(seed)
-
-
-def _images(source: Path) -> list[Path]:
-    """The image itself, or all images below a folder."""
-    from smalti.data.folders import Folder
-
-    return [source] if not source.is_dir() else Folder(source).paths
-
-
-def _read(file: Path) -> Tensor:
-    """(1, 3, H, W) in [-1, 1]."""
-    from smalti.data import decode, to_pixels
-
-    return to_pixels(decode(file)).unsqueeze(0)
-
-
-def _write(pixels: Tensor, file: Path) -> None:
-    """Write (1, 3, H, W) pixels rounded to 8 bits.
-
-    Raises:
-        SmaltiError: no image format of that suffix, or the file cannot be written.
-    """
-    from PIL import Image
-
-    from smalti.eval.metrics import to_uint8
-
-    try:
-        with whole(file) as partial:
-            Image.fromarray(to_uint8(pixels)[0].permute(1, 2, 0).cpu().numpy()).save(partial)
-    except (OSError, ValueError) as error:
-        raise SmaltiError(
-            f"The image cannot be written to {file} ({error}): choose a name that ends in .png."
-        ) from error

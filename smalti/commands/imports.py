@@ -17,19 +17,19 @@ def run(name: str, arguments: list[str]) -> int:
     Raises:
         SmaltiError: see `from_published`; or a file that cannot be read.
     """
+    from smalti.tokenizers.checkpoints import fingerprint, save
+    from smalti.tokenizers.importers import families, from_published
+
     parser = argparse.ArgumentParser(
         f"smalti {name}",
         description="Bring a published model in, every weight of it or none, and write it as smalti's own.",
     )
-    parser.add_argument("family", help="whose release it is: wetok")
+    parser.add_argument("family", help=f"whose release it is: {', '.join(families())}")
     parser.add_argument("checkpoint", type=Path, help="the publisher's .ckpt, .pt or .safetensors file")
     parser.add_argument("--config", type=Path, required=True, help="the publisher's YAML or JSON configuration")
     parser.add_argument("--out", "-o", type=Path, required=True, help="the folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace an exported tokenizer that is there")
     options = parser.parse_args(arguments)
-
-    from smalti.tokenizers.checkpoints import fingerprint, save
-    from smalti.tokenizers.importers import from_published
 
     config = _read_config(options.config)
     tokenizer = from_published(options.family, config, _read_weights(options.checkpoint))

@@ -1,14 +1,20 @@
 """Token files: what `smalti tokenize` writes and `smalti detokenize` reads.
 
 A safetensors file with one tensor, `ids` (B, N, G), in the smallest unsigned type that holds the codebook, and metadata:
-the layout to come back to pixels, and the tokenizer that made them with its fingerprint.
+the layout to come back to pixels, the frame rate of a clip, and the tokenizer that made them with its fingerprint.
+
+Shapes: B batch, N positions, G tokens a position.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,7 +22,9 @@ from safetensors.torch import save_file
 
 from smalti.errors import SmaltiError
 from smalti.files import whole
-from smalti.types import TokenGrid
+from smalti.tokenizers.streaming import latents_in_chunks, merged
+from smalti.tokenizers.tokenizer import tokens_of
+from smalti.types import Code, Latents, Layout, TokenGrid
 
 FORMAT = "smalti-tokens"
 FORMAT_VERSION = 1
@@ -30,11 +38,20 @@ class TokenFile:
         tokens: the ids and their layout.
         tokenizer: path of the tokenizer that made them, as it was given.
         fingerprint: of that tokenizer's weights.
+        rate: frames a second of a clip; None: an image.
+
+    Raises:
+        ValueError: a clip without a rate, or an image with one.
     """
 
     tokens: TokenGrid
     tokenizer: str
     fingerprint: str
+    rate: Fraction | None = None
+
+    def __post_init__(self) -> None:
+        if (self.tokens.frames is None) != (self.rate is None):
+            raise ValueError("A clip has a frame rate, and an image has none.")
 
 
 def save_tokens(file: Path, content: TokenFile, codebook_size: int) -> None:
@@ -53,6 +70,7 @@ def save_tokens(file: Path, content: TokenFile, codebook_size: int) -> None:
         "codebook_size": str(codebook_size),
         "tokenizer": content.tokenizer,
         "fingerprint": content.fingerprint,
+        **({} if content.rate is None else {"rate": str(content.rate)}),
     }
     try:
         with whole(file) as partial:
@@ -67,28 +85,79 @@ def load_tokens(file: Path) -> TokenFile:
     Raises:
         SmaltiError: missing, damaged, or not a token file of smalti.
     """
+    with _opened(file) as (content, metadata):
+        ids = content.get_tensor("ids").long()
+    try:
+        grids = tuple((t, h, w) for t, h, w in json.loads(metadata["grids"]))
+        height, width = json.loads(metadata["size"])
+        frames, rate = json.loads(metadata["frames"]), metadata.get("rate")
+        tokens = TokenGrid(ids=ids, grids=grids, size=(height, width), frames=frames)
+        if ids.ndim != 3 or ids.shape[1] != tokens.positions:
+            raise ValueError(f"ids {tuple(ids.shape)} for {tokens.positions} positions")
+        exact = None if rate is None else Fraction(rate)
+        return TokenFile(tokens, metadata["tokenizer"], metadata["fingerprint"], exact)
+    except (KeyError, ValueError, TypeError, ZeroDivisionError) as error:
+        raise SmaltiError(f"{file} is damaged (its metadata are not whole): tokenize again.") from error
+
+
+def holds_clip(file: Path) -> bool:
+    """Whether a token file holds a clip, not an image; its ids are not read.
+
+    Raises:
+        SmaltiError: as `load_tokens`.
+    """
+    with _opened(file) as (_, metadata):
+        return "rate" in metadata
+
+
+def joined_layout(parts: Iterable[Layout]) -> Layout:
+    """The layout of a whole clip from those of its consecutive parts; of an image, which is one part, its own."""
+    every = list(parts)
+    frames = None if every[0].frames is None else sum(part.frames or 0 for part in every)
+    return Layout(grids=merged(grid for part in every for grid in part.grids), size=every[0].size, frames=frames)
+
+
+def joined_tokens(latents: Iterable[Latents]) -> TokenGrid:
+    """The tokens of a whole clip from the latents of its consecutive parts; nothing but the tokens is kept.
+
+    Raises:
+        SmaltiError: the latents are continuous.
+    """
+    parts = [tokens_of(part).to("cpu") for part in latents]
+    clip = joined_layout(parts)
+    ids = torch.cat([part.ids for part in parts], dim=1)
+    return TokenGrid(ids=ids, grids=clip.grids, size=clip.size, frames=clip.frames)
+
+
+def tokens_in_chunks(tokens: TokenGrid, stride: int, chunk: int) -> Iterator[TokenGrid]:
+    """The tokens of a clip, cut in time as `smalti.tokenizers.streaming.latents_in_chunks` cuts latents.
+
+    Args:
+        tokens: of a whole clip, or of an image.
+        stride: frames of a latent step.
+        chunk: frames of a part.
+    """
+    z = torch.empty(*tokens.ids.shape[:2], 0)  # left out: it is looked up part by part, because a long clip's is large
+    clip = Latents(code=Code(z, tokens.ids), grids=tokens.grids, size=tokens.size, frames=tokens.frames)
+    return map(tokens_of, latents_in_chunks(clip, stride, chunk))
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[tuple[Any, dict[str, str]]]:
+    """A token file that is open, and its metadata."""
     if not file.is_file():
         raise SmaltiError(f"There is no token file {file}.")
     try:
         with safe_open(file, "pt") as content:
             metadata = content.metadata() or {}
-            ids = content.get_tensor("ids") if "ids" in content.keys() else None  # noqa: SIM118 (no mapping)
+            if metadata.get("format") != FORMAT or "ids" not in content.keys():  # noqa: SIM118 (no mapping)
+                raise SmaltiError(f"{file} is no token file: `smalti tokenize` writes them.")
+            version = metadata.get("format_version")
+            if version != str(FORMAT_VERSION):
+                raise SmaltiError(f"{file} is of format version {version}: install a newer smalti.")
+            yield content, metadata
     except (SafetensorError, OSError) as error:
-        raise SmaltiError(
-            f"{file} is damaged or is no safetensors file ({error}): tokenize the image again."
-        ) from error
-    if metadata.get("format") != FORMAT or ids is None:
-        raise SmaltiError(f"{file} is no token file: `smalti tokenize` writes them.")
-    if metadata.get("format_version") != str(FORMAT_VERSION):
-        raise SmaltiError(f"{file} is of format version {metadata.get('format_version')}: install a newer smalti.")
-    try:
-        grids = tuple((t, h, w) for t, h, w in json.loads(metadata["grids"]))
-        height, width = json.loads(metadata["size"])
-        frames = json.loads(metadata["frames"])
-        tokens = TokenGrid(ids=ids.long(), grids=grids, size=(height, width), frames=frames)
-        return TokenFile(tokens, metadata["tokenizer"], metadata["fingerprint"])
-    except (KeyError, ValueError, TypeError) as error:
-        raise SmaltiError(f"{file} is damaged (its metadata are not whole): tokenize the image again.") from error
+        raise SmaltiError(f"{file} is damaged or is no safetensors file ({error}): tokenize again.") from error
 
 
 def _smallest_type(codebook_size: int) -> torch.dtype:

@@ -28,6 +28,7 @@ class State:
     def __init__(self, *, last: bool = False) -> None:
         self.last = last
         self._kept: dict[object, Tensor] = {}
+        self._children: dict[object, State] = {}
 
     def begins(self, layer: object) -> bool:
         """Whether the layer meets the clip for the first time; asked once a chunk."""
@@ -43,6 +44,12 @@ class State:
         """Keep x for the layer's next chunk; a copy, so that a small part does not hold a whole chunk in memory."""
         if not self.last:
             self._kept[layer] = x.clone()
+
+    def child(self, name: object) -> State:
+        """The state of a part of the clip that streams by itself, such as a tile of its frames."""
+        child = self._children.setdefault(name, State())
+        child.last = self.last
+        return child
 
 
 class Encoder(Part):

@@ -32,13 +32,14 @@ class CausalResidualBlock(Recomputed):
     Args:
         in_channels: channels of x.
         out_channels: channels of the result.
+        norm: False: no norms.
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, norm: bool) -> None:
         super().__init__()
-        self.norm1 = ChannelNorm(in_channels)
+        self.norm1 = _norm(in_channels, norm)
         self.conv1 = CausalConv3d(in_channels, out_channels)
-        self.norm2 = ChannelNorm(out_channels)
+        self.norm2 = _norm(out_channels, norm)
         self.conv2 = CausalConv3d(out_channels, out_channels)
         same = in_channels == out_channels
         self.shortcut = None if same else nn.Conv3d(in_channels, out_channels, 1)
@@ -75,10 +76,13 @@ class FrameAttention(nn.Module):
         return self.proj(seen.transpose(1, 2).unflatten(2, (height, width)))
 
 
-def _middle(channels: int) -> nn.ModuleList:
-    return nn.ModuleList(
-        [CausalResidualBlock(channels, channels), FrameAttention(channels), CausalResidualBlock(channels, channels)]
-    )
+def _norm(channels: int, norm: bool) -> nn.Module:
+    return ChannelNorm(channels) if norm else nn.Identity()
+
+
+def _middle(channels: int, norm: bool) -> nn.ModuleList:
+    first, last = (CausalResidualBlock(channels, channels, norm) for _ in range(2))
+    return nn.ModuleList([first, FrameAttention(channels), last])
 
 
 def _run(layers: Iterable[nn.Module], x: Tensor, state: State) -> Tensor:
@@ -133,6 +137,8 @@ class OneVAEEncoder(Encoder):
         strides: [time, space] of the down-sampling between each two levels, each 1 or 2.
         blocks: residual blocks a level.
         first_frame: give the first frame a grid of its own; the last of `strides` must halve space.
+        norm: False leaves the norms out but for the attention's, which suits narrow networks: they have few channels to keep in
+            what a norm takes away.
 
     Raises:
         SmaltiError: arguments that make no network.
@@ -146,6 +152,7 @@ class OneVAEEncoder(Encoder):
         strides: Strides | None = None,
         blocks: int = 2,
         first_frame: bool = False,
+        norm: bool = True,
     ) -> None:
         super().__init__()
         multipliers = [1, 2, 4, 4] if multipliers is None else multipliers
@@ -161,12 +168,12 @@ class OneVAEEncoder(Encoder):
         width = channels
         for level, multiplier in enumerate(multipliers):
             for _ in range(blocks):
-                self.layers.append(CausalResidualBlock(width, channels * multiplier))
+                self.layers.append(CausalResidualBlock(width, channels * multiplier, norm))
                 width = channels * multiplier
             if level < len(strides):
                 self.layers.append(Downsample(width, *strides[level]))
-        self.middle = _middle(width)
-        self.norm_out = ChannelNorm(width)
+        self.middle = _middle(width, norm)
+        self.norm_out = _norm(width, norm)
         self.conv_out = CausalConv3d(width, out_dim)
         self.head = nn.Conv3d(out_dim, out_dim, 1)
         _initialise(self)
@@ -224,6 +231,7 @@ class OneVAEDecoder(Decoder):
         strides: as the encoder's.
         blocks: as the encoder's; a level of the decoder has one more.
         first_frame: as the encoder's.
+        norm: as the encoder's.
 
     Raises:
         SmaltiError: arguments that make no network.
@@ -237,6 +245,7 @@ class OneVAEDecoder(Decoder):
         strides: Strides | None = None,
         blocks: int = 2,
         first_frame: bool = False,
+        norm: bool = True,
     ) -> None:
         super().__init__()
         multipliers = [1, 2, 4, 4] if multipliers is None else multipliers
@@ -248,11 +257,11 @@ class OneVAEDecoder(Decoder):
         width = channels * multipliers[-1]
         self.head = nn.Conv3d(in_dim, in_dim, 1)
         self.conv_in = CausalConv3d(in_dim, width)
-        self.middle = _middle(width)
+        self.middle = _middle(width, norm)
         self.layers = nn.ModuleList()
         for level in reversed(range(len(multipliers))):
             for _ in range(blocks + 1):
-                self.layers.append(CausalResidualBlock(width, channels * multipliers[level]))
+                self.layers.append(CausalResidualBlock(width, channels * multipliers[level], norm))
                 width = channels * multipliers[level]
             if level:
                 self.layers.append(Upsample(width, *strides[level - 1]))
@@ -261,7 +270,7 @@ class OneVAEDecoder(Decoder):
             self.first_to_latent = StridedConv2d(in_dim)
             deep = channels * multipliers[-1]
             self.first_to_frame = nn.Conv2d(deep, deep // 2, 1)
-        self.norm_out = ChannelNorm(width)
+        self.norm_out = _norm(width, norm)
         self.conv_out = CausalConv3d(width, 3)
         _initialise(self)
         with torch.no_grad():

@@ -19,6 +19,7 @@ from smalti.tokenizers.bottlenecks.joint import Joint
 from smalti.tokenizers.codec import Decoder, Encoder, State
 from smalti.tokenizers.parts import Part
 from smalti.tokenizers.streaming import aligned, frames_in_chunks, joined, latents_in_chunks, with_last
+from smalti.tokenizers.tiling import tiled
 from smalti.types import Code, Latents, TokenGrid, pack, unpack
 
 DEFAULT_CHUNK = 4
@@ -122,6 +123,22 @@ class Tokenizer(Part):
                 f"This tokenizer is discrete ({type(self.bottleneck).__name__}) and has no continuous path."
             )
         return self
+
+    def tiled(self, tile: int = 256, overlap: int = 64) -> Tokenizer:
+        """This tokenizer for large frames, coded in tiles that fade into each other; it shares the weights.
+
+        Args:
+            tile: rows and columns of a tile in pixels, a multiple of the stride; a frame that is no larger is coded whole.
+            overlap: of neighbouring tiles in pixels, a multiple of the stride, at most half a tile.
+
+        Raises:
+            SmaltiError: sizes that are no such multiples.
+        """
+        encoder, decoder = tiled(self.encoder, self.decoder, tile, overlap)
+        parts = Tokenizer(encoder, self.bottleneck, decoder)
+        for part in (parts, encoder, decoder):
+            part.training = self.training  # their own flags alone: each shared part stays in the mode that it is in
+        return parts
 
     def _path(self, bottleneck: Bottleneck) -> Tokenizer:
         path = Tokenizer(self.encoder, bottleneck, self.decoder)
@@ -244,6 +261,17 @@ class Tokenizer(Part):
             )
         code = Code(quantizer.lookup(tokens.ids), tokens.ids)
         return Latents(code=code, grids=tokens.grids, size=tokens.size, frames=tokens.frames)
+
+    def latents_from(self, maps: tuple[Tensor, ...], size: tuple[int, int], frames: int | None = None) -> Latents:
+        """What `decode` takes, from continuous latents of another making: a model's that generates them.
+
+        Args:
+            maps: one (B, C, t, h, w) tensor a grid.
+            size: (height, width) in pixels.
+            frames: of the clip; None: an image.
+        """
+        z, grids = pack(maps)
+        return Latents(code=Code(z), grids=grids, size=size, frames=frames)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Latents]:
         """The reconstruction of `x`, of its shape, and the latents between."""

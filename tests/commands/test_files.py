@@ -176,3 +176,12 @@ def test_help_does_not_import_torch():
     code = "import sys; from smalti.__main__ import main; main(['--help']); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     assert done.stdout.strip().endswith("False")
+
+
+def test_import_names_every_family(capsys):
+    from smalti.tokenizers.importers import families
+
+    with pytest.raises(SystemExit, match="0"):
+        main(["import", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert ", ".join(families()) in told

@@ -1,12 +1,18 @@
 """LTX-Video's published weights come in whole, from its publisher's files and from diffusers', or not at all."""
 
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 
 from smalti.errors import SmaltiError
 from smalti.tokenizers.importers import from_published
 from smalti.tokenizers.importers.diffusers import ltx_keys
 from smalti.tokenizers.importers.ltx import key
+from smalti.tokenizers.parts import build, recipe_of
+
+RECIPES = Path(__file__).parents[2] / "configs" / "ltx"
 
 # What diffusers' config.json of each release says, where it differs from the class's defaults.
 V090 = {
@@ -107,6 +113,34 @@ def test_full_size_models_of_diffusers(release):
     again = from_published("ltx", published, shapes)
     assert again.encoder.state_dict().keys() == tokenizer.encoder.state_dict().keys()
     assert (again.encoder.stride, tokenizer.encoder.stride) == ((8, 32, 32), (8, 32, 32))
+
+
+def recipe(name):
+    """The tokenizer of a recipe, on the meta device."""
+    model = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())["model"]
+    # The recipe names the class where people import it from, recipes of parts where it lives.
+    tokenizer = model["tokenizer"] | {"class_path": "smalti.tokenizers.tokenizer.Tokenizer"}
+    with torch.device("meta"):
+        return build(tokenizer)
+
+
+@pytest.mark.parametrize(("name", "release"), [("v090", "0.9.0"), ("v091", "0.9.1"), ("v095", "0.9.5")])
+def test_recipes_are_the_published_models(name, release):
+    with torch.device("meta"):
+        model, config = diffusers_model(RELEASES[release])
+    ours, theirs = recipe(name), from_published("diffusers", config, model.state_dict())
+    assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
+    assert recipe_of(ours.bottleneck) == recipe_of(theirs.bottleneck)
+    for part in ("timestep", "noise", "training_noise", "generative"):
+        assert getattr(ours.decoder, part) == getattr(theirs.decoder, part)
+
+
+@pytest.mark.parametrize("name", ["fsq", "gq"])
+def test_discrete_recipes_stand_on_the_same_networks(name):
+    tokenizer = recipe(name)
+    assert tokenizer.compression_ratio == 192
+    assert tokenizer.encoder.stride == (8, 32, 32)
+    assert not tokenizer.decoder.generative
 
 
 def small(release):

@@ -83,7 +83,7 @@ class PixelNormBlock(Recomputed):
     def _beside(self, x: Tensor) -> Tensor:
         if self.shortcut is None or self.shortcut_norm is None:
             return x
-        # As a linear layer, since the norm has the channels last; and a chunk may have no frames, which convolutions refuse.
+        # As a linear layer: the norm has the channels last, and a chunk may have no frames, which convolutions refuse.
         normed = self.shortcut_norm(x.movedim(1, -1))
         return F.linear(normed, self.shortcut.weight.flatten(1), self.shortcut.bias).movedim(-1, 1)
 
@@ -162,7 +162,7 @@ class FoldedDown(nn.Module):
         self.conv = EdgeConv3d(in_channels, out_channels // math.prod(stride), causal=True, padding=padding)
 
     def forward(self, x: Tensor, step: Pass) -> Tensor:
-        """(B, in_channels, T, H, W) to (B, out_channels, t, h, w); a clip's first chunk has 1 + 2 k where time is halved."""
+        """(B, in_channels, T, H, W) to (B, out_channels, t, h, w); a clip starts with 1 + 2 k where time is halved."""
         if self.stride[0] == 2 and step.state.begins(self):
             x = torch.cat([x[:, :, :1], x], dim=2)
         means = blocks_to_channels(x, self.stride).unflatten(1, (self.out_channels, -1)).mean(2)

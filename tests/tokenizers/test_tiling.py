@@ -1,0 +1,204 @@
+"""Tiles: they cover a frame, fade into each other without a seam, stream, and take no more memory than one of them."""
+
+import itertools
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smalti import load
+from smalti.errors import SmaltiError
+from smalti.eval.metrics import to_pixels
+from smalti.tokenizers import LTXDecoder, LTXEncoder, OneVAEDecoder, OneVAEEncoder, Tokenizer
+from smalti.tokenizers.bottlenecks import FSQ, KL
+from smalti.tokenizers.checkpoints import save
+from smalti.tokenizers.tiling import _shares, spans
+
+BLOCKS = [["res_x", {"num_layers": 1}], ["compress_all", {}], ["res_x", {"num_layers": 1}]]
+
+
+def video(seed=0, *, first_frame=False):
+    """The smallest video tokenizer of two grids or one: 2 x 4 x 4."""
+    torch.manual_seed(seed)
+    shape = {"channels": 4, "multipliers": [1, 2, 2], "strides": [[1, 2], [2, 2]], "blocks": 1}
+    shape["first_frame"] = first_frame
+    return Tokenizer(OneVAEEncoder(8, **shape), FSQ([9, 9, 9, 9], 2), OneVAEDecoder(8, **shape)).eval()
+
+
+def clip(frames, height, width, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(frames)
+    return torch.rand(2, 3, frames, height, width, generator=generator, dtype=dtype) * 2 - 1
+
+
+@settings(deadline=None)
+@given(length=st.integers(1, 300), tile=st.integers(2, 40), share=st.floats(0, 0.5))
+def test_tiles_cover_an_axis_evenly(length, tile, share):
+    overlap = int(tile * share)
+    reach = spans(length, tile, overlap)
+    assert reach[0][0] == 0
+    assert reach[-1][1] == length
+    sizes = {stop - start for start, stop in reach}
+    assert len(sizes) == 1
+    assert max(sizes) <= tile
+    assert all(before[1] - after[0] >= overlap for before, after in itertools.pairwise(reach))
+    assert len(reach) == max(1, math.ceil((length - overlap) / (tile - overlap)))
+
+
+@settings(deadline=None)
+@given(length=st.integers(1, 200), tile=st.integers(2, 40), share=st.floats(0, 0.5), scale=st.integers(1, 8))
+def test_shares_are_one_together_and_nothing_at_a_tiles_border(length, tile, share, scale):
+    overlap = int(tile * share)
+    reach = spans(length, tile, overlap)
+    whole = torch.zeros(length * scale)
+    shares = _shares(reach, scale, overlap, whole)
+    for (start, stop), part in zip(reach, shares, strict=True):
+        whole[start * scale : stop * scale] += part
+    torch.testing.assert_close(whole, torch.ones_like(whole))
+    if overlap * scale >= 4 and len(reach) > 1:
+        assert shares[0][-1] < 1e-5
+        assert shares[1][0] < 1e-5
+
+
+@settings(max_examples=12, deadline=None)
+@given(first_frame=st.booleans(), frames=st.integers(1, 6), height=st.integers(1, 60), width=st.integers(1, 60))
+@torch.no_grad()
+def test_any_number_of_frames_and_any_size_come_back(first_frame, frames, height, width):
+    whole = video(first_frame=first_frame)
+    tokenizer = whole.tiled(24, 8)
+    x = clip(frames, height, width)
+    tokens = tokenizer.tokenize(x)
+    expected = whole.tokenize(x)
+    assert tokens.grids == expected.grids  # so tokens do not tell who made them
+    assert tokens.ids.shape == expected.ids.shape
+    assert tokenizer.detokenize(tokens).shape == x.shape
+    if max(height, width) <= 24:
+        assert torch.equal(tokens.ids, expected.ids)
+        assert torch.equal(tokenizer.detokenize(tokens), whole.detokenize(tokens))
+
+
+@pytest.mark.parametrize("first_frame", [False, True])
+@pytest.mark.parametrize("chunk", [2, 4])
+@torch.no_grad()
+def test_chunks_equal_the_whole_clip_tile_by_tile(first_frame, chunk):
+    tokenizer = video(first_frame=first_frame).double().tiled(16, 4)
+    x = clip(9, 28, 20, torch.float64)
+    whole, latents = tokenizer.encode(x, 1000), tokenizer.encode(x, chunk)
+    assert torch.equal(latents.code.ids, whole.code.ids)
+    assert (tokenizer.decode(latents, chunk=chunk) - tokenizer.decode(whole, chunk=1000)).abs().max() < 1e-12
+
+
+@torch.no_grad()
+def test_a_decoder_that_looks_ahead_streams_in_tiles():
+    torch.manual_seed(0)
+    networks = LTXEncoder(5, 8, BLOCKS, 2), KL(4, shared_log_variance=True), LTXDecoder(4, 8, BLOCKS, 2)
+    tokenizer = Tokenizer(*networks).double().eval().tiled(16, 8)
+    x = clip(9, 40, 24, torch.float64)
+    latents = tokenizer.encode(x, 1000)
+    assert (tokenizer.decode(latents, chunk=2) - tokenizer.decode(latents, chunk=1000)).abs().max() < 1e-12
+
+
+@torch.no_grad()
+def test_with_overlap_enough_tiles_are_the_whole():
+    """Convolutions see a few positions, and what a tile's border spoils is left out."""
+    from skimage import data
+
+    torch.manual_seed(0)
+    shape = {"channels": 4, "multipliers": [1, 2], "strides": [[1, 2]], "blocks": 1}
+    tokenizer = Tokenizer(OneVAEEncoder(8, **shape), KL(4), OneVAEDecoder(4, **shape)).eval()
+    for part in (tokenizer.encoder, tokenizer.decoder):
+        part.middle[1].proj.weight.zero_()  # without attention, which sees all of a frame
+    x = to_pixels(torch.from_numpy(data.chelsea()[100:148, :448]).permute(2, 0, 1)[None])
+    torch.testing.assert_close(tokenizer.tiled(256, 128)(x)[0], tokenizer(x)[0], rtol=0, atol=1e-5)
+    assert not torch.allclose(tokenizer.tiled(256, 16)(x)[0], tokenizer(x)[0], atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_seed_decides_the_noise_of_tiles_in_chunks_too(small, photo):
+    whole = small(generative=True)
+    tokenizer = whole.tiled(32, 8)
+
+    def decode(tokenizer, latents, seed, chunk=None):
+        return tokenizer.decode(latents, torch.Generator().manual_seed(seed), chunk)
+
+    x = photo[:, :, None].repeat(1, 1, 5, 1, 1)
+    latents = tokenizer.encode(x)
+    expected = decode(tokenizer, latents, 1, 1000)
+    torch.testing.assert_close(decode(tokenizer, latents, 1, 2), expected)
+    assert not torch.equal(decode(tokenizer, latents, 2, 1000), expected)
+    small_frame = tokenizer.encode(x[..., :32, :32])
+    assert torch.equal(decode(tokenizer, small_frame, 1), decode(whole, small_frame, 1))
+
+
+def test_the_weights_are_shared_and_it_saves_and_trains(tmp_path):
+    whole = video()
+    tokenizer = whole.tiled(16, 4)
+    assert {id(p) for p in tokenizer.parameters()} == {id(p) for p in whole.parameters()}
+    assert not tokenizer.training
+    x = clip(3, 24, 24)
+    (tokenizer(x)[0] - x).square().mean().backward()
+    assert all(p.grad is not None for p in whole.parameters())
+    save(tokenizer, tmp_path / "tiled")
+    with torch.no_grad():
+        assert torch.equal(load(tmp_path / "tiled")(x)[0], tokenizer(x)[0])
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [(30, 8), (32, 6), (32, 20), (0, 0), (32, -4), (2, 0)])
+def test_sizes_that_make_no_tiles_are_refused(tile, overlap):
+    with pytest.raises(SmaltiError, match=r"multiples of the 4 pixels.*give, for instance, \d+ and \d+"):
+        video().tiled(tile, overlap)
+
+
+@pytest.mark.slow
+def test_no_seam_shows_in_a_photo():
+    """A small OneVAE, trained for a minute on another photo, as a whole and in four tiles."""
+    from skimage import data
+
+    torch.manual_seed(0)
+    shape = {"channels": 8, "multipliers": [1, 2, 4], "strides": [[1, 2], [2, 2]], "blocks": 1}
+    tokenizer = Tokenizer(OneVAEEncoder(32, **shape), KL(16), OneVAEDecoder(16, **shape)).eval()
+    coffee, photo = (
+        to_pixels(torch.from_numpy(image()).permute(2, 0, 1)[None]) for image in (data.coffee, data.astronaut)
+    )
+    optimizer = torch.optim.Adam(tokenizer.parameters(), lr=2e-3, betas=(0.9, 0.99))
+    for _ in range(150):
+        y, x = torch.randint(350, (2,)).tolist()
+        crop = coffee[..., y : y + 48, x : x + 48]
+        loss = (tokenizer(crop)[0] - crop).abs().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    def psnr(ours, theirs):
+        return float(-10 * torch.log10(((ours - theirs) / 2).square().mean()))
+
+    with torch.no_grad():
+        whole = tokenizer(photo)[0]
+        assert psnr(whole, photo) > 15
+        blended, butted = (psnr(tokenizer.tiled(256, overlap)(photo)[0], whole) for overlap in (64, 0))
+    print(psnr(whole, photo), blended, butted)
+    assert blended > 45
+    assert blended > butted + 6
+
+
+PEAK = """
+import resource, sys, torch
+from smalti.tokenizers import OneVAEDecoder, OneVAEEncoder, Tokenizer
+from smalti.tokenizers.bottlenecks import KL
+torch.set_num_threads(1)
+shape = {"channels": 8, "blocks": 1}
+tokenizer = Tokenizer(OneVAEEncoder(16, **shape), KL(8), OneVAEDecoder(8, **shape)).eval().tiled(64, 16)
+size = int(sys.argv[1])
+with torch.no_grad():
+    tokenizer(torch.zeros(1, 3, 1, size, size))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_memory_is_that_of_a_tile():
+    peaks = [int(subprocess.check_output([sys.executable, "-c", PEAK, size])) for size in ("64", "256")]
+    assert peaks[1] <= 1.2 * peaks[0]
