@@ -2,9 +2,10 @@
 
 A tile is coded as if it were a whole frame. Near its border it differs from what the whole frame would give, for want of
 neighbours; so tiles overlap. Where two do, the outer quarter of each is left out, and in between one fades into the other:
-the encoder's before the bottleneck, the decoder's in pixels. Networks that look at a frame as a whole by attention alone
-(OneVAE's) come within 45 dB and more of the whole frame; those that norm over it (WeTok's) do not, and neighbouring tiles may
-differ in brightness.
+the encoder's before the bottleneck, the decoder's in pixels.
+
+Networks that see a frame as a whole by attention alone (OneVAE's) come within 45 dB and more of the whole frame. Those that
+norm over it (WeTok's) do not, and neighbouring tiles may differ in brightness.
 
 Shapes: B batch, T frames, H, W pixels; t, h, w latent positions; C channels; f the stride in space.
 """

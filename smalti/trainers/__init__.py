@@ -1,11 +1,12 @@
 """How a tokenizer is trained: the Lightning module, losses, adversaries and callbacks."""
 
 from smalti.trainers.adversary import Adversary, ReconstructionAdversary
-from smalti.trainers.callbacks import Checkpoints, Throughput, TokenizerEMA, WarmStart
+from smalti.trainers.callbacks import Checkpoints, Throughput, TokenizerEMA
 from smalti.trainers.discriminators import PatchDiscriminator, TemporalDiscriminator
 from smalti.trainers.losses import PerceptualLoss
 from smalti.trainers.module import TokenizerTraining
 from smalti.trainers.pictures import ReconstructionGrid
+from smalti.trainers.warm_start import WarmStart
 from smalti.trainers.wavelets import WaveletLoss
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""What happens beside the steps: averaging, warm starts, checkpoints."""
+"""What happens beside the steps: averaging, checkpoints, throughput."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, ThroughputMonitor
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, ThroughputMonitor
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from smalti.errors import DivergedError, SmaltiError
-from smalti.tokenizers.checkpoints import load
+from smalti.errors import DivergedError
 from smalti.trainers.module import TokenizerTraining
 from smalti.types import Batch
 
@@ -112,48 +111,6 @@ class TokenizerEMA(EMAWeightAveraging):
         super()._copy_average_to_current(
             cast(TokenizerTraining, pl_module).tokenizer  # pyright: ignore[reportArgumentType]
         )
-
-
-class WarmStart(Callback):
-    """Start from the weights of another training: an exported tokenizer or a checkpoint.
-
-    Every weight is taken; the decoder may adapt them where the function stays the same (a generative decoder widens its
-    first convolution with zeros for the noise, WeTok's second stage). Discriminator and optimizer start anew. A run that
-    is resumed has its own weights and needs the source no more.
-
-    Args:
-        path: an exported folder or a `.ckpt` file; None: start from fresh weights.
-    """
-
-    def __init__(self, path: Path | None = None) -> None:
-        self.path = path
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Load the weights.
-
-        Raises:
-            SmaltiError: no tokenizer there, or one whose weights do not fit the recipe.
-        """
-        if stage != "fit" or self.path is None or trainer.ckpt_path is not None:
-            return
-        module = cast(TokenizerTraining, pl_module)
-        source = load(self.path)
-        taken = module.tokenizer.decoder.adopt(source.decoder.state_dict())
-        weights = source.state_dict() | {f"decoder.{name}": weight for name, weight in taken.items()}
-        expected = module.tokenizer.state_dict()
-        for name in sorted(weights.keys() | expected.keys()):
-            theirs, ours = weights.get(name), expected.get(name)
-            if theirs is None or ours is None or theirs.shape != ours.shape:
-                shapes = [None if t is None else tuple(t.shape) for t in (theirs, ours)]
-                raise SmaltiError(
-                    f"The recipe cannot start from {self.path}: the weight '{name}' is {shapes[0]} there and {shapes[1]} "
-                    "in the recipe's tokenizer; give both the same architecture."
-                )
-        module.tokenizer.load_state_dict(weights)
-        for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
-            if isinstance(callback, TokenizerEMA):
-                callback.restart(trainer, module)
-        log.info("Starting from the weights of %s.", self.path)
 
 
 class Checkpoints(ModelCheckpoint):

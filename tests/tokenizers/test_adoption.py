@@ -59,18 +59,19 @@ def total(adopted, kind):
 
 @torch.no_grad()
 def test_larger_latents_keep_the_function_of_diffusers_own():
-    """Random weights of AutoencoderKLWan, through diffusers, against a joint OneVAE of twelve times the latent."""
+    """Random weights of AutoencoderKLWan, through diffusers, against a joint 4x8x8 OneVAE of twelve times the latent."""
     diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(0)
     config = {
-        "base_dim": 8, "z_dim": 4, "dim_mult": [1, 2, 2], "num_res_blocks": 1, "temperal_downsample": [False, True],
-        "attn_scales": [], "latents_mean": [0.0] * 4, "latents_std": [1.0] * 4,
+        "base_dim": 8, "z_dim": 4, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 1, "attn_scales": [],
+        "temperal_downsample": [False, True, True], "latents_mean": [0.0] * 4, "latents_std": [1.0] * 4,
     }  # fmt: skip
     theirs = diffusers.AutoencoderKLWan(**config).eval()
-    x = clip()
+    x = clip(9, 32)
     expected = theirs.decode(theirs.encode(x).latent_dist.mode()).sample
     source = from_published("diffusers", {"_class_name": "AutoencoderKLWan", **config}, theirs.state_dict())
-    target = networks(joint(48))
+    target = networks(joint(48), multipliers=[1, 2, 4, 4], strides=[[1, 2], [2, 2], [2, 2]])
+    assert target.encoder.stride == (4, 8, 8)
     adopt(target, source)
     latents = target.as_continuous().encode(x)
     assert expected.abs().max() > 0.1
@@ -93,7 +94,9 @@ def test_the_published_models_take_what_their_authors_took(manifests):
     first = (256 * 256 * 9 + 256) + (384 * 192 + 192)
     assert total(adopted, "new") == first + (256 * 12 + 12) + (12 * 256 + 256)
     assert sum(total(adopted, kind) for kind in ("taken", "sliced", "new")) == 176_579_055
-    assert told(adopted).startswith("all: 167,617,059 (94.9%) taken, 8,291,584 (4.7%) sliced, 670,412 (0.4%) new; encoder: ")
+    assert told(adopted).startswith(
+        "all: 167,617,059 (94.9%) taken, 8,291,584 (4.7%) sliced, 670,412 (0.4%) new; encoder: "
+    )
 
 
 def test_levels_are_paired_as_the_authors_did():

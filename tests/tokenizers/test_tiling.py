@@ -152,36 +152,38 @@ def test_sizes_that_make_no_tiles_are_refused(tile, overlap):
         video().tiled(tile, overlap)
 
 
+STEPS = 250
+
+
 @pytest.mark.slow
 def test_no_seam_shows_in_a_photo():
-    """A small OneVAE, trained for a minute on another photo, as a whole and in four tiles."""
+    """A small OneVAE, trained for half a minute on crops of a photo, on all of it: as a whole and in four tiles."""
     from skimage import data
 
     torch.manual_seed(0)
     shape = {"channels": 8, "multipliers": [1, 2, 4], "strides": [[1, 2], [2, 2]], "blocks": 1}
     tokenizer = Tokenizer(OneVAEEncoder(32, **shape), KL(16), OneVAEDecoder(16, **shape)).eval()
-    coffee, photo = (
-        to_pixels(torch.from_numpy(image()).permute(2, 0, 1)[None]) for image in (data.coffee, data.astronaut)
-    )
-    optimizer = torch.optim.Adam(tokenizer.parameters(), lr=2e-3, betas=(0.9, 0.99))
-    for _ in range(150):
-        y, x = torch.randint(350, (2,)).tolist()
-        crop = coffee[..., y : y + 48, x : x + 48]
-        loss = (tokenizer(crop)[0] - crop).abs().mean()
+    photo = to_pixels(torch.from_numpy(data.astronaut()).permute(2, 0, 1)[None])
+    optimizer = torch.optim.Adam(tokenizer.parameters(), lr=5e-3, betas=(0.9, 0.99))
+    fading = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0.05, total_iters=STEPS)
+    for _ in range(STEPS):
+        crops = torch.cat([photo[..., y : y + 32, x : x + 32] for y, x in torch.randint(480, (4, 2)).tolist()])
+        loss = (tokenizer(crops)[0] - crops).abs().mean()
         optimizer.zero_grad()
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(tokenizer.parameters(), 1.0)
         optimizer.step()
+        fading.step()
 
     def psnr(ours, theirs):
         return float(-10 * torch.log10(((ours - theirs) / 2).square().mean()))
 
     with torch.no_grad():
         whole = tokenizer(photo)[0]
-        assert psnr(whole, photo) > 15
+        assert psnr(whole, photo) > 17
         blended, butted = (psnr(tokenizer.tiled(256, overlap)(photo)[0], whole) for overlap in (64, 0))
-    print(psnr(whole, photo), blended, butted)
     assert blended > 45
-    assert blended > butted + 6
+    assert blended > butted + 6  # 51 dB against 37
 
 
 PEAK = """

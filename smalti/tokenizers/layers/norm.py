@@ -22,7 +22,7 @@ def group_norm(channels: int, groups: int | None) -> nn.Module:
 class ChannelNorm(nn.Module):
     """Each position scaled to a length of sqrt(C) over its channels, times a scale of each channel (arXiv 1910.07467).
 
-        y = x / max(|x|, 1e-12) * sqrt(C) * gamma
+        y = x / max(|x|, 1e-6) * sqrt(C) * gamma
 
     Unlike a group norm it sees no other position, so a clip can be coded in chunks.
 
@@ -37,7 +37,7 @@ class ChannelNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, ...) to the same."""
-        length = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(1e-12)
+        length = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(1e-6)
         return x * (x.shape[1] ** 0.5 / length) * self.gamma
 
 
