@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -34,14 +33,14 @@ Call = Callable[[Tensor], Tensor]
 
 
 def wan() -> torch.nn.Module:
-    """diffusers' Wan2.1 autoencoder at base width 32."""
+    """The Wan2.1 autoencoder of diffusers at base width 32."""
     from diffusers import AutoencoderKLWan
 
     return AutoencoderKLWan(base_dim=32)
 
 
 def ltx() -> torch.nn.Module:
-    """diffusers' LTX-Video 0.9.5 autoencoder at a quarter of its widths, without the noise of its last denoising step."""
+    """The LTX-Video 0.9.5 autoencoder of diffusers at a quarter of its widths, without its last denoising step."""
     from diffusers import AutoencoderKLLTXVideo
 
     return AutoencoderKLLTXVideo(
@@ -68,12 +67,12 @@ MODELS = {"wan": wan, "ltx": ltx}
 def calls(model: str, side: str, device: str, chunk: int | None) -> tuple[Call, Call]:
     """(encode, decode) of a side: pixels to the means, and back."""
     torch.manual_seed(0)
-    theirs = MODELS[model]().eval().to(device)
+    rival = MODELS[model]().eval()
     if side == "diffusers":
-        return lambda x: theirs.encode(x).latent_dist.mean, lambda z: theirs.decode(z).sample
-    config = {**theirs.config, "_class_name": type(theirs).__name__}
-    ours = from_published("diffusers", config, theirs.state_dict()).to(device)
-    del theirs
+        rival.to(device)
+        return lambda x: rival.encode(x).latent_dist.mean, lambda z: rival.decode(z).sample
+    config = {**rival.config, "_class_name": type(rival).__name__}
+    ours = from_published("diffusers", config, rival.state_dict()).to(device)
 
     def decode(z: Tensor) -> Tensor:
         t, h, w = ours.encoder.stride
@@ -182,9 +181,10 @@ def main() -> None:
         return
     with torch.inference_mode():
         errors = agree(options.model, options.device, options.chunk)
-        print(f"{options.model}, {SIZE} x {SIZE}, {options.threads} threads, torch {torch.__version__}, {platform.machine()}")
+        print(f"{options.model}, {SIZE} x {SIZE}, {options.threads} threads, torch {torch.__version__}")
         print(f"greatest difference: latents {errors[0]:.1e}, pixels {errors[1]:.1e}\n")
-        print("| frames | step | smalti s | diffusers s | time | smalti MiB | diffusers MiB | memory |\n|---|---|---|---|---|---|---|---|")
+        print("| frames | step | smalti s | diffusers s | time | smalti MiB | diffusers MiB | memory |")
+        print("|---|---|---|---|---|---|---|---|")
         for frames in options.frames:
             seconds = times(options.model, frames, options.device, options.rounds, options.chunk)
             peaks = {side: memory(options.model, side, frames, options.device, options.chunk) for side in SIDES}

@@ -55,7 +55,7 @@ def test_a_missing_extra_is_named(module, build, extra, monkeypatch):
 
     real = importlib.util.find_spec
     monkeypatch.setitem(sys.modules, module, None)
-    for place in ("importlib.util.find_spec", "smalti.data.photos.find_spec"):
+    for place in ("importlib.util.find_spec", "smalti.data.packaged.find_spec"):
         monkeypatch.setattr(place, lambda name, *rest: None if name == module else real(name, *rest))
     with pytest.raises(MissingExtraError, match=rf"pip install 'smalti\[{extra}\]'"):
         build()

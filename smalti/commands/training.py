@@ -19,6 +19,7 @@ from smalti.commands.recipes import find
 from smalti.errors import SmaltiError
 from smalti.tokenizers.checkpoints import read_checkpoint
 from smalti.trainers import Checkpoints, ReconstructionGrid, Throughput, TokenizerEMA, TokenizerTraining, WarmStart
+from smalti.trainers.statistics import MeasureLatents
 
 _CONFIG_OPTIONS = ("-c", "--config")
 
@@ -32,6 +33,7 @@ class _Command(LightningCLI):
         parser.add_lightning_class_args(TokenizerEMA, "ema")
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.add_lightning_class_args(ReconstructionGrid, "pictures")
+        parser.add_lightning_class_args(MeasureLatents, "statistics")
         parser.set_defaults({"trainer.logger": lazy_instance(TensorBoardLogger, save_dir="runs", name="")})
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:

@@ -6,12 +6,14 @@ from smalti.trainers.discriminators import PatchDiscriminator, TemporalDiscrimin
 from smalti.trainers.losses import PerceptualLoss
 from smalti.trainers.module import TokenizerTraining
 from smalti.trainers.pictures import ReconstructionGrid
+from smalti.trainers.statistics import MeasureLatents
 from smalti.trainers.warm_start import WarmStart
 from smalti.trainers.wavelets import WaveletLoss
 
 __all__ = [
     "Adversary",
     "Checkpoints",
+    "MeasureLatents",
     "PatchDiscriminator",
     "PerceptualLoss",
     "ReconstructionAdversary",

@@ -18,6 +18,8 @@ _HISTORY = 2
 """Frames before the present one that a convolution of three frames sees."""
 _SLOW = 20480
 """Channels x frames x rows up to which PyTorch 2 takes its slow path for a single clip on a CPU."""
+_FEW = 128
+"""Positions below which, or below the number of channels, the slow path is the faster one."""
 
 
 def per_frame(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -48,10 +50,12 @@ def convolve(conv: nn.Conv3d, x: Tensor) -> Tensor:
         conv: without padding in time, padded by half its kernel in space.
         x: (B, C, T, H, W).
     """
-    if x.device.type != "cpu" or x.shape[0] > 1 or math.prod(x.shape[1:4]) > _SLOW:
-        return nn.Conv3d.forward(conv, x)
     taps, (stride, rows, columns) = conv.kernel_size[0], conv.stride
     steps = (x.shape[2] - taps) // stride + 1
+    # Where positions are few, laying the weights out anew for each call takes longer than is gained.
+    few = steps * math.prod(x.shape[3:]) < max(_FEW, conv.in_channels)
+    if x.device.type != "cpu" or x.shape[0] > 1 or math.prod(x.shape[1:4]) > _SLOW or few:
+        return nn.Conv3d.forward(conv, x)
     frames = x.permute(0, 2, 3, 4, 1)
     seen = [frames[:, tap : tap + stride * (steps - 1) + 1 : stride] for tap in range(taps)]
     images = _as_images(torch.cat(seen, dim=-1))

@@ -1,0 +1,36 @@
+"""A video tokenizer from recipe to file, by the commands that people type: a few steps on real clips."""
+
+import json
+
+import pytest
+
+from smalti.__main__ import main
+
+SHORT = [
+    *("--trainer.max_steps", "3", "--trainer.val_check_interval", "3", "--checkpoint.every_n_train_steps", "3"),
+    *("--data.init_args.videos.init_args.repeats", "8", "--data.init_args.videos.init_args.batch_size", "1"),
+    *("--data.init_args.images.init_args.batch_size", "2", "--trainer.enable_progress_bar", "false"),
+]
+
+
+@pytest.mark.slow
+def test_train_evaluate_and_reconstruct_a_video(tmp_path, monkeypatch):
+    import av
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "-c", "onevae/quickstart.yaml", *SHORT]) == 0
+    pictures = tmp_path / "runs" / "version_0" / "reconstructions"
+    assert {file.suffix for file in pictures.iterdir()} == {".png", ".mp4"}
+    checkpoint = str(tmp_path / "runs" / "version_0" / "checkpoints" / "last.ckpt")
+    assert main(["export", checkpoint, "-o", "tokenizer"]) == 0
+    film = str(next(pictures.glob("*.mp4")))
+    assert main(["reconstruct", film, "-o", "again.mp4", "--tokenizer", "tokenizer", "--device", "cpu"]) == 0
+    with av.open(film) as before, av.open("again.mp4") as after:
+        assert after.streams.video[0].codec.name == "h264"
+        assert after.streams.video[0].average_rate == before.streams.video[0].average_rate
+        assert after.streams.video[0].frames == before.streams.video[0].frames
+    evaluate = ["evaluate", "--data", "clips:validation", "--protocol", "clip9x32@25", "--tokenizer", "tokenizer"]
+    assert main([*evaluate, "-o", "report", "--workers", "0", "--device", "cpu", "--as", "continuous"]) == 0
+    report = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    assert {"psnr", "psnr_clip", "ssim"} <= report["metrics"].keys()
+    assert (tmp_path / "report" / "examples.mp4").is_file()
