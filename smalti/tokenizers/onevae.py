@@ -105,13 +105,20 @@ def _check(channels: int, multipliers: list[int], strides: Strides, blocks: int)
 
 @torch.no_grad()
 def _initialise(network: nn.Module) -> None:
-    """Fresh weights that keep a signal's variance, with residual branches that start small.
+    """Fresh weights: a network of images, frame by frame, that keeps a signal's variance, with small residual branches.
 
-    The published networks start from another's weights; PyTorch's default shrinks a signal to a third at each convolution.
+    The published networks start from another's weights. PyTorch's default shrinks a signal to a third at each convolution.
+    And a causal convolution over three frames sees zeros before the clip, so that its first frames and its images would be
+    fainter than what follows: the past starts with weights of zero (as in 3-D networks that are inflated from 2-D ones,
+    MAGVIT-v2, arXiv 2310.05737), fewer frames as the mean of two, and more frames as each of them twice.
     """
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.Conv3d)):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+            if isinstance(module, CausalConv3d):
+                nn.init.zeros_(module.weight)
+                nn.init.kaiming_normal_(module.weight[:, :, -1], nonlinearity="linear")
+            else:
+                nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     for module in network.modules():
@@ -119,6 +126,8 @@ def _initialise(network: nn.Module) -> None:
             module.conv2.weight.mul_(0.2)
         elif isinstance(module, FrameAttention):
             module.proj.weight.mul_(0.2)
+        elif isinstance(module, (Downsample, Upsample)):
+            module.start_plain()
 
 
 class OneVAEEncoder(Encoder):
@@ -137,8 +146,8 @@ class OneVAEEncoder(Encoder):
         strides: [time, space] of the down-sampling between each two levels, each 1 or 2.
         blocks: residual blocks a level.
         first_frame: give the first frame a grid of its own; the last of `strides` must halve space.
-        norm: False leaves the norms out but for the attention's, which suits narrow networks: they have few channels to keep in
-            what a norm takes away.
+        norm: False leaves the norms out but for the attention's, which suits narrow networks: they have few channels to keep
+            in what a norm takes away.
 
     Raises:
         SmaltiError: arguments that make no network.

@@ -26,12 +26,8 @@ def start_plain(layer: nn.Module, new: set[str]) -> None:
     """
     if isinstance(layer, CausalResidualBlock) and layer.shortcut is None and {"conv1", "conv2"} <= new:
         layer.conv2.weight.zero_()
-    elif isinstance(layer, Downsample) and layer.time is not None and "time" in new:
-        same = torch.eye(layer.time.in_channels).to(layer.time.weight)
-        layer.time.weight.copy_(torch.stack([0 * same, same / 2, same / 2], dim=2)[..., None, None])
-    elif isinstance(layer, Upsample) and layer.time is not None and "time" in new:
-        same = torch.eye(layer.time.in_channels).to(layer.time.weight)
-        layer.time.weight.zero_()[:, :, 2] = torch.cat([same, same])[..., None, None]
+    elif isinstance(layer, (Downsample, Upsample)) and "time" in new:
+        layer.start_plain()
 
 
 @torch.no_grad()

@@ -113,6 +113,13 @@ class Downsample(nn.Module):
         first = x[:, :, :1]
         return torch.cat([first, convolve(self.time, x)], dim=2) if x.shape[2] > 1 else first
 
+    @torch.no_grad()
+    def start_plain(self) -> None:
+        """Start as the mean of two frames."""
+        if self.time is not None:
+            same = torch.eye(self.time.in_channels).to(self.time.weight)
+            self.time.weight.copy_(torch.stack([0 * same, same / 2, same / 2], dim=2)[..., None, None])
+
 
 class StridedConv2d(nn.Conv2d):
     """3 x 3 of stride 2 on images, with zeros at the right and lower edge: half the rows and columns.
@@ -151,6 +158,13 @@ class Upsample(nn.Module):
         if self.time is not None:
             x = self._longer(self.time, x, state)
         return x if self.space is None else per_frame(self._larger, x)
+
+    @torch.no_grad()
+    def start_plain(self) -> None:
+        """Start as each frame twice."""
+        if self.time is not None:
+            same = torch.eye(self.time.in_channels).to(self.time.weight)
+            self.time.weight.zero_()[:, :, 2] = torch.cat([same, same])[..., None, None]
 
     def _longer(self, conv: nn.Conv3d, x: Tensor, state: State) -> Tensor:
         first = x[:, :, : 1 if state.begins(self) else 0]
