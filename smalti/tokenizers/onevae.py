@@ -146,8 +146,8 @@ class OneVAEEncoder(Encoder):
         strides: [time, space] of the down-sampling between each two levels, each 1 or 2.
         blocks: residual blocks a level.
         first_frame: give the first frame a grid of its own; the last of `strides` must halve space.
-        norm: False leaves the norms out but for the attention's, which suits narrow networks: they have few channels to keep
-            in what a norm takes away.
+        norm: False leaves the norms out but for the attention's, which suits narrow networks: they have few channels to
+            keep in what a norm takes away.
 
     Raises:
         SmaltiError: arguments that make no network.
