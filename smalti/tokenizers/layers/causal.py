@@ -18,8 +18,6 @@ _HISTORY = 2
 """Frames before the present one that a convolution of three frames sees."""
 _SLOW = 20480
 """Channels x frames x rows up to which PyTorch 2 takes its slow path for a single clip on a CPU."""
-_FEW = 128
-"""Positions below which, or below the number of channels, the slow path is the faster one."""
 
 
 def per_frame(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -44,7 +42,8 @@ def convolve(conv: nn.Conv3d, x: Tensor) -> Tensor:
     """conv(x), around PyTorch's slow path on CPUs.
 
     PyTorch convolves a single small clip by a plain matrix product, which takes up to eight times as long as oneDNN. Its
-    frames as a batch of images, with the frames that the kernel sees beside each other as channels, go to oneDNN.
+    frames as a batch of images, with the frames that the kernel sees beside each other as channels, go to oneDNN. That also
+    gives chunks the same bits as the whole clip; so it is done for very few positions too, where it is the slower one.
 
     Args:
         conv: without padding in time, padded by half its kernel in space.
@@ -52,9 +51,7 @@ def convolve(conv: nn.Conv3d, x: Tensor) -> Tensor:
     """
     taps, (stride, rows, columns) = conv.kernel_size[0], conv.stride
     steps = (x.shape[2] - taps) // stride + 1
-    # Where positions are few, laying the weights out anew for each call takes longer than is gained.
-    few = steps * math.prod(x.shape[3:]) < max(_FEW, conv.in_channels)
-    if x.device.type != "cpu" or x.shape[0] > 1 or math.prod(x.shape[1:4]) > _SLOW or few:
+    if x.device.type != "cpu" or x.shape[0] > 1 or math.prod(x.shape[1:4]) > _SLOW:
         return nn.Conv3d.forward(conv, x)
     frames = x.permute(0, 2, 3, 4, 1)
     seen = [frames[:, tap : tap + stride * (steps - 1) + 1 : stride] for tap in range(taps)]
