@@ -117,6 +117,7 @@ class MixedData(TrainingData):
             )
         self.images = images
         self.videos = videos
+        self.rate = videos.rate
         self.image_share = image_share
         self.seed = seed
 

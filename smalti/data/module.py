@@ -217,6 +217,7 @@ class VideoData(SourceData):
             train, validation, transforms,
             batch_size=batch_size, workers=workers, repeats=repeats, seed=seed, max_bad=max_bad,
         )  # fmt: skip
+        self.rate = rate  # films of validation play at it
 
 
 def position_of(trainer: Trainer) -> Position:
