@@ -10,27 +10,15 @@ import torch
 from PIL import Image, ImageOps
 from torchvision.transforms.v2 import functional as F
 
-from smalti.errors import SmaltiError
+from smalti.errors import UnreadableError
 
 _WHITE = (255, 255, 255, 255)
 
 
-class UnreadableImageError(SmaltiError):
-    """A file, or the bytes of one, that holds no whole image.
+class UnreadableImageError(UnreadableError):
+    """A file, or the bytes of one, that holds no whole image."""
 
-    Args:
-        name: the file, or what stands for it.
-        reason: what is wrong with it, without a full stop.
-    """
-
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"{name} cannot be read as an image ({reason}): check that it is whole, or take it out.")
-        self.name = name
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[type[UnreadableImageError], tuple[str, str]]:
-        """Pickle by the two arguments: exceptions cross from a worker to its parent."""
-        return type(self), (self.name, self.reason)
+    kind = "an image"
 
 
 def decode(image: str | os.PathLike[str] | bytes) -> Image.Image:

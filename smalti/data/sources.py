@@ -11,11 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 from PIL import Image
 from torch.utils.data import Dataset
 
-from smalti.data.decode import UnreadableImageError, decode
-from smalti.video import UnreadableVideoError
-
-UNREADABLE = (UnreadableImageError, UnreadableVideoError)
-"""What a sample that cannot be read raises; loaders skip it, count it and name it in the log."""
+from smalti.data.decode import decode
 
 
 class Fault(NamedTuple):

@@ -18,7 +18,8 @@ from smalti.data.clips import Clip
 from smalti.data.decode import UnreadableImageError
 from smalti.data.sampling import Key, mix
 from smalti.data.shards import Cursor, Encoded, Shards
-from smalti.data.sources import UNREADABLE, Fault, Indexed
+from smalti.data.sources import Fault, Indexed
+from smalti.errors import UnreadableError
 from smalti.types import Batch
 
 Transform = Callable[[Any], Tensor | Clip]
@@ -215,6 +216,6 @@ def _no_more() -> NoReturn:
 def _attempt(item: Item, transform: Transform) -> Sample:
     try:
         result = transform(item.load())
-    except UNREADABLE as error:
+    except UnreadableError as error:
         return Sample(None, "", (Fault(item.name, error.reason),))
     return Sample(*result) if isinstance(result, Clip) else Sample(result, item.name)

@@ -11,7 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smalti.errors import MissingExtraError, SmaltiError
+from smalti.errors import MissingExtraError, SmaltiError, UnreadableError
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -30,22 +30,10 @@ VIDEO_SUFFIXES = frozenset(
 """File names that are taken for videos, whatever their case."""
 
 
-class UnreadableVideoError(SmaltiError):
-    """A file, or the bytes of one, that holds no whole video.
+class UnreadableVideoError(UnreadableError):
+    """A file, or the bytes of one, that holds no whole video."""
 
-    Args:
-        name: the file, or what stands for it.
-        reason: what is wrong with it, without a full stop.
-    """
-
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"{name} cannot be read as a video ({reason}): check that it is whole, or take it out.")
-        self.name = name
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[type[UnreadableVideoError], tuple[str, str]]:
-        """Pickle by the two arguments: exceptions cross from a worker to its parent."""
-        return type(self), (self.name, self.reason)
+    kind = "a video"
 
 
 def as_rate(rate: Fraction | float) -> Fraction:
