@@ -22,8 +22,9 @@ from smalti.data import decode
 from smalti.data.folders import IMAGE_SUFFIXES, find
 from smalti.errors import SmaltiError
 from smalti.eval.metrics import to_pixels, to_uint8
-from smalti.export.tokens import TokenFile, joined_layout, tokens_in_chunks
+from smalti.export.tokens import TokenFile, tokens_in_chunks
 from smalti.files import whole
+from smalti.tokenizers.streaming import joined_layout
 from smalti.tokenizers.tokenizer import DEFAULT_CHUNK, Tokenizer
 from smalti.types import Latents, Layout
 from smalti.video import VIDEO_SUFFIXES, WRITTEN_SUFFIXES, probe, read_frames, write_video

@@ -22,9 +22,9 @@ from safetensors.torch import save_file
 
 from smalti.errors import SmaltiError
 from smalti.files import whole
-from smalti.tokenizers.streaming import latents_in_chunks, merged
+from smalti.tokenizers.streaming import joined_layout, latents_in_chunks
 from smalti.tokenizers.tokenizer import tokens_of
-from smalti.types import Code, Latents, Layout, TokenGrid
+from smalti.types import Code, Latents, TokenGrid
 
 FORMAT = "smalti-tokens"
 FORMAT_VERSION = 1
@@ -108,13 +108,6 @@ def holds_clip(file: Path) -> bool:
     """
     with _opened(file) as (_, metadata):
         return "rate" in metadata
-
-
-def joined_layout(parts: Iterable[Layout]) -> Layout:
-    """The layout of a whole clip from those of its consecutive parts; of an image, which is one part, its own."""
-    every = list(parts)
-    frames = None if every[0].frames is None else sum(part.frames or 0 for part in every)
-    return Layout(grids=merged(grid for part in every for grid in part.grids), size=every[0].size, frames=frames)
 
 
 def joined_tokens(latents: Iterable[Latents]) -> TokenGrid:

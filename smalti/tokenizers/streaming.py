@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from smalti.errors import SmaltiError
-from smalti.types import Code, Grids, Latents
+from smalti.types import Code, Grids, Latents, Layout
 
 Item = TypeVar("Item")
 
@@ -98,16 +98,19 @@ def latents_in_chunks(latents: Latents, stride: int, chunk: int) -> Iterator[Lat
 def joined(pieces: Iterable[Latents]) -> Latents:
     """The latents of a whole clip from those of its chunks, in order."""
     every = list(pieces)
-    first = every[0]
     if len(every) == 1:
-        return first
+        return every[0]
     ids = [piece.code.ids for piece in every if piece.code.ids is not None]
-    return replace(
-        first,
-        code=Code(torch.cat([piece.z for piece in every], dim=1), torch.cat(ids, dim=1) if ids else None),
-        grids=merged(grid for piece in every for grid in piece.grids),
-        frames=None if first.frames is None else sum(piece.frames or 0 for piece in every),
-    )
+    code = Code(torch.cat([piece.z for piece in every], dim=1), torch.cat(ids, dim=1) if ids else None)
+    clip = joined_layout(every)
+    return Latents(code=code, grids=clip.grids, size=clip.size, frames=clip.frames)
+
+
+def joined_layout(parts: Iterable[Layout]) -> Layout:
+    """The layout of a whole clip from those of its consecutive parts; of an image, which is one part, its own."""
+    every = list(parts)
+    frames = None if every[0].frames is None else sum(part.frames or 0 for part in every)
+    return Layout(grids=merged(grid for part in every for grid in part.grids), size=every[0].size, frames=frames)
 
 
 def merged(grids: Iterable[tuple[int, int, int]]) -> Grids:
