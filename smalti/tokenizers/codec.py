@@ -76,9 +76,9 @@ class Encoder(Part):
         raise NotImplementedError
 
     def padded(self, size: tuple[int, int, int]) -> tuple[int, int, int]:
-        """The smallest size (T, H, W) this encoder takes that holds `size`: the next multiples of the stride."""
-        t, h, w = (-(-n // s) * s for n, s in zip(size, self.stride, strict=True))
-        return t, h, w
+        """The smallest size (T, H, W) it takes that holds `size`: 1 + k times the stride frames, its multiples in space."""
+        t, h, w = (-(-n // s) * s for n, s in zip((size[0] - 1, *size[1:]), self.stride, strict=True))
+        return 1 + t, h, w
 
 
 class Decoder(Part):

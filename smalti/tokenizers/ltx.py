@@ -34,6 +34,7 @@ from smalti.tokenizers.layers.denoising import (
     sinusoids,
 )
 from smalti.tokenizers.layers.lookahead import EdgeConv3d, Padding
+from smalti.tokenizers.layers.noise import drawing_device, normal, normal_like_frames
 from smalti.tokenizers.layers.resample import blocks_to_channels, channels_to_blocks
 from smalti.tokenizers.layers.stages import activated, initialise
 
@@ -85,11 +86,6 @@ class LTXEncoder(Encoder):
             width *= block.multiplier
         self.conv_out = EdgeConv3d(width, out_dim, causal=True, padding=padding)
         initialise(self)
-
-    def padded(self, size: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Frames up to 1 + k s, rows and columns up to multiples of f."""
-        _, height, width = super().padded(size)
-        return 1 + -(-(size[0] - 1) // self.stride[0]) * self.stride[0], height, width
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, ...]:
         """(B, 3, 1 + k s, H, W) in [-1, 1] to one grid (B, C, 1 + k, h, w); in later chunks of a stream k s frames to k."""
@@ -205,7 +201,8 @@ class LTXDecoder(Decoder):
             drawn = state.kept((self, "time"))
             if drawn is None:
                 low, high = self.training_noise
-                drawn = torch.rand(len(z), generator=generator, device=_device(z, generator)).to(z) * (high - low) + low
+                drawn = torch.rand(len(z), generator=generator, device=drawing_device(z, generator)).to(z)
+                drawn = drawn * (high - low) + low
                 state.keep((self, "time"), drawn)
             strength = time = drawn
         # Angles go up to a thousand: half precision has no digits left for them.
@@ -218,7 +215,7 @@ class LTXDecoder(Decoder):
             if isinstance(layer, InjectedNoise):
                 kept = state.kept(layer)
                 if kept is None:
-                    kept = _normal(z, (z.shape[3] * layer.factor, z.shape[4] * layer.factor), generator)
+                    kept = normal(z, (z.shape[3] * layer.factor, z.shape[4] * layer.factor), generator)
                     state.keep(layer, kept)
                 noise[layer] = kept
         return noise
@@ -227,9 +224,8 @@ class LTXDecoder(Decoder):
         """The latent as z (1 - s) + n s, where n has the mean and the standard deviation of z's channels."""
         if strength is None or not z.shape[2]:
             return z
-        batch, dim, frames, *size = z.shape
-        noise = torch.stack([_normal(z, (batch, dim, *size), generator) for _ in range(frames)], dim=2)
-        return torch.lerp(z, self.statistics.denormalized(noise), strength[:, None, None, None, None])
+        noise = self.statistics.denormalized(normal_like_frames(z, generator))
+        return torch.lerp(z, noise, strength[:, None, None, None, None])
 
 
 def _check_noise(timestep: float | None, noise: float, training_noise: list[float] | None) -> None:
@@ -242,16 +238,6 @@ def _check_noise(timestep: float | None, noise: float, training_noise: list[floa
         raise SmaltiError(
             f"noise {noise} and both ends of training_noise {training_noise} must be in [0, 1], in order."
         )
-
-
-def _device(z: Tensor, generator: torch.Generator | None) -> torch.device:
-    """Where noise is drawn: on the generator's device, so that one seed gives the same on a CPU and on a GPU."""
-    return z.device if generator is None else generator.device
-
-
-def _normal(z: Tensor, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-    """Standard normal numbers, drawn in float32, of z's dtype and device."""
-    return torch.randn(shape, generator=generator, device=_device(z, generator), dtype=torch.float32).to(z)
 
 
 def _patches(x: Tensor, patch: int) -> Tensor:

@@ -91,7 +91,16 @@ def _run(layers: Iterable[nn.Module], x: Tensor, state: State) -> Tensor:
     return x
 
 
-def _check(channels: int, multipliers: list[int], strides: Strides, blocks: int) -> None:
+def _levels(
+    channels: int, multipliers: list[int] | None, strides: Strides | None, blocks: int, first_frame: bool
+) -> tuple[list[int], Strides]:
+    """The channels of each level and the strides between them, Wan2.1's where they are left out.
+
+    Raises:
+        SmaltiError: arguments that make no network.
+    """
+    multipliers = [1, 2, 4, 4] if multipliers is None else multipliers
+    strides = [[1, 2], [2, 2], [2, 2]] if strides is None else strides
     if channels < 1 or blocks < 1 or not multipliers or min(multipliers) < 1:
         raise SmaltiError(
             f"channels {channels}, blocks {blocks} and each of multipliers {multipliers} must be at least 1."
@@ -101,6 +110,9 @@ def _check(channels: int, multipliers: list[int], strides: Strides, blocks: int)
             f"strides {strides} must hold a pair [time, space] of ones and twos between each two of the "
             f"{len(multipliers)} multipliers."
         )
+    if first_frame and not (strides and strides[-1][1] == 2):
+        raise SmaltiError(f"first_frame needs the last of the strides {strides} to halve space: give it [.., 2].")
+    return [channels * multiplier for multiplier in multipliers], strides
 
 
 @torch.no_grad()
@@ -164,10 +176,7 @@ class OneVAEEncoder(Encoder):
         norm: bool = True,
     ) -> None:
         super().__init__()
-        multipliers = [1, 2, 4, 4] if multipliers is None else multipliers
-        strides = [[1, 2], [2, 2], [2, 2]] if strides is None else strides
-        _check(channels, multipliers, strides, blocks)
-        _check_first_frame(first_frame, strides)
+        widths, strides = _levels(channels, multipliers, strides, blocks, first_frame)
         self.first_frame = first_frame
         self.out_dim = out_dim
         space = math.prod(pair[1] for pair in strides)
@@ -175,10 +184,10 @@ class OneVAEEncoder(Encoder):
         self.conv_in = CausalConv3d(3, channels)
         self.layers = nn.ModuleList()
         width = channels
-        for level, multiplier in enumerate(multipliers):
+        for level, wider in enumerate(widths):
             for _ in range(blocks):
-                self.layers.append(CausalResidualBlock(width, channels * multiplier, norm))
-                width = channels * multiplier
+                self.layers.append(CausalResidualBlock(width, wider, norm))
+                width = wider
             if level < len(strides):
                 self.layers.append(Downsample(width, *strides[level]))
         self.middle = _middle(width, norm)
@@ -186,11 +195,6 @@ class OneVAEEncoder(Encoder):
         self.conv_out = CausalConv3d(width, out_dim)
         self.head = nn.Conv3d(out_dim, out_dim, 1)
         _initialise(self)
-
-    def padded(self, size: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Frames up to 1 + k s, rows and columns up to multiples of f."""
-        _, height, width = super().padded(size)
-        return 1 + -(-(size[0] - 1) // self.stride[0]) * self.stride[0], height, width
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, ...]:
         """(B, 3, 1 + k s, H, W) in [-1, 1] to one grid (B, C, 1 + k, h, w), or to two.
@@ -257,28 +261,24 @@ class OneVAEDecoder(Decoder):
         norm: bool = True,
     ) -> None:
         super().__init__()
-        multipliers = [1, 2, 4, 4] if multipliers is None else multipliers
-        strides = [[1, 2], [2, 2], [2, 2]] if strides is None else strides
-        _check(channels, multipliers, strides, blocks)
-        _check_first_frame(first_frame, strides)
+        widths, strides = _levels(channels, multipliers, strides, blocks, first_frame)
         self.in_dim = in_dim
         self.first_frame = first_frame
-        width = channels * multipliers[-1]
+        width = widths[-1]
         self.head = nn.Conv3d(in_dim, in_dim, 1)
         self.conv_in = CausalConv3d(in_dim, width)
         self.middle = _middle(width, norm)
         self.layers = nn.ModuleList()
-        for level in reversed(range(len(multipliers))):
+        for level in reversed(range(len(widths))):
             for _ in range(blocks + 1):
-                self.layers.append(CausalResidualBlock(width, channels * multipliers[level], norm))
-                width = channels * multipliers[level]
+                self.layers.append(CausalResidualBlock(width, widths[level], norm))
+                width = widths[level]
             if level:
                 self.layers.append(Upsample(width, *strides[level - 1]))
                 width //= strides[level - 1][1]
         if first_frame:
             self.first_to_latent = StridedConv2d(in_dim)
-            deep = channels * multipliers[-1]
-            self.first_to_frame = nn.Conv2d(deep, deep // 2, 1)
+            self.first_to_frame = nn.Conv2d(widths[-1], widths[-1] // 2, 1)
         self.norm_out = _norm(width, norm)
         self.conv_out = CausalConv3d(width, 3)
         _initialise(self)
@@ -322,11 +322,6 @@ class OneVAEDecoder(Decoder):
     def _finish(self, layers: nn.ModuleList, x: Tensor, state: State) -> Tensor:
         x = _run(layers, x, state)
         return self.conv_out(F.silu(self.norm_out(x)), state)
-
-
-def _check_first_frame(first_frame: bool, strides: Strides) -> None:
-    if first_frame and not (strides and strides[-1][1] == 2):
-        raise SmaltiError(f"first_frame needs the last of the strides {strides} to halve space: give it [.., 2].")
 
 
 def _first_index(layers: nn.ModuleList, kind: type[nn.Module]) -> int:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from smalti.errors import SmaltiError
 from smalti.tokenizers.codec import Decoder, Encoder, State
+from smalti.tokenizers.layers.noise import drawing_device
 
 Tiles = tuple[Tensor, ...]
 """A piece of each of some maps."""
@@ -135,7 +136,7 @@ class TiledDecoder(Decoder):
 
 def _own_noise(z: Tensor, generator: torch.Generator | None, state: State) -> torch.Generator:
     """A tile's generator, seeded by the given one where the clip begins, so that chunks draw what the whole clip draws."""
-    device = z.device if generator is None else generator.device
+    device = drawing_device(z, generator)
     own = torch.Generator(device)
     kept = state.kept("noise")
     if kept is None:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from smalti.errors import SmaltiError
 from smalti.tokenizers.codec import Decoder, Encoder, State
+from smalti.tokenizers.layers.noise import normal_like_frames
 from smalti.tokenizers.layers.norm import AdaptiveGroupNorm, group_norm
 from smalti.tokenizers.layers.resample import DepthToSpace
 from smalti.tokenizers.layers.residual import ResidualBlock, residual_blocks
@@ -188,7 +189,7 @@ class WeTokDecoder(Decoder):
         """One grid (B, Z, T, h, w) to (B, 3, T, f h, f w)."""
         (grid,) = maps
         z = _to_frames(grid)
-        h = self.middle(self.conv_in(self._first(z, grid.shape[2], generator)))
+        h = self.middle(self.conv_in(_to_frames(self._first(grid, generator))))
         for level in reversed(self.levels):
             h = level(h, z)
         h = self.conv_out(F.silu(self.norm_out(h)))
@@ -199,9 +200,9 @@ class WeTokDecoder(Decoder):
         """Channels of what the first convolution sees."""
         return in_dim
 
-    def _first(self, z: Tensor, frames: int, generator: torch.Generator | None) -> Tensor:
-        """What the first convolution sees for the latent z (B T, Z, h, w) of T frames."""
-        return z
+    def _first(self, grid: Tensor, generator: torch.Generator | None) -> Tensor:
+        """What the first convolution sees for the latent (B, Z, T, h, w)."""
+        return grid
 
 
 class WeTokGenerativeDecoder(WeTokDecoder):
@@ -217,14 +218,8 @@ class WeTokGenerativeDecoder(WeTokDecoder):
     def _first_dim(in_dim: int) -> int:
         return 2 * in_dim
 
-    def _first(self, z: Tensor, frames: int, generator: torch.Generator | None) -> Tensor:
-        # Drawn on the generator's device, so that one seed gives the same pixels on a CPU and on a GPU; and frame by
-        # frame, so that it gives a clip in chunks the same as the whole clip.
-        device = z.device if generator is None else generator.device
-        shape = (z.shape[0] // frames, *z.shape[1:])
-        drawn = [torch.randn(shape, generator=generator, device=device) for _ in range(frames)]
-        noise = torch.stack(drawn, dim=1).flatten(0, 1)
-        return torch.cat([z, noise.to(z)], dim=1)
+    def _first(self, grid: Tensor, generator: torch.Generator | None) -> Tensor:
+        return torch.cat([grid, normal_like_frames(grid, generator)], dim=1)
 
     def adopt(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """A decoder without noise becomes one that starts by ignoring it: zeros for the noise's channels.
