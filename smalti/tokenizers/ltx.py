@@ -166,7 +166,7 @@ class LTXDecoder(Decoder):
         self.generative = timed or any(block.inject_noise for block in read)
         initialise(self)
         with torch.no_grad():
-            self.conv_out.conv.weight.mul_(0.1)  # start near grey, not at random colours
+            self.conv_out.conv.weight.mul_(0.5)  # start near grey, not at random colours
 
     @property
     def final(self) -> nn.Module:

@@ -14,11 +14,14 @@ SHORT = [
 
 
 @pytest.mark.slow
-def test_train_evaluate_and_reconstruct_a_video(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("recipe", "path"), [("onevae/quickstart.yaml", ["--as", "continuous"]), ("ltx/quickstart.yaml", [])]
+)
+def test_train_evaluate_and_reconstruct_a_video(recipe, path, tmp_path, monkeypatch):
     import av
 
     monkeypatch.chdir(tmp_path)
-    assert main(["fit", "-c", "onevae/quickstart.yaml", *SHORT]) == 0
+    assert main(["fit", "-c", recipe, *SHORT]) == 0
     pictures = tmp_path / "runs" / "version_0" / "reconstructions"
     assert {file.suffix for file in pictures.iterdir()} == {".png", ".mp4"}
     checkpoint = str(tmp_path / "runs" / "version_0" / "checkpoints" / "last.ckpt")
@@ -30,7 +33,7 @@ def test_train_evaluate_and_reconstruct_a_video(tmp_path, monkeypatch):
         assert after.streams.video[0].average_rate == before.streams.video[0].average_rate
         assert after.streams.video[0].frames == before.streams.video[0].frames
     evaluate = ["evaluate", "--data", "clips:validation", "--protocol", "clip9x32@25", "--tokenizer", "tokenizer"]
-    assert main([*evaluate, "-o", "report", "--workers", "0", "--device", "cpu", "--as", "continuous"]) == 0
+    assert main([*evaluate, "-o", "report", "--workers", "0", "--device", "cpu", *path]) == 0
     report = json.loads((tmp_path / "report" / "metrics.json").read_text())
     assert {"psnr", "psnr_clip", "ssim"} <= report["metrics"].keys()
     assert (tmp_path / "report" / "examples.mp4").is_file()

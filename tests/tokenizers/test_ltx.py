@@ -175,6 +175,17 @@ def test_an_image_is_the_first_frame_of_a_clip(encoders):
     assert apart(encoder(x[:, :, :1])[0], encoder(x)[0][:, :, :1]) <= 2e-6
 
 
+@pytest.mark.parametrize("blocks", [FOLDED, None])
+def test_a_fresh_network_sees_brightness_though_pixel_norm_takes_magnitudes_away(blocks):
+    torch.manual_seed(0)
+    encoder, decoder = LTXEncoder(16, 24, blocks), LTXDecoder(16, 16, blocks and UNFOLDED)
+    with torch.no_grad():
+        dark, middle, light = (decoder(encoder(torch.full((1, 3, 9, 32, 32), level))) for level in (0.2, 0.4, 0.6))
+    assert (light - dark).std() > 0.02 * dark.std()
+    # Nearly a linear map: the middle is in the middle.
+    assert (middle - (light + dark) / 2).std() < 0.2 * (light - dark).std()
+
+
 def test_a_seed_decides_the_noise(decoders):
     z = torch.randn(1, 6, 2, 1, 1)
     assert not decoders["plain"].generative

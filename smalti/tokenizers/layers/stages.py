@@ -8,6 +8,7 @@ Shapes: B batch, C channels, T frames, H, W positions.
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -202,9 +203,16 @@ class UnfoldedUp(nn.Module):
 
 @torch.no_grad()
 def initialise(network: nn.Module) -> None:
-    """Fresh weights that keep a signal's variance, with residual branches that start small, and biases of zero.
+    """Fresh weights of an encoder or a decoder, which starts near a linear map and so learns from the first steps on.
 
-    PyTorch's default shrinks a signal to a third at each convolution, and a narrow network then learns slowly.
+    - Convolutions keep a signal's variance (PyTorch's default shrinks it to a third), and biases are zero.
+    - Residual branches, and convolutions beside a path that folds or unfolds, start small.
+    - The first and the last convolution see little but their own position.
+    - The first has biases of one: pixel norm takes the magnitude away, and with it brightness and contrast; beside a
+      constant they survive, and norm and swish are nearly linear.
+
+    Args:
+        network: changed in place; its first and last convolutions are `conv_in` and `conv_out`.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv3d):
@@ -214,3 +222,13 @@ def initialise(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, PixelNormBlock):
             module.conv2.conv.weight.mul_(0.2)
+        elif isinstance(module, FoldedDown) or (isinstance(module, UnfoldedUp) and module.repeats):
+            module.conv.conv.weight.mul_(0.3)
+    first, last = cast(EdgeConv3d, network.conv_in), cast(EdgeConv3d, network.conv_out)
+    for edge in (first, last):
+        weight = edge.conv.weight
+        own = weight[:, :, -1 if edge.causal else 1, 1, 1]
+        weight.mul_(0.1)
+        nn.init.normal_(own, std=weight.shape[1] ** -0.5)
+    assert first.conv.bias is not None
+    nn.init.ones_(first.conv.bias)
