@@ -22,7 +22,7 @@ TOKENIZER_VARIABLE = "SMALTI_TOKENIZER"
 
 
 def add_tokenizer(parser: argparse.ArgumentParser, *, fallback: str = "") -> None:
-    """Give a command `--tokenizer` and `--device`."""
+    """Give a command `--tokenizer`, `--device` and `--tile`."""
     parser.add_argument(
         "--tokenizer",
         type=Path,
@@ -30,6 +30,11 @@ def add_tokenizer(parser: argparse.ArgumentParser, *, fallback: str = "") -> Non
         help=f"an exported folder or a .ckpt file; else {fallback}the environment variable {TOKENIZER_VARIABLE}",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one")
+    parser.add_argument(
+        "--tile",
+        type=int,
+        help="code frames in tiles of so many pixels a side, overlapping by a quarter: for frames too large for the memory",
+    )
 
 
 def add_path(parser: argparse.ArgumentParser) -> None:
@@ -66,25 +71,31 @@ def open_device(name: str) -> torch.device:
         raise SmaltiError(f"There is no device '{name}' on this machine ({str(error).splitlines()[0]}).") from error
 
 
-def open_tokenizer(file: Path | None, device: torch.device, path: str | None = None) -> Tokenizer:
+def open_tokenizer(
+    file: Path | None, device: torch.device, path: str | None = None, tile: int | None = None
+) -> Tokenizer:
     """Load the tokenizer that `--tokenizer` names.
 
     Args:
         file: an exported folder, or a checkpoint.
         device: where to put it.
         path: "discrete" or "continuous", of a joint tokenizer; None: the tokenizer as it is.
+        tile: pixels a side, in which it codes frames; None: frames whole.
 
     Raises:
-        SmaltiError: none is named, it cannot be loaded, or it has no such path.
+        SmaltiError: none is named, it cannot be loaded, it has no such path, or a tile is no multiple of its stride.
     """
     from smalti.tokenizers.checkpoints import load
 
     if file is None:
         raise SmaltiError(f"No tokenizer is named: pass --tokenizer DIR, or set {TOKENIZER_VARIABLE}.")
     tokenizer = load(file, device)
-    if path is None:
-        return tokenizer
-    return tokenizer.as_discrete() if path == "discrete" else tokenizer.as_continuous()
+    if path is not None:
+        tokenizer = tokenizer.as_discrete() if path == "discrete" else tokenizer.as_continuous()
+    if tile is not None:
+        stride = tokenizer.encoder.stride[1]
+        tokenizer = tokenizer.tiled(tile, overlap=-(-tile // (4 * stride)) * stride)
+    return tokenizer
 
 
 def plan(

@@ -43,7 +43,7 @@ def run(name: str, arguments: list[str]) -> int:
     transform = _transform(source, how)
     with _processes() as (rank, world):
         device = open_device(options.device)
-        tokenizer = open_tokenizer(options.tokenizer, device, options.path)
+        tokenizer = open_tokenizer(options.tokenizer, device, options.path, options.tile)
         # Samples that are not cut to one size cannot stand in one batch.
         batch_size = options.batch_size if how.crop else 1
         loader = evaluation_loader(source, transform, batch_size, options.workers, rank, world, options.max_bad)
@@ -66,7 +66,12 @@ def run(name: str, arguments: list[str]) -> int:
         skipped = _sum_of_processes(loader.skipped.count, world)
     if rank > 0:
         return 0
-    origin = {"path": str(options.tokenizer), "as": options.path, "fingerprint": fingerprint(options.tokenizer)}
+    origin = {
+        "path": str(options.tokenizer),
+        "as": options.path,
+        "tile": options.tile,
+        "fingerprint": fingerprint(options.tokenizer),
+    }
     about = Provenance(
         protocol=how,
         tokenizer=origin | provenance(options.tokenizer),

@@ -50,7 +50,7 @@ def _tokenize(arguments: list[str]) -> int:
 
     files = find_media(options.input)
     pairs = plan(options.input, files, options.out, lambda _: TOKENS, overwrite=options.overwrite)
-    tokenizer = open_tokenizer(options.tokenizer, open_device(options.device))
+    tokenizer = open_tokenizer(options.tokenizer, open_device(options.device), tile=options.tile)
     identity, codes = fingerprint(options.tokenizer), tokenizer.quantizer.codebook_size
 
     @torch.inference_mode()
@@ -87,7 +87,7 @@ def _detokenize(arguments: list[str]) -> int:
         raise SmaltiError(f"{options.input} holds no token files (.safetensors).")
     pairs = plan(options.input, files, options.out, _result_kind(len(files)), overwrite=options.overwrite)
     path = options.tokenizer or _named_tokenizer(files)
-    tokenizer, identity = open_tokenizer(path, open_device(options.device)), fingerprint(path)
+    tokenizer, identity = open_tokenizer(path, open_device(options.device), tile=options.tile), fingerprint(path)
 
     @torch.inference_mode()
     def work(file: Path, target: Path, progress: Progress) -> None:
@@ -157,7 +157,7 @@ def _reconstruct(arguments: list[str]) -> int:
     from smalti.commands.media import description, encoded, find_media, kind_of, shown, write
 
     pairs = plan(options.input, find_media(options.input), options.out, kind_of, overwrite=options.overwrite)
-    tokenizer = open_tokenizer(options.tokenizer, open_device(options.device), options.path)
+    tokenizer = open_tokenizer(options.tokenizer, open_device(options.device), options.path, options.tile)
 
     @torch.inference_mode()
     def work(file: Path, target: Path, progress: Progress) -> None:

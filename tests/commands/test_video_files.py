@@ -244,6 +244,21 @@ def test_a_run_that_ends_early_leaves_no_file(work, footage, capsys, monkeypatch
     assert set(work.iterdir()) == before
 
 
+def test_frames_in_tiles(work, footage):
+    tiles = ("--tokenizer", "joint", "--tile", "16")
+    write_video("large.mp4", [frame.repeat(1, 2, 1) for frame in footage[:5]], NTSC)
+    assert main(["tokenize", "large.mp4", "-o", "tiles.safetensors", *tiles]) == 0
+    clip = to_pixels(torch.stack(list(read_frames("large.mp4")), dim=1)[None])
+    tokenizer = smalti.load("joint")
+    with torch.inference_mode():
+        expected = tokenizer.tiled(16, 4).tokenize(clip).ids
+        assert not torch.equal(expected, tokenizer.tokenize(clip).ids)
+    assert torch.equal(load_tokens(Path("tiles.safetensors")).tokens.ids, expected)
+    assert main(["detokenize", "tiles.safetensors", "-o", "tiles.mp4", *tiles]) == 0
+    assert main(["reconstruct", "large.mp4", "-o", "again.mp4", *tiles]) == 0
+    assert torch.equal(frames_of("tiles.mp4"), frames_of("again.mp4"))
+
+
 def test_bad_requests_are_one_sentence(work, capsys, monkeypatch):
     Path("words.mp4").write_text("no video")
     Path("folder").mkdir()
@@ -257,6 +272,7 @@ def test_bad_requests_are_one_sentence(work, capsys, monkeypatch):
         (("tokenize", "clip.mp4", "-o", "x.mp4", *with_frames), "ends in .safetensors"),
         (("tokenize", "clip.mp4", "-o", "x.safetensors", "--rate", "0", *with_frames), "rate is 0"),
         (("tokenize", "clip.mp4", "-o", "x.safetensors", "--rate", "1/0", *with_frames), "--rate is '1/0'"),
+        (("reconstruct", "clip.mp4", "-o", "x.mp4", "--tile", "30", *with_frames), "multiples of the 4 pixels"),
         (("reconstruct", "folder", "-o", "x", *with_frames), "holds no images or videos"),
     ):
         assert expected in refused(capsys, *words), words
