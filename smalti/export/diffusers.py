@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from smalti.errors import SmaltiError
+from smalti.files import refuse_occupied, whole_files
 from smalti.tokenizers.bottlenecks.kl import KL
 from smalti.tokenizers.importers.diffusers import family_of
 from smalti.tokenizers.layers.block_lists import DECODER_OPTIONS, ENCODER_OPTIONS, Block, read_blocks
@@ -95,30 +95,16 @@ def save_diffusers(
         SmaltiError: as `to_diffusers`; or the folder holds something already, or cannot be written.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not overwrite:
-            raise SmaltiError(
-                f"{folder} is there already and is not empty: choose another folder, or pass --overwrite."
-            )
-        if not (folder / WEIGHTS).is_file():
-            raise SmaltiError(f"{folder} is no model of diffusers, so it is not overwritten: choose another folder.")
+    refuse_occupied(folder, "model of diffusers", WEIGHTS, overwrite=overwrite)
     model = to_diffusers(tokenizer)
     # Shared storage (tied weights) cannot be written as it is; a copy each can.
     weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.weights.items()}
     metadata = {"format": "pt", "smalti": __version__, "provenance": json.dumps(provenance or {})}
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-            staged = Path(temporary)
-            save_file(weights, staged / WEIGHTS, metadata)
-            (staged / CONFIG).write_text(json.dumps(model.config, indent=2) + "\n", encoding="utf-8")
-            folder.mkdir(exist_ok=True)
-            # Were the old configuration to stand beside new weights, it could describe another network of the same shapes.
-            (folder / CONFIG).unlink(missing_ok=True)
-            for name in (WEIGHTS, CONFIG):
-                (staged / name).replace(folder / name)
-    except OSError as error:
-        raise SmaltiError(f"The tokenizer cannot be written to {folder}: {error.strerror or error}.") from error
+    with whole_files(folder, (WEIGHTS, CONFIG)) as staged:
+        save_file(weights, staged / WEIGHTS, metadata)
+        (staged / CONFIG).write_text(json.dumps(model.config, indent=2) + "\n", encoding="utf-8")
+        # Were the old configuration to stand beside new weights, it could describe another network of the same shapes.
+        (folder / CONFIG).unlink(missing_ok=True)
     return folder
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from smalti.errors import SmaltiError
+from smalti.files import refuse_occupied, whole_files
 from smalti.tokenizers.cards import card
 from smalti.tokenizers.parts import build, recipe_of
 from smalti.tokenizers.tokenizer import Tokenizer
@@ -52,36 +52,21 @@ def save(
         SmaltiError: the folder holds something already, or cannot be written.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not overwrite:
-            raise SmaltiError(
-                f"{folder} is there already and is not empty: choose another folder, or pass --overwrite."
-            )
-        if not (folder / CONFIG).is_file():
-            raise SmaltiError(f"{folder} is no exported tokenizer, so it is not overwritten: choose another folder.")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-            staged = Path(temporary) / folder.name
-            staged.mkdir()
-            weights = {name: tensor.detach().cpu().contiguous() for name, tensor in tokenizer.state_dict().items()}
-            # Shared storage (tied weights) cannot be written as it is; a copy each can.
-            save_file({name: tensor.clone() for name, tensor in weights.items()}, staged / WEIGHTS)
-            config = {
-                "format": FORMAT,
-                "format_version": FORMAT_VERSION,
-                "smalti": __version__,
-                "sha256": _sha256(staged / WEIGHTS),
-                "tokenizer": recipe_of(tokenizer),
-                "provenance": provenance or {},
-            }
-            (staged / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-            (staged / CARD).write_text(card(tokenizer, config), encoding="utf-8")
-            folder.mkdir(exist_ok=True)
-            for name in (WEIGHTS, CARD, CONFIG):
-                (staged / name).replace(folder / name)
-    except OSError as error:
-        raise SmaltiError(f"The tokenizer cannot be written to {folder}: {error.strerror or error}.") from error
+    refuse_occupied(folder, "exported tokenizer", CONFIG, overwrite=overwrite)
+    with whole_files(folder, (WEIGHTS, CARD, CONFIG)) as staged:
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in tokenizer.state_dict().items()}
+        # Shared storage (tied weights) cannot be written as it is; a copy each can.
+        save_file({name: tensor.clone() for name, tensor in weights.items()}, staged / WEIGHTS)
+        config = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "smalti": __version__,
+            "sha256": _sha256(staged / WEIGHTS),
+            "tokenizer": recipe_of(tokenizer),
+            "provenance": provenance or {},
+        }
+        (staged / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (staged / CARD).write_text(card(tokenizer, config), encoding="utf-8")
     return folder
 
 
