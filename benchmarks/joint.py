@@ -10,13 +10,11 @@ markdown: PSNR in dB of each path on the held-out clips, as `smalti fit` validat
 from __future__ import annotations
 
 import argparse
-import csv
-import subprocess
-import sys
 from pathlib import Path
 
 import yaml
 
+from runs import checkpoint, fit, metrics
 from smalti.commands.recipes import find
 
 RECIPE = "onevae/quickstart.yaml"
@@ -26,7 +24,6 @@ def recipe(path: str | None, steps: int) -> dict:
     """The quickstart with one of its paths, or both (None), for so many steps."""
     settings = yaml.safe_load(find(RECIPE).read_text())
     settings["trainer"] |= {"max_steps": steps, "val_check_interval": steps}
-    settings["trainer"]["logger"] = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"name": ""}}
     model = settings["model"]
     model["scheduler"]["init_args"]["total_steps"] = steps
     tokenizer = model["tokenizer"]["init_args"]
@@ -40,18 +37,11 @@ def recipe(path: str | None, steps: int) -> dict:
 def train(name: str, path: str | None, start: str | None, steps: int, out: Path) -> dict[str, float]:
     """Train in a process of its own; the validation's metrics of the last step."""
     folder = out / name
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = recipe(path, steps)
-    settings["trainer"]["logger"]["init_args"]["save_dir"] = str(folder)
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(settings))
-    command = [sys.executable, "-m", "smalti", "fit", "-c", str(folder / "recipe.yaml")]
+    options = ()
     if start is not None:
-        checkpoint = max((out / start).rglob("last.ckpt"), key=lambda file: file.stat().st_mtime)
-        command += ["--warm_start.path", str(checkpoint), "--warm_start.adopt", "true"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    metrics = max(folder.rglob("metrics.csv"), key=lambda file: file.stat().st_mtime)
-    with metrics.open() as file:
-        rows = list(csv.DictReader(file))
+        options = ("--warm_start.path", str(checkpoint(out / start)), "--warm_start.adopt", "true")
+    fit(recipe(path, steps), folder, options)
+    rows = metrics(folder)
     return {key: float(row[key]) for row in rows for key in row if key.startswith("val/psnr") and row[key]}
 
 

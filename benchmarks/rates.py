@@ -14,11 +14,7 @@ the second is that of a sample.
 from __future__ import annotations
 
 import argparse
-import csv
 import math
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +24,7 @@ import torch
 import yaml
 from torchvision.utils import make_grid, save_image
 
+from runs import checkpoint, fit, metrics
 from smalti import load
 from smalti.commands.recipes import find
 from smalti.data import Clips, VideoEvaluationTransform, evaluation_loader
@@ -72,16 +69,12 @@ VARIANTS = {
 """By the channels of a position, or its tokens: 1:192 three times, and three times a quarter of that."""
 
 
-def recipe(name: str, minutes: float, folder: Path) -> dict[str, Any]:
+def recipe(name: str, minutes: float) -> dict[str, Any]:
     """The quickstart with another bottleneck, for a time instead of a number of steps."""
     settings = yaml.safe_load(find(RECIPE).read_text())
     part, before, behind = VARIANTS[name]
     trainer, model = settings["trainer"], settings["model"]
     trainer |= {"max_steps": -1, "max_time": {"seconds": round(60 * minutes)}, "val_check_interval": 10**6}
-    trainer["logger"] = {
-        "class_path": "lightning.pytorch.loggers.CSVLogger",
-        "init_args": {"save_dir": str(folder), "name": ""},
-    }
     settings["ema"] = {"decay": 0.99}  # instead of a schedule, which would have to know the number of steps
     del model["scheduler"]
     tokenizer = model["tokenizer"]["init_args"]
@@ -97,22 +90,10 @@ def recipe(name: str, minutes: float, folder: Path) -> dict[str, Any]:
     return settings
 
 
-def train(name: str, minutes: float, out: Path) -> Path:
-    """Train in a process of its own, on one thread; its last checkpoint."""
-    folder = out / name
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe(name, minutes, folder), sort_keys=False))
-    command = [sys.executable, "-m", "smalti", "fit", "-c", str(folder / "recipe.yaml")]
-    with (folder / "log.txt").open("w") as log:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        subprocess.run(command, check=True, env=environment, stdout=log, stderr=subprocess.STDOUT)
-    return max(folder.rglob("last.ckpt"), key=lambda file: file.stat().st_mtime)
-
-
 @torch.no_grad()
-def measure(checkpoint: Path) -> tuple[list[dict[str, float | str]], torch.Tensor]:
-    """Rows of the table, and a reconstruction (3, T, H, W), uint8, of the first held-out clip."""
-    tokenizer = load(checkpoint).eval()
+def measure(file: Path) -> tuple[list[dict[str, float | str]], torch.Tensor]:
+    """Rows of the table for a checkpoint, and a reconstruction (3, T, H, W), uint8, of the first held-out clip."""
+    tokenizer = load(file).eval()
     clips = held_out()
     psnr = {"": [], "sample": []}
     nats = positions = 0.0
@@ -153,13 +134,6 @@ def held_out() -> list[torch.Tensor]:
     return [batch.pixels for batch in evaluation_loader(Clips("validation"), transform, 1, 0)]
 
 
-def steps_taken(folder: Path) -> int:
-    """Of the training that wrote its metrics into a folder."""
-    metrics = max(folder.rglob("metrics.csv"), key=lambda file: file.stat().st_mtime)
-    with metrics.open() as file:
-        return max(int(row["step"]) for row in csv.DictReader(file)) + 1
-
-
 def main() -> None:
     """Train all, print the table, write the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -169,16 +143,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/rates"))
     options = parser.parse_args()
     with ThreadPoolExecutor(options.jobs) as pool:
-        checkpoints = list(pool.map(lambda name: train(name, options.minutes, options.out), options.variants))
+        train = pool.map(
+            lambda name: fit(recipe(name, options.minutes), options.out / name, threads=1), options.variants
+        )
+        list(train)  # raises what a run raised
     originals = [to_uint8(x) for x in held_out()]
     strips = [originals[0][0]]
     print(f"{options.minutes:g} minutes each, {options.jobs} at a time, held-out {PROTOCOL}\n")
     print("| variant | steps | bits counted | bits a pixel | PSNR, dB |\n|---|---|---|---|---|")
-    for name, checkpoint in zip(options.variants, checkpoints, strict=True):
-        rows, shown = measure(checkpoint)
+    for name in options.variants:
+        rows, shown = measure(checkpoint(options.out / name))
         strips.append(shown)
+        steps = max(int(row["step"]) for row in metrics(options.out / name)) + 1
         for row in rows:
-            steps = steps_taken(options.out / name)
             print(f"| {name} | {steps} | {row['bits']} | {row['bpp']:.4f} | {row['psnr']:.2f} |", flush=True)
     for stride in ((4, 8, 8), (8, 32, 32)):
         restored = [baseline(x, stride) for x in originals]
