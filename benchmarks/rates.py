@@ -91,10 +91,9 @@ def recipe(name: str, minutes: float) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def measure(file: Path) -> tuple[list[dict[str, float | str]], torch.Tensor]:
-    """Rows of the table for a checkpoint, and a reconstruction (3, T, H, W), uint8, of the first held-out clip."""
+def measure(file: Path, clips: list[torch.Tensor]) -> tuple[list[dict[str, float | str]], torch.Tensor]:
+    """Rows of the table for a checkpoint, and its reconstruction (3, T, H, W), uint8, of the first of the clips."""
     tokenizer = load(file).eval()
-    clips = held_out()
     psnr = {"": [], "sample": []}
     nats = positions = 0.0
     shown = None
@@ -147,12 +146,13 @@ def main() -> None:
             lambda name: fit(recipe(name, options.minutes), options.out / name, threads=1), options.variants
         )
         list(train)  # raises what a run raised
-    originals = [to_uint8(x) for x in held_out()]
+    clips = held_out()
+    originals = [to_uint8(x) for x in clips]
     strips = [originals[0][0]]
     print(f"{options.minutes:g} minutes each, {options.jobs} at a time, held-out {PROTOCOL}\n")
     print("| variant | steps | bits counted | bits a pixel | PSNR, dB |\n|---|---|---|---|---|")
     for name in options.variants:
-        rows, shown = measure(checkpoint(options.out / name))
+        rows, shown = measure(checkpoint(options.out / name), clips)
         strips.append(shown)
         steps = max(int(row["step"]) for row in metrics(options.out / name)) + 1
         for row in rows:
