@@ -15,14 +15,14 @@ from pathlib import Path
 import yaml
 
 from runs import checkpoint, fit, metrics
-from smalti.commands.recipes import find
+from smalti.cli.recipe_files import find_recipe
 
 RECIPE = "onevae/quickstart.yaml"
 
 
 def recipe(path: str | None, steps: int) -> dict:
     """The quickstart with one of its paths, or both (None), for so many steps."""
-    settings = yaml.safe_load(find(RECIPE).read_text())
+    settings = yaml.safe_load(find_recipe(RECIPE).read_text())
     settings["trainer"] |= {"max_steps": steps, "val_check_interval": steps}
     model = settings["model"]
     model["scheduler"]["init_args"]["total_steps"] = steps

@@ -26,10 +26,10 @@ from torchvision.utils import make_grid, save_image
 
 from runs import checkpoint, fit, metrics
 from smalti import load
-from smalti.commands.recipes import find
+from smalti.cli.recipe_files import find_recipe
 from smalti.data import Clips, VideoEvaluationTransform, evaluation_loader
-from smalti.eval.clips import baseline, compare, kept_pixels
-from smalti.eval.metrics import to_uint8
+from smalti.eval.baseline import baseline, compare, kept_pixels
+from smalti.pixels import pixels_to_uint8
 from smalti.types import pack
 
 RECIPE = "ltx/quickstart.yaml"
@@ -45,7 +45,7 @@ def bottleneck(name: str, **arguments: Any) -> dict[str, Any]:
 
 def continuous(dim: int) -> tuple[dict[str, Any], int, int]:
     """(bottleneck, channels before, channels behind)."""
-    return bottleneck("KL", dim=dim, shared_log_variance=True, initial_deviation=0.05), dim + 1, dim
+    return bottleneck("KL", dim=dim, shared_log_variance=True, initial_std=0.05), dim + 1, dim
 
 
 def fsq(tokens: int) -> tuple[dict[str, Any], int, int]:
@@ -71,7 +71,7 @@ VARIANTS = {
 
 def recipe(name: str, minutes: float) -> dict[str, Any]:
     """The quickstart with another bottleneck, for a time instead of a number of steps."""
-    settings = yaml.safe_load(find(RECIPE).read_text())
+    settings = yaml.safe_load(find_recipe(RECIPE).read_text())
     part, before, behind = VARIANTS[name]
     trainer, model = settings["trainer"], settings["model"]
     trainer |= {"max_steps": -1, "max_time": {"seconds": round(60 * minutes)}, "val_check_interval": 10**6}
@@ -100,8 +100,8 @@ def measure(file: Path, clips: list[torch.Tensor]) -> tuple[list[dict[str, float
     for x in clips:
         latents = tokenizer.encode(x)
         restored = tokenizer.decode(latents, torch.Generator().manual_seed(0))
-        psnr[""].append(compare(to_uint8(x), to_uint8(restored))["psnr"])
-        shown = to_uint8(restored)[0] if shown is None else shown
+        psnr[""].append(compare(pixels_to_uint8(x), pixels_to_uint8(restored))["psnr"])
+        shown = pixels_to_uint8(restored)[0] if shown is None else shown
         positions += latents.positions
         if not tokenizer.discrete:
             torch.manual_seed(0)
@@ -110,7 +110,7 @@ def measure(file: Path, clips: list[torch.Tensor]) -> tuple[list[dict[str, float
             tokenizer.bottleneck.eval()
             nats += float(code.losses["kl"]) * latents.positions
             restored = tokenizer.decode(replace(latents, code=code), torch.Generator().manual_seed(0))
-            psnr["sample"].append(compare(to_uint8(x), to_uint8(restored))["psnr"])
+            psnr["sample"].append(compare(pixels_to_uint8(x), pixels_to_uint8(restored))["psnr"])
     pixels = sum(x[0, 0].numel() for x in clips)
     decibels = {key: float(torch.cat(values).mean()) for key, values in psnr.items() if values}
     assert shown is not None
@@ -147,7 +147,7 @@ def main() -> None:
         )
         list(train)  # raises what a run raised
     clips = held_out()
-    originals = [to_uint8(x) for x in clips]
+    originals = [pixels_to_uint8(x) for x in clips]
     strips = [originals[0][0]]
     print(f"{options.minutes:g} minutes each, {options.jobs} at a time, held-out {PROTOCOL}\n")
     print("| variant | steps | bits counted | bits a pixel | PSNR, dB |\n|---|---|---|---|---|")

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from smalti.tokenizers.importers import from_published
+from smalti.types import Latents
 
 MIB = 2**20
 SIZE = 128
@@ -78,10 +79,10 @@ def calls(model: str, side: str, device: str, chunk: int | None) -> tuple[Call, 
         t, h, w = ours.encoder.stride
         grid = tuple(z.shape[2:])
         frames, height, width = 1 + (grid[0] - 1) * t, grid[1] * h, grid[2] * w
-        latents = ours.latents_from((z,), size=(height, width), frames=frames)
+        latents = Latents.from_grids((z,), size=(height, width), frames=frames)
         return ours.decode(latents, chunk=chunk)
 
-    return lambda x: ours.encode(x, chunk).maps[0], decode
+    return lambda x: ours.encode(x, chunk).to_grids()[0], decode
 
 
 def clip(frames: int, device: str) -> Tensor:

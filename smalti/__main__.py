@@ -9,15 +9,15 @@ from smalti.errors import SmaltiError
 from smalti.version import __version__
 
 _COMMANDS = {
-    "fit": ("training", "train a tokenizer from recipes"),
-    "validate": ("training", "measure a checkpoint on the recipe's validation data"),
-    "test": ("training", "measure a checkpoint on the recipe's test data"),
+    "fit": ("fit", "train a tokenizer from recipes"),
+    "validate": ("fit", "measure a checkpoint on the recipe's validation data"),
+    "test": ("fit", "measure a checkpoint on the recipe's test data"),
     "evaluate": ("evaluate", "PSNR, SSIM, LPIPS, rFID or rFVD and codebook use on a set of images or videos"),
-    "reconstruct": ("files", "images, videos or folders of them through a tokenizer and back"),
-    "tokenize": ("files", "images and videos to token files"),
-    "detokenize": ("files", "token files to images and videos"),
+    "reconstruct": ("file_commands", "images, videos or folders of them through a tokenizer and back"),
+    "tokenize": ("file_commands", "images and videos to token files"),
+    "detokenize": ("file_commands", "token files to images and videos"),
     "export": ("export", "a training checkpoint to a folder that smalti.load reads"),
-    "import": ("imports", "a published checkpoint to a folder that smalti.load reads"),
+    "import": ("import_published", "a published checkpoint to a folder that smalti.load reads"),
     "recipes": ("recipes", "list the recipes that are installed"),
 }
 """Each command's file in smalti.commands, imported only when it is called, and what it does."""

@@ -1,46 +1,53 @@
-"""What the rooms of the house hand to each other.
+"""The data types that Smalti's packages exchange.
 
-Shapes: B batch, T frames, H height, W width in pixels; t, h, w the same in latent positions; C channels;
-N positions of all grids of a sample, in the order of the grids, each flattened (t, h, w) row by row; G tokens a
-position.
+Shapes: B batch; T frames, H height, W width in pixels; t, h, w the same in latent positions; C channels; N positions of all
+grids of a sample, grid by grid, each flattened in (t, h, w) order; G tokens per position.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 Grids = tuple[tuple[int, int, int], ...]
-"""(t, h, w) of each latent grid of a sample; usually one."""
+"""(t, h, w) of each latent grid of a sample; usually one grid."""
 
 
 @dataclass(frozen=True)
 class Code:
-    """What a bottleneck returns for a batch of positions.
+    """The output of a bottleneck for a batch of positions.
 
     Attributes:
-        z: (B, N, C) what the decoder sees, float32 or float64; straight-through where discrete.
+        z: (B, N, C) latent that the decoder receives, float32 or float64; straight-through where it is discrete.
         ids: (B, N, G) int64 tokens, each in [0, codebook_size); None where the bottleneck is continuous.
-        losses: unweighted scalars by name (kl, commitment, token_entropy, ...); empty in evaluation mode.
+        losses: unweighted scalar losses by name (kl, commitment, token_entropy, ...); empty in evaluation mode.
+        branch: the branch of a joint bottleneck that made this code, "discrete" or "continuous"; None for any other
+            bottleneck.
     """
 
     z: Tensor
     ids: Tensor | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
+    branch: str | None = None
+
+    def __getitem__(self, index: tuple[slice, ...] | slice) -> Code:
+        """Index z and ids alike along batch and positions. Losses are dropped: they belong to the whole batch."""
+        return Code(self.z[index], None if self.ids is None else self.ids[index], branch=self.branch)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How the positions of a sample lie, and what is needed to come back to its pixels.
+    """The latent grids of a sample and its true size, which together lead back to pixels.
 
     Attributes:
         grids: (t, h, w) of each latent grid.
         size: true (height, width) in pixels, before padding to the stride.
-        frames: true number of frames before padding; None: the input was an image without a time axis.
+        frames: true number of frames before padding; None if the input was an image without a time axis.
     """
 
     grids: Grids
@@ -52,31 +59,107 @@ class Layout:
         """Number of positions N of a sample, over all grids."""
         return sum(math.prod(grid) for grid in self.grids)
 
+    def split_time(self, stride: int, chunk: int) -> Iterator[Self]:
+        """Split a clip into consecutive parts: the positions of frame 0, then those of up to `chunk` frames per part.
+
+        Args:
+            stride: temporal stride of the tokenizer, in frames.
+            chunk: frames per part, rounded down to a multiple of `stride`, at least `stride`.
+
+        Yields:
+            Parts of the same type. `join_time` inverts the split.
+        """
+        steps = [(1, h, w) for t, h, w in self.grids for _ in range(t)]
+        steps_per_part = max(chunk // stride, 1)
+        remaining, position = self.frames or 1, 0
+        for start in range(1 - steps_per_part, len(steps), steps_per_part):
+            part = steps[max(start, 0) : start + steps_per_part]
+            end = position + sum(h * w for _, h, w in part)
+            frames = min(remaining, len(part) * stride if start > 0 else 1)
+            remaining -= frames
+            yield replace(
+                self._select_positions(slice(position, end)),
+                grids=_merge_grids(part),
+                frames=None if self.frames is None else frames,
+            )
+            position = end
+
+    @classmethod
+    def join_time(cls, parts: Iterable[Self]) -> Self:
+        """Join the consecutive parts of a clip; a single part is returned unchanged.
+
+        Args:
+            parts: at least one part, in time order, all of one frame size.
+        """
+        every = list(parts)
+        first = every[0]
+        if len(every) == 1:
+            return first
+        return replace(
+            cls._concatenate(every),
+            grids=_merge_grids(grid for part in every for grid in part.grids),
+            frames=None if first.frames is None else sum(part.frames or 0 for part in every),
+        )
+
+    def layout(self) -> Layout:
+        """Return the layout alone, without what a subclass adds to it."""
+        return Layout(grids=self.grids, size=self.size, frames=self.frames)
+
+    def _select_positions(self, positions: slice) -> Self:
+        """Return the content at some positions; grids and frames are replaced by the caller."""
+        return self
+
+    @classmethod
+    def _concatenate(cls, parts: list[Any]) -> Self:
+        """Concatenate the contents of parts along the positions; grids and frames are replaced by the caller."""
+        return parts[0]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Latents(Layout):
     """An encoded batch: the code of every position, and the layout to decode it.
 
     Attributes:
-        code: z (B, N, C), ids (B, N, G) or None, losses.
+        code: z (B, N, C), ids (B, N, G) or None, and losses.
     """
 
     code: Code
 
     @property
     def z(self) -> Tensor:
-        """(B, N, C) what the decoder sees."""
+        """(B, N, C) latent that the decoder receives."""
         return self.code.z
 
-    @property
-    def maps(self) -> tuple[Tensor, ...]:
-        """One (B, C, t, h, w) view of z a grid."""
+    def to_grids(self) -> tuple[Tensor, ...]:
+        """Return one (B, C, t, h, w) view of z per grid."""
         return unpack(self.z, self.grids)
+
+    @classmethod
+    def from_grids(cls, latents: tuple[Tensor, ...], size: tuple[int, int], frames: int | None = None) -> Latents:
+        """Build what `Tokenizer.decode` takes from continuous latents of another source, such as a generative model.
+
+        Args:
+            latents: one (B, C, t, h, w) tensor per grid.
+            size: (height, width) in pixels.
+            frames: frames of the clip; None for an image.
+        """
+        z, grids = pack(latents)
+        return cls(code=Code(z), grids=grids, size=size, frames=frames)
+
+    def _select_positions(self, positions: slice) -> Self:
+        return replace(self, code=self.code[:, positions])
+
+    @classmethod
+    def _concatenate(cls, parts: list[Any]) -> Self:
+        ids = [part.code.ids for part in parts if part.code.ids is not None]
+        z = torch.cat([part.z for part in parts], dim=1)
+        code = Code(z, torch.cat(ids, dim=1) if ids else None, branch=parts[0].code.branch)
+        return replace(parts[0], code=code)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenGrid(Layout):
-    """A tokenized batch: all that `Tokenizer.detokenize` needs.
+    """A tokenized batch: everything that `Tokenizer.detokenize` needs.
 
     Attributes:
         ids: (B, N, G) int64, each in [0, codebook_size).
@@ -85,8 +168,15 @@ class TokenGrid(Layout):
     ids: Tensor
 
     def to(self, device: torch.device | str) -> TokenGrid:
-        """The same tokens on another device."""
+        """Return the same tokens on another device."""
         return replace(self, ids=self.ids.to(device))
+
+    def _select_positions(self, positions: slice) -> Self:
+        return replace(self, ids=self.ids[:, positions])
+
+    @classmethod
+    def _concatenate(cls, parts: list[Any]) -> Self:
+        return replace(parts[0], ids=torch.cat([part.ids for part in parts], dim=1))
 
 
 class Batch(NamedTuple):
@@ -94,27 +184,38 @@ class Batch(NamedTuple):
 
     Attributes:
         pixels: (B, 3, H, W) or (B, 3, T, H, W) float32 in [-1, 1].
-        names: one a sample: the file it came from, or the shard and the key in it.
+        names: one name per sample: the file it came from, or the shard and the key within it.
     """
 
     pixels: Tensor
     names: list[str]
 
 
-def pack(maps: tuple[Tensor, ...]) -> tuple[Tensor, Grids]:
-    """Put the positions of several grids in a row.
+def pack(latents: tuple[Tensor, ...]) -> tuple[Tensor, Grids]:
+    """Concatenate the positions of several grids.
 
     Args:
-        maps: one (B, C, t, h, w) tensor a grid, all of one B and C.
+        latents: one (B, C, t, h, w) tensor per grid, all of one B and C.
 
     Returns:
-        (B, N, C) and the grids, for `unpack`.
+        z (B, N, C), and the grids for `unpack`.
     """
-    grids: Grids = tuple((m.shape[2], m.shape[3], m.shape[4]) for m in maps)
-    return torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1), grids
+    grids: Grids = tuple((grid.shape[2], grid.shape[3], grid.shape[4]) for grid in latents)
+    return torch.cat([grid.flatten(2).transpose(1, 2) for grid in latents], dim=1), grids
 
 
 def unpack(z: Tensor, grids: Grids) -> tuple[Tensor, ...]:
-    """The inverse of `pack`: (B, N, C) to one (B, C, t, h, w) tensor a grid."""
+    """Invert `pack`: (B, N, C) to one (B, C, t, h, w) tensor per grid."""
     parts = z.split([math.prod(grid) for grid in grids], dim=1)
     return tuple(part.transpose(1, 2).unflatten(2, grid) for part, grid in zip(parts, grids, strict=True))
+
+
+def _merge_grids(grids: Iterable[tuple[int, int, int]]) -> Grids:
+    """Merge neighbors in time that have one height and width."""
+    merged: list[tuple[int, int, int]] = []
+    for t, h, w in grids:
+        if merged and merged[-1][1:] == (h, w):
+            merged[-1] = (merged[-1][0] + t, h, w)
+        else:
+            merged.append((t, h, w))
+    return tuple(merged)

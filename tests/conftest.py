@@ -111,7 +111,7 @@ def photo():
     """A real photo, (1, 3, 64, 96) in [-1, 1]."""
     from skimage import data
 
-    from smalti.eval.metrics import to_pixels
+    from smalti.pixels import uint8_to_pixels
 
     image = torch.from_numpy(data.chelsea()).permute(2, 0, 1)[None]
-    return to_pixels(torch.nn.functional.interpolate(image.float(), (64, 96), mode="area").round().to(torch.uint8))
+    return uint8_to_pixels(torch.nn.functional.interpolate(image.float(), (64, 96), mode="area").round().to(torch.uint8))

@@ -2,12 +2,12 @@
 
 import pytest
 
-from smalti.files import whole
+from smalti.files import atomic_write
 
 
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
     file = tmp_path / "deep" / "picture.png"
-    with whole(file) as partial:
+    with atomic_write(file) as partial:
         assert partial.suffix == ".png"
         partial.write_text("first")
     with pytest.raises(ValueError, match="half"):
@@ -17,6 +17,6 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
 
 
 def fail(file):
-    with whole(file) as partial:
+    with atomic_write(file) as partial:
         partial.write_text("seco")
         raise ValueError("half way")

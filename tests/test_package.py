@@ -28,7 +28,7 @@ def test_the_wheel_carries_the_recipes(tmp_path):
 def test_installed_recipes_are_found_by_name(tmp_path, monkeypatch):
     """Where the package has its recipes inside, as the wheel does, they are found from any folder."""
     import smalti
-    from smalti.commands import recipes
+    from smalti.cli import recipe_files as recipes
 
     package = tmp_path / "smalti"
     (package / "recipes" / "wetok").mkdir(parents=True)
@@ -45,7 +45,7 @@ def test_installed_recipes_are_found_by_name(tmp_path, monkeypatch):
         ("skimage", lambda: __import__("smalti.data", fromlist=["Photos"]).Photos("validation"), "photos"),
         (
             "efficientnet_lite_pytorch",
-            lambda: __import__("smalti.eval.perceptual", fromlist=["x"]).EffLite0Perceptual(),
+            lambda: __import__("smalti.eval.feature_networks.perceptual", fromlist=["x"]).EffLite0Perceptual(),
             "offline",
         ),
     ],
@@ -55,7 +55,7 @@ def test_a_missing_extra_is_named(module, build, extra, monkeypatch):
 
     real = importlib.util.find_spec
     monkeypatch.setitem(sys.modules, module, None)
-    for place in ("importlib.util.find_spec", "smalti.data.packaged.find_spec"):
+    for place in ("importlib.util.find_spec", "smalti.data.packaged_files.find_spec"):
         monkeypatch.setattr(place, lambda name, *rest: None if name == module else real(name, *rest))
     with pytest.raises(MissingExtraError, match=rf"pip install 'smalti\[{extra}\]'"):
         build()

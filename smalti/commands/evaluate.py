@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smalti.commands.common import add_path, add_tokenizer, console, open_device, open_tokenizer
+from smalti.cli.options import add_path, add_tokenizer, open_device, open_tokenizer
+from smalti.cli.outputs import console
 from smalti.errors import SmaltiError
 
 if TYPE_CHECKING:
@@ -28,10 +29,9 @@ def run(name: str, arguments: list[str]) -> int:
 
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from smalti.data import Indexed, evaluation_loader, open_source
+    from smalti.data import IndexedSource, evaluation_loader, open_source
     from smalti.eval.evaluate import evaluate
-    from smalti.eval.features import feature_network
-    from smalti.eval.perceptual import perceptual_network
+    from smalti.eval.feature_networks.selection import frechet_network, perceptual_network
     from smalti.eval.protocols import protocol
     from smalti.eval.report import Provenance, refuse_existing, table, write
     from smalti.tokenizers.checkpoints import fingerprint, provenance
@@ -52,7 +52,7 @@ def run(name: str, arguments: list[str]) -> int:
             console=console(), disable=rank > 0,
         )  # fmt: skip
         with bar:
-            total = len(source) if isinstance(source, Indexed) else None
+            total = len(source) if isinstance(source, IndexedSource) else None
             task = bar.add_task("", total=total)
             result = evaluate(
                 tokenizer,
@@ -60,7 +60,7 @@ def run(name: str, arguments: list[str]) -> int:
                 seed=options.seed,
                 device=device,
                 perceptual=perceptual_network(options.lpips, options.weights),
-                features=feature_network("i3d" if how.clips else "inception", options.weights),
+                features=frechet_network("i3d" if how.clips else "inception", options.weights),
                 progress=lambda done: bar.update(task, completed=min(done * world, total or done * world)),
             )
         skipped = _sum_of_processes(loader.skipped.count, world)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from smalti.commands.common import add_path, open_tokenizer
+from smalti.cli.options import add_path, open_tokenizer
 
 
 def run(name: str, arguments: list[str]) -> int:

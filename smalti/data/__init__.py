@@ -16,32 +16,33 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from smalti.data.clips import Clip, ClipTransform, VideoEvaluationTransform, VideoTrainingTransform
-from smalti.data.decode import UnreadableImageError, decode
+from smalti.data.build_loaders import evaluation_loader, training_loader
+from smalti.data.clip_transforms import Clip, ClipTransform, VideoEvaluationTransform, VideoTrainingTransform
 from smalti.data.folders import Folder, VideoFolder
+from smalti.data.image_decoding import UnreadableImageError, decode_image
 from smalti.data.loader import Loader, Skipped
-from smalti.data.loading import evaluation_loader, open_source, training_loader
+from smalti.data.open_source import open_source
 from smalti.data.packaged_clips import Clips
-from smalti.data.photos import Photos
+from smalti.data.packaged_photos import Photos
 from smalti.data.shards import Shards, VideoShards
-from smalti.data.sources import Files, Footage, Images, Indexed, Source, VideoFiles, Videos
-from smalti.data.transforms import EvaluationTransform, TrainingTransform, to_pixels
+from smalti.data.sources import ImageFiles, ImageSource, IndexedSource, Source, VideoFiles, VideoSegment, VideoSource
+from smalti.data.transforms import EvaluationTransform, TrainingTransform
 
 if TYPE_CHECKING:
-    from smalti.data.mixed import MixedData
-    from smalti.data.module import ImageData, VideoData
+    from smalti.data.data_modules import ImageData, VideoData
+    from smalti.data.mixed_data import MixedData
 
 __all__ = [
     "Clip",
     "ClipTransform",
     "Clips",
     "EvaluationTransform",
-    "Files",
+    "ImageFiles",
     "Folder",
-    "Footage",
+    "VideoSegment",
     "ImageData",
-    "Images",
-    "Indexed",
+    "ImageSource",
+    "IndexedSource",
     "Loader",
     "MixedData",
     "Photos",
@@ -56,11 +57,10 @@ __all__ = [
     "VideoFolder",
     "VideoShards",
     "VideoTrainingTransform",
-    "Videos",
-    "decode",
+    "VideoSource",
+    "decode_image",
     "evaluation_loader",
     "open_source",
-    "to_pixels",
     "training_loader",
 ]
 
@@ -68,11 +68,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import Lightning, which takes seconds, only where a data module is asked for."""
     if name in ("ImageData", "VideoData"):
-        from smalti.data import module
+        from smalti.data import data_modules
 
-        return getattr(module, name)
+        return getattr(data_modules, name)
     if name == "MixedData":
-        from smalti.data.mixed import MixedData
+        from smalti.data.mixed_data import MixedData
 
         return MixedData
     raise AttributeError(f"module 'smalti.data' has no attribute '{name}'")

@@ -6,7 +6,7 @@ import os
 from collections.abc import Set
 from pathlib import Path
 
-from smalti.data.sources import Files, VideoFiles
+from smalti.data.sources import ImageFiles, VideoFiles
 from smalti.errors import SmaltiError
 from smalti.video import VIDEO_SUFFIXES
 
@@ -19,7 +19,7 @@ IMAGE_SUFFIXES = frozenset(
 """File names that are taken for images, whatever their case; everything else in a folder is left alone."""
 
 
-class Folder(Files):
+class Folder(ImageFiles):
     """Every image in a folder and the folders below it, sorted by relative path, links followed.
 
     Hidden files and folders (.cache, ._photo.jpg) are left alone.
@@ -33,7 +33,7 @@ class Folder(Files):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         root = _root(path, "images")
-        paths = find(root, IMAGE_SUFFIXES)
+        paths = find_files(root, IMAGE_SUFFIXES)
         if not paths:
             raise SmaltiError(
                 f"The folder {root} holds no images: put .jpg, .png or .webp files in it or below it, or give shards by a "
@@ -54,7 +54,7 @@ class VideoFolder(VideoFiles):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         root = _root(path, "videos")
-        paths = find(root, VIDEO_SUFFIXES)
+        paths = find_files(root, VIDEO_SUFFIXES)
         if not paths:
             raise SmaltiError(
                 f"The folder {root} holds no videos: put .mp4, .webm or .mkv files in it or below it, or give shards by a "
@@ -70,7 +70,7 @@ def open_folder(path: Path) -> Folder | VideoFolder:
         SmaltiError: it holds both, or neither.
     """
     root = _root(path, "images or videos")
-    images, videos = find(root, IMAGE_SUFFIXES), find(root, VIDEO_SUFFIXES)
+    images, videos = find_files(root, IMAGE_SUFFIXES), find_files(root, VIDEO_SUFFIXES)
     if images and videos:
         raise SmaltiError(
             f"The folder {root} holds {len(images)} images ({images[0].name}, ...) and {len(videos)} videos "
@@ -79,7 +79,7 @@ def open_folder(path: Path) -> Folder | VideoFolder:
     return VideoFolder(root) if videos else Folder(root)
 
 
-def find(root: Path, suffixes: Set[str]) -> list[Path]:
+def find_files(root: Path, suffixes: Set[str]) -> list[Path]:
     """Files of these suffixes below a folder that are not hidden, sorted by relative path."""
     return sorted((file for file in _walk(root) if file.suffix.lower() in suffixes), key=Path.as_posix)
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from smalti.data.sampling import Position, TrainingSampler
-from smalti.data.views import Loaded
+from smalti.data.datasets import Loaded
+from smalti.data.sampler import Position, TrainingSampler
 from smalti.errors import SmaltiError
 from smalti.types import Batch
 

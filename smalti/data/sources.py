@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 from PIL import Image
 from torch.utils.data import Dataset
 
-from smalti.data.decode import decode
+from smalti.data.image_decoding import decode_image
 
 
 class Fault(NamedTuple):
@@ -28,7 +28,7 @@ class Fault(NamedTuple):
     shards: int = 0
 
 
-class Footage(NamedTuple):
+class VideoSegment(NamedTuple):
     """A video, or a part of one, that clips can be cut from; nothing of it is read yet.
 
     Attributes:
@@ -58,7 +58,7 @@ class Source(Dataset[Any]):
         """What the source is called in messages."""
 
 
-class Indexed(Source):
+class IndexedSource(Source):
     """Items that can be fetched by index, in an order that never changes."""
 
     @abstractmethod
@@ -78,7 +78,7 @@ class Indexed(Source):
         """What the item is called in the log, and an image in batches; unique within the source."""
 
 
-class Images(Indexed):
+class ImageSource(IndexedSource):
     """Images that can be fetched by index."""
 
     @abstractmethod
@@ -86,17 +86,17 @@ class Images(Indexed):
         """The image at `index`, 8-bit RGB."""
 
 
-class Videos(Indexed):
+class VideoSource(IndexedSource):
     """Videos that can be fetched by index; in batches a clip is called by its file and its start in seconds."""
 
     videos = True
 
     @abstractmethod
-    def __getitem__(self, index: int) -> Footage:
+    def __getitem__(self, index: int) -> VideoSegment:
         """The video at `index`, unread."""
 
 
-class _Listed(Indexed):
+class _Listed(IndexedSource):
     """Files, in the order given, each read when it is asked for.
 
     Args:
@@ -120,7 +120,7 @@ class _Listed(Indexed):
         return str(self.root or ", ".join(str(path) for path in self.paths[:3]))
 
 
-class Files(_Listed, Images):
+class ImageFiles(_Listed, ImageSource):
     """Image files, in the order given, each decoded when it is asked for.
 
     Args:
@@ -129,10 +129,10 @@ class Files(_Listed, Images):
     """
 
     def __getitem__(self, index: int) -> Image.Image:
-        return decode(self.paths[index])
+        return decode_image(self.paths[index])
 
 
-class VideoFiles(_Listed, Videos):
+class VideoFiles(_Listed, VideoSource):
     """Video files, in the order given.
 
     Args:
@@ -140,5 +140,5 @@ class VideoFiles(_Listed, Videos):
         root: the names are the paths relative to this folder; the file names alone if None.
     """
 
-    def __getitem__(self, index: int) -> Footage:
-        return Footage(self.name(index), self.paths[index])
+    def __getitem__(self, index: int) -> VideoSegment:
+        return VideoSegment(self.name(index), self.paths[index])

@@ -6,17 +6,13 @@ from collections.abc import Callable
 
 import torch
 from PIL import Image
-from torch import Tensor, float32, nn
+from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from smalti.errors import SmaltiError
+from smalti.pixels import image_to_pixels
 
 BICUBIC = v2.InterpolationMode.BICUBIC
-
-
-def to_pixels(image: Image.Image) -> Tensor:
-    """An 8-bit RGB image to (3, H, W) float32, 0 to -1 and 255 to 1."""
-    return v2.functional.to_dtype(v2.functional.pil_to_tensor(image), float32, scale=True) * 2 - 1
 
 
 class TrainingTransform(nn.Module):
@@ -51,7 +47,7 @@ class TrainingTransform(nn.Module):
         flip = self._flip and float(torch.rand(1)) < 0.5
 
         def apply(frame: Image.Image) -> Tensor:
-            pixels = to_pixels(self._crop.transform(frame, crop))
+            pixels = image_to_pixels(self._crop.transform(frame, crop))
             return pixels.flip(-1) if flip else pixels
 
         return apply
@@ -87,7 +83,7 @@ class EvaluationTransform(nn.Module):
 
     def forward(self, image: Image.Image) -> Tensor:
         """An RGB image of any size to (3, H, W) float32 in [-1, 1]; H = W = crop where there is one."""
-        return to_pixels(self._crop(self._resize(image)))
+        return image_to_pixels(self._crop(self._resize(image)))
 
 
 def _check_size(size: int) -> None:

@@ -16,15 +16,16 @@ import torch
 from torch import Tensor
 
 from smalti.errors import SmaltiError
-from smalti.eval.clips import baseline, compare, kept_pixels
-from smalti.eval.codebook import Counts
-from smalti.eval.features import Features
-from smalti.eval.frechet import Spread, frechet
-from smalti.eval.metrics import full_precision, to_uint8
-from smalti.eval.perceptual import Perceptual
+from smalti.eval.accumulator import Accumulator, gather_accumulators
+from smalti.eval.baseline import baseline, compare, kept_pixels
+from smalti.eval.codebook_usage import IdCounts
+from smalti.eval.feature_networks.frechet import FrechetNetwork
+from smalti.eval.feature_networks.perceptual import PerceptualNetwork
+from smalti.eval.frechet import FeatureStatistics, frechet_distance
+from smalti.eval.functional import full_precision
 from smalti.eval.reconstruct import reconstruct
 from smalti.eval.results import BASELINE, CodebookUse, Evaluation, Example, Metric
-from smalti.eval.tally import Tally, gathered
+from smalti.pixels import pixels_to_uint8
 from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.types import Batch
 
@@ -43,8 +44,8 @@ class _Bench:
     """What measures, and what is measured."""
 
     tokenizer: Tokenizer
-    perceptual: Perceptual | None
-    features: Features | None
+    perceptual: PerceptualNetwork | None
+    features: FrechetNetwork | None
     seed: int
     device: torch.device
 
@@ -55,8 +56,8 @@ def evaluate(
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    perceptual: Perceptual | None = None,
-    features: Features | None = None,
+    perceptual: PerceptualNetwork | None = None,
+    features: FrechetNetwork | None = None,
     keep: int = 8,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
@@ -74,8 +75,8 @@ def evaluate(
         batches: pixels (B, 3, H, W), or of clips (B, 3, T, H, W), in [-1, 1]; names that are unique over the whole set.
         seed: of the noise.
         device: where everything runs.
-        perceptual: see `smalti.eval.perceptual.perceptual_network`; None: left out.
-        features: see `smalti.eval.features.feature_network`, for images or for clips; None: left out. Clips with fewer
+        perceptual: see `smalti.eval.feature_networks.selection.perceptual_network`; None: left out.
+        features: see `smalti.eval.feature_networks.selection.frechet_network`, for images or for clips; None: left out. Clips with fewer
             frames than the network needs are left out of its distance.
         keep: number of examples.
         progress: called after every batch with the number of samples that this process has done.
@@ -88,22 +89,22 @@ def evaluate(
     for network in (tokenizer, perceptual, features):
         if network is not None:
             network.to(bench.device)
-    tally = Tally(keep)
+    tally = Accumulator(keep)
     if tokenizer.discrete:
-        tally.counts = [Counts() for _ in range(tokenizer.quantizer.tokens_per_position)]
+        tally.counts = [IdCounts() for _ in range(tokenizer.quantizer.tokens_per_position)]
     if features is not None:
-        tally.spreads = {key: Spread(features.dim) for key in SETS}
+        tally.spreads = {key: FeatureStatistics(features.dim) for key in SETS}
     training = tokenizer.training
     tokenizer.eval()
     try:
         failure = _measure_share(bench, tally, batches, progress)
     finally:
         tokenizer.train(training)
-    return _conclude(bench, *gathered(tally, failure))
+    return _conclude(bench, *gather_accumulators(tally, failure))
 
 
 def _measure_share(
-    bench: _Bench, tally: Tally, batches: Iterable[Batch], progress: Callable[[int], None] | None
+    bench: _Bench, tally: Accumulator, batches: Iterable[Batch], progress: Callable[[int], None] | None
 ) -> SmaltiError | None:
     """Measure this process's share into `tally`; an error for people is returned, for all processes to raise."""
     try:
@@ -119,9 +120,9 @@ def _measure_share(
     return None
 
 
-def _measure(bench: _Bench, tally: Tally, batch: Batch) -> None:
+def _measure(bench: _Bench, tally: Accumulator, batch: Batch) -> None:
     reconstruction, latents = reconstruct(bench.tokenizer, batch, seed=bench.seed)
-    original = to_uint8(batch.pixels)
+    original = pixels_to_uint8(batch.pixels)
     factor = bench.tokenizer.encoder.stride
     reduced = baseline(original, factor)
     for prefix, restored in (("", reconstruction), (BASELINE, reduced)):
@@ -141,7 +142,7 @@ def _measure(bench: _Bench, tally: Tally, batch: Batch) -> None:
         tally.show(Example(name, _shown(one), _shown(other)))
 
 
-def _too_short(samples: Tensor, features: Features) -> bool:
+def _too_short(samples: Tensor, features: FrechetNetwork) -> bool:
     return samples.ndim == 5 and samples.shape[2] < features.least_frames
 
 
@@ -163,7 +164,7 @@ def _check(batch: Batch) -> None:
         )
 
 
-def _conclude(bench: _Bench, tally: Tally, processes: int) -> Evaluation:
+def _conclude(bench: _Bench, tally: Accumulator, processes: int) -> Evaluation:
     if not tally.samples:
         raise SmaltiError("There is nothing to evaluate: the data gave no samples; look at its path and its filters.")
     metrics, baselines = _means(bench, tally, ""), _means(bench, tally, BASELINE)
@@ -190,7 +191,7 @@ def _conclude(bench: _Bench, tally: Tally, processes: int) -> Evaluation:
     )
 
 
-def _left_out(bench: _Bench, tally: Tally) -> dict[str, str]:
+def _left_out(bench: _Bench, tally: Accumulator) -> dict[str, str]:
     """Why a metric that could be expected is not there, by name."""
     reasons = {}
     if bench.perceptual is None:
@@ -206,7 +207,7 @@ def _left_out(bench: _Bench, tally: Tally) -> dict[str, str]:
     return reasons
 
 
-def _means(bench: _Bench, tally: Tally, prefix: str) -> dict[str, Metric]:
+def _means(bench: _Bench, tally: Accumulator, prefix: str) -> dict[str, Metric]:
     """True means over samples; `fsum` is exact, so that no order of them can be told from the result."""
     stand_ins = set() if bench.perceptual is None or bench.perceptual.comparable else {bench.perceptual.metric}
     count = len(tally.samples)
@@ -219,15 +220,15 @@ def _means(bench: _Bench, tally: Tally, prefix: str) -> dict[str, Metric]:
     }
 
 
-def _distance(features: Features, tally: Tally, key: str) -> Metric:
+def _distance(features: FrechetNetwork, tally: Accumulator, key: str) -> Metric:
     count = tally.spreads["original"].count
     note = f"of {count} samples; depends on their number (arXiv 1911.07023): compare equal numbers only"
     if count < len(tally.samples):
         note += f"; {len(tally.samples) - count} more have fewer than {features.least_frames} frames and are left out"
-    return Metric(frechet(tally.spreads["original"], tally.spreads[key]), features.comparable, note)
+    return Metric(frechet_distance(tally.spreads["original"], tally.spreads[key]), features.comparable, note)
 
 
-def _codebook(tokenizer: Tokenizer, tally: Tally) -> CodebookUse:
+def _codebook(tokenizer: Tokenizer, tally: Accumulator) -> CodebookUse:
     quantizer = tokenizer.quantizer
     bits_per_pixel = quantizer.bits_per_position * tally.size["positions"] / tally.size["pixels"]
     return CodebookUse(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 
-class Spread:
+class FeatureStatistics:
     """Count, mean and scatter of a set of features, in float64 on the CPU; sets merge exactly, in any order.
 
     Args:
@@ -38,7 +38,7 @@ class Spread:
         mean = x.mean(0) if len(x) else self.mean
         self._join(len(x), mean, [x - mean])
 
-    def merge(self, other: Spread) -> None:
+    def merge(self, other: FeatureStatistics) -> None:
         """Take in another set."""
         self._join(other.count, other.mean, other._rows)
 
@@ -61,7 +61,7 @@ class Spread:
             self._rows = [_triangle(self.root)]
 
 
-def frechet(a: Spread, b: Spread) -> float:
+def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     """The squared Fréchet distance of the Gaussians that fit two sets, with unbiased covariances; what FID reports.
 
     Args:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from smalti.errors import SmaltiError
-from smalti.eval.metrics import to_uint8
+from smalti.pixels import pixels_to_uint8
 from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.types import Batch, Code, Latents
 
@@ -51,7 +51,7 @@ def reconstruct(tokenizer: Tokenizer, batch: Batch, *, seed: int = 0) -> tuple[T
                 f"The reconstruction of '{name}' is not finite: the weights are damaged, or {decoded.dtype} is too "
                 "small a type for this tokenizer; try float32."
             )
-    return to_uint8(decoded), latents
+    return pixels_to_uint8(decoded), latents
 
 
 def _decode_one(tokenizer: Tokenizer, latents: Latents, index: int, seed: int, name: str) -> Tensor:

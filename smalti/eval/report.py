@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smalti.errors import SmaltiError
-from smalti.eval.contact import contact_sheet, film
-from smalti.eval.metrics import PSNR_CEILING
+from smalti.eval.contact_sheet import comparison_video, contact_sheet
+from smalti.eval.functional import PSNR_CEILING
 from smalti.eval.protocols import Protocol
 from smalti.eval.results import Evaluation, Metric
-from smalti.files import whole
+from smalti.files import atomic_write
 from smalti.version import __version__
 from smalti.video import write_video
 
@@ -114,11 +114,11 @@ def write(evaluation: Evaluation, out: Path, provenance: Provenance, *, overwrit
     filmed = evaluation.clips and len(evaluation.examples) > 0
     try:
         if filmed:
-            write_video(out / FILM, film(evaluation.examples), provenance.protocol.rate or FILM_RATE)
+            write_video(out / FILM, comparison_video(evaluation.examples), provenance.protocol.rate or FILM_RATE)
         else:
             (out / FILM).unlink(missing_ok=True)
         for name in reversed(FILES):
-            with whole(out / name) as partial:
+            with atomic_write(out / name) as partial:
                 partial.write_bytes(contents[name])
     except OSError as error:
         raise SmaltiError(f"The report cannot be written to {out}: {error}.") from error

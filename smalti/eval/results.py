@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from smalti.eval.codebook import GroupUse
+from smalti.eval.codebook_usage import GroupUsage
 
 BASELINE = "baseline_"
 """Prefix of the baseline's values in `Evaluation.samples`."""
@@ -46,7 +46,7 @@ class CodebookUse:
     tokens_per_position: int
     bits_per_pixel: float
     compression_ratio: float
-    groups: tuple[GroupUse, ...]
+    groups: tuple[GroupUsage, ...]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Evaluation:
         samples: values of every sample by its name, in the order of the names; the baseline's have the prefix
             `BASELINE`.
         metrics: over the set, by name.
-        baseline: the same metrics of fewer and smaller frames, see `smalti.eval.clips.baseline`.
+        baseline: the same metrics of fewer and smaller frames, see `smalti.eval.baseline.baseline`.
         factor: of the baseline along (T, H, W): the tokenizer's stride; (1, H, W) of images.
         baseline_bits_per_pixel: 24 bits of each pixel that the baseline keeps / the pixels of the set.
         clips: whether the samples are clips and not images.

@@ -19,13 +19,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from smalti.errors import SmaltiError
-from smalti.files import refuse_occupied, whole_files
+from smalti.files import atomic_write_folder, check_overwrite
 from smalti.tokenizers.bottlenecks.kl import KL
+from smalti.tokenizers.configurable import Configurable, get_config
 from smalti.tokenizers.importers.diffusers import family_of
-from smalti.tokenizers.layers.block_lists import DECODER_OPTIONS, ENCODER_OPTIONS, Block, read_blocks
-from smalti.tokenizers.ltx import LTXDecoder, LTXEncoder
-from smalti.tokenizers.onevae import OneVAEDecoder, OneVAEEncoder
-from smalti.tokenizers.parts import Part, recipe_of
+from smalti.tokenizers.models.ltx.block_specs import DECODER_OPTIONS, ENCODER_OPTIONS, BlockSpec, parse_blocks
+from smalti.tokenizers.models.ltx.decoder import LTXDecoder
+from smalti.tokenizers.models.ltx.encoder import LTXEncoder
+from smalti.tokenizers.models.onevae.decoder import OneVAEDecoder
+from smalti.tokenizers.models.onevae.encoder import OneVAEEncoder
 from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.version import __version__
 
@@ -95,12 +97,12 @@ def save_diffusers(
         SmaltiError: as `to_diffusers`; or the folder holds something already, or cannot be written.
     """
     folder = Path(folder)
-    refuse_occupied(folder, "model of diffusers", WEIGHTS, overwrite=overwrite)
+    check_overwrite(folder, "model of diffusers", WEIGHTS, overwrite=overwrite)
     model = to_diffusers(tokenizer)
     # Shared storage (tied weights) cannot be written as it is; a copy each can.
     weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.weights.items()}
     metadata = {"format": "pt", "smalti": __version__, "provenance": json.dumps(provenance or {})}
-    with whole_files(folder, (WEIGHTS, CONFIG)) as staged:
+    with atomic_write_folder(folder, (WEIGHTS, CONFIG)) as staged:
         save_file(weights, staged / WEIGHTS, metadata)
         (staged / CONFIG).write_text(json.dumps(model.config, indent=2) + "\n", encoding="utf-8")
         # Were the old configuration to stand beside new weights, it could describe another network of the same shapes.
@@ -129,7 +131,7 @@ def _refusal(why: str) -> SmaltiError:
 
 def _wan(encoder: OneVAEEncoder, bottleneck: KL) -> Config:
     """The arguments of AutoencoderKLWan."""
-    given = recipe_of(encoder)["init_args"]
+    given = get_config(encoder)["init_args"]
     return {
         "_class_name": "AutoencoderKLWan",
         "base_dim": given["channels"],
@@ -147,14 +149,14 @@ def _wan(encoder: OneVAEEncoder, bottleneck: KL) -> Config:
 
 def _ltx(encoder: LTXEncoder, bottleneck: KL, decoder: LTXDecoder) -> Config:
     """The arguments of AutoencoderKLLTXVideo."""
-    down, up = (recipe_of(part)["init_args"] for part in (encoder, decoder))
+    down, up = (get_config(part)["init_args"] for part in (encoder, decoder))
     return {
         "_class_name": "AutoencoderKLLTXVideo",
         "in_channels": 3,
         "out_channels": 3,
         "latent_channels": bottleneck.dim,
-        **_ltx_down(down["channels"], read_blocks(down["blocks"], ENCODER_OPTIONS)),
-        **_ltx_up(up["channels"], read_blocks(up["blocks"], DECODER_OPTIONS), timed=decoder.timestep is not None),
+        **_ltx_down(down["channels"], parse_blocks(down["blocks"], ENCODER_OPTIONS)),
+        **_ltx_up(up["channels"], parse_blocks(up["blocks"], DECODER_OPTIONS), timed=decoder.timestep is not None),
         "patch_size": encoder.patch,
         "patch_size_t": 1,
         "resnet_norm_eps": 1e-6,
@@ -166,7 +168,7 @@ def _ltx(encoder: LTXEncoder, bottleneck: KL, decoder: LTXDecoder) -> Config:
     }
 
 
-def _ltx_down(channels: int, blocks: list[Block]) -> Config:
+def _ltx_down(channels: int, blocks: list[BlockSpec]) -> Config:
     """The encoder's arguments: a down block is a stage of residual blocks and what follows it; the last is the middle."""
     stages, changes = _stages(blocks)
     # The newer down block folds and widens in one, and has a width more to say.
@@ -184,7 +186,7 @@ def _ltx_down(channels: int, blocks: list[Block]) -> Config:
     }
 
 
-def _ltx_up(channels: int, blocks: list[Block], *, timed: bool) -> Config:
+def _ltx_up(channels: int, blocks: list[BlockSpec], *, timed: bool) -> Config:
     """The decoder's arguments, by pixels first: an up block is a stage and what changes; the last is the middle."""
     stages, changes = _stages(blocks)
     if timed and any(block.name == "res_x_y" for block in blocks):
@@ -208,7 +210,7 @@ def _ltx_up(channels: int, blocks: list[Block], *, timed: bool) -> Config:
     }
 
 
-def _stages(blocks: list[Block]) -> tuple[list[Block], list[list[Block]]]:
+def _stages(blocks: list[BlockSpec]) -> tuple[list[BlockSpec], list[list[BlockSpec]]]:
     """The stages of residual blocks, and what stands between each and the next, from pixels to positions."""
     places = [n for n, block in enumerate(blocks) if block.name == "res_x"]
     if len(places) < 2 or places[0] != 0 or places[-1] != len(blocks) - 1:
@@ -217,7 +219,7 @@ def _stages(blocks: list[Block]) -> tuple[list[Block], list[list[Block]]]:
     return [blocks[n] for n in places], between
 
 
-def _product(blocks: list[Block]) -> int:
+def _product(blocks: list[BlockSpec]) -> int:
     return math.prod(block.multiplier for block in blocks)
 
 
@@ -226,11 +228,11 @@ def _described(tokenizer: Tokenizer) -> list[Config]:
     return [_arguments(part) for part in (tokenizer.encoder, tokenizer.bottleneck, tokenizer.decoder)]
 
 
-def _arguments(part: Part) -> Config:
-    arguments = recipe_of(part)["init_args"]
+def _arguments(part: Configurable) -> Config:
+    arguments = get_config(part)["init_args"]
     if isinstance(part, LTXEncoder | LTXDecoder):
         options = ENCODER_OPTIONS if isinstance(part, LTXEncoder) else DECODER_OPTIONS
         timed = arguments.get("timestep") is not None
         kept = {name: value for name, value in arguments.items() if name not in _AT_CALL}
-        return kept | {"blocks": read_blocks(arguments["blocks"], options), "timed": timed}
+        return kept | {"blocks": parse_blocks(arguments["blocks"], options), "timed": timed}
     return arguments

@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from smalti.errors import SmaltiError
-from smalti.files import refuse_occupied, whole_files
-from smalti.tokenizers.cards import card
-from smalti.tokenizers.parts import build, recipe_of
+from smalti.files import atomic_write_folder, check_overwrite
+from smalti.tokenizers.configurable import from_config, get_config
+from smalti.tokenizers.model_card import model_card
 from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.version import __version__
 
@@ -52,8 +52,8 @@ def save(
         SmaltiError: the folder holds something already, or cannot be written.
     """
     folder = Path(folder)
-    refuse_occupied(folder, "exported tokenizer", CONFIG, overwrite=overwrite)
-    with whole_files(folder, (WEIGHTS, CARD, CONFIG)) as staged:
+    check_overwrite(folder, "exported tokenizer", CONFIG, overwrite=overwrite)
+    with atomic_write_folder(folder, (WEIGHTS, CARD, CONFIG)) as staged:
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in tokenizer.state_dict().items()}
         # Shared storage (tied weights) cannot be written as it is; a copy each can.
         save_file({name: tensor.clone() for name, tensor in weights.items()}, staged / WEIGHTS)
@@ -62,11 +62,11 @@ def save(
             "format_version": FORMAT_VERSION,
             "smalti": __version__,
             "sha256": _sha256(staged / WEIGHTS),
-            "tokenizer": recipe_of(tokenizer),
+            "tokenizer": get_config(tokenizer),
             "provenance": provenance or {},
         }
         (staged / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        (staged / CARD).write_text(card(tokenizer, config), encoding="utf-8")
+        (staged / CARD).write_text(model_card(tokenizer, config), encoding="utf-8")
     return folder
 
 
@@ -84,7 +84,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Tokenizer:
         SmaltiError: nothing there, damaged, foreign, or from a version of smalti that this one does not know.
     """
     recipe, weights = _read(Path(path))
-    tokenizer = build(recipe)
+    tokenizer = from_config(recipe)
     if not isinstance(tokenizer, Tokenizer):
         raise SmaltiError(
             f"{path} holds a {type(tokenizer).__name__}, not a tokenizer: export the tokenizer it is part of."

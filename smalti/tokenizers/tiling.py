@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from smalti.errors import SmaltiError
-from smalti.tokenizers.codec import Decoder, Encoder, State
-from smalti.tokenizers.layers.noise import drawing_device
+from smalti.tokenizers.base import Decoder, Encoder, StreamState
+from smalti.tokenizers.layers.noise import generator_device
 
 Tiles = tuple[Tensor, ...]
 """A piece of each of some maps."""
@@ -45,7 +45,7 @@ def tiled(encoder: Encoder, decoder: Decoder, tile: int, overlap: int) -> tuple[
     f = encoder.stride[1]
     weight = next(encoder.parameters(), torch.empty(0))
     with torch.no_grad():
-        first = encoder(weight.new_zeros(1, 3, *encoder.padded((1, 2 * f, 2 * f))))[0]
+        first = encoder(weight.new_zeros(1, 3, *encoder.padded_size((1, 2 * f, 2 * f))))[0]
     return over, TiledDecoder(decoder, f, tile, overlap, first.shape[-1] // 2)
 
 
@@ -68,18 +68,18 @@ class TiledEncoder(Encoder):
         _check(self.stride[1], tile, overlap)
         self.tile, self.overlap = tile, overlap
 
-    def padded(self, size: tuple[int, int, int]) -> tuple[int, int, int]:
+    def padded_size(self, size: tuple[int, int, int]) -> tuple[int, int, int]:
         """As the encoder's."""
-        return self.encoder.padded(size)
+        return self.encoder.padded_size(size)
 
-    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor, state: StreamState | None = None) -> tuple[Tensor, ...]:
         """(B, 3, T, H, W) in [-1, 1] to the encoder's grids; in a stream, each tile has its own state."""
-        state = State(last=True) if state is None else state
+        state = StreamState(last=True) if state is None else state
         f = self.stride[1]
         units = (x.shape[3] // f, x.shape[4] // f)
 
         def run(piece: Tiles, place: int) -> Tiles:
-            return self.encoder(piece[0], state.child((self, place)))
+            return self.encoder(piece[0], state.substate((self, place)))
 
         return _blended((x,), units, self.tile // f, self.overlap // f, run)
 
@@ -110,35 +110,35 @@ class TiledDecoder(Decoder):
         self.tile, self.overlap = tile, overlap
 
     @property
-    def final(self) -> nn.Module:
+    def last_layer(self) -> nn.Module:
         """The decoder's."""
-        return self.decoder.final
+        return self.decoder.last_layer
 
     def forward(
-        self, maps: tuple[Tensor, ...], generator: torch.Generator | None = None, state: State | None = None
+        self, latents: tuple[Tensor, ...], generator: torch.Generator | None = None, state: StreamState | None = None
     ) -> Tensor:
         """The encoder's grids to (B, 3, T, H, W); in a stream, each tile has its own state."""
-        state = State(last=True) if state is None else state
-        scale = self.first_scale if state.begins(self) else 1
-        units = (maps[0].shape[3] // scale, maps[0].shape[4] // scale)
+        state = StreamState(last=True) if state is None else state
+        scale = self.first_scale if state.is_first_chunk(self) else 1
+        units = (latents[0].shape[3] // scale, latents[0].shape[4] // scale)
 
         def run(piece: Tiles, place: int) -> Tiles:
-            child = state.child((self, place))
-            if not self.generative or piece[0].shape == maps[0].shape:
+            child = state.substate((self, place))
+            if not self.generative or piece[0].shape == latents[0].shape:
                 return (self.decoder(piece, generator, child),)
             own = _own_noise(piece[0], generator, child)
             pixels = self.decoder(piece, own, child)
-            child.keep("noise", own.get_state())
+            child.store("noise", own.get_state())
             return (pixels,)
 
-        return _blended(maps, units, self.tile // self.stride, self.overlap // self.stride, run)[0]
+        return _blended(latents, units, self.tile // self.stride, self.overlap // self.stride, run)[0]
 
 
-def _own_noise(z: Tensor, generator: torch.Generator | None, state: State) -> torch.Generator:
+def _own_noise(z: Tensor, generator: torch.Generator | None, state: StreamState) -> torch.Generator:
     """A tile's generator, seeded by the given one where the clip begins, so that chunks draw what the whole clip draws."""
-    device = drawing_device(z, generator)
+    device = generator_device(z, generator)
     own = torch.Generator(device)
-    kept = state.kept("noise")
+    kept = state.load("noise")
     if kept is None:
         return own.manual_seed(int(torch.randint(2**62, (), generator=generator, device=device)))
     return own.set_state(kept)

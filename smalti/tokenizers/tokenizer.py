@@ -1,6 +1,6 @@
-"""A tokenizer: an encoder, a bottleneck and a decoder, given built.
+"""A tokenizer: an encoder, a bottleneck and a decoder.
 
-Shapes: B batch, T frames, H, W pixels; t, h, w latent positions; N positions of all grids; C channels; G tokens a
+Shapes: B batch; T frames, H, W pixels; t, h, w latent positions; N positions of all grids; C channels; G tokens per
 position.
 """
 
@@ -14,44 +14,43 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from smalti.errors import SmaltiError
+from smalti.tokenizers.base import Decoder, Encoder, StreamState
 from smalti.tokenizers.bottlenecks.base import Bottleneck, Quantizer
-from smalti.tokenizers.bottlenecks.joint import Joint
-from smalti.tokenizers.codec import Decoder, Encoder, State
-from smalti.tokenizers.parts import Part
-from smalti.tokenizers.streaming import aligned, frames_in_chunks, joined, latents_in_chunks, with_last
+from smalti.tokenizers.configurable import Configurable
+from smalti.tokenizers.streaming import align_chunks, frames_in_chunks, with_last
 from smalti.tokenizers.tiling import tiled
 from smalti.types import Code, Latents, TokenGrid, pack, unpack
 
 DEFAULT_CHUNK = 4
-"""Frames that are coded at a time where no gradients are recorded, rounded up to the stride."""
+"""Frames per chunk where no gradients are recorded, rounded up to a multiple of the stride."""
 
 
-class Tokenizer(Part):
-    """Pixels to codes and back, for images and videos of any size, continuous and discrete.
+class Tokenizer(Configurable):
+    """Encodes images and videos of any size to continuous latents or discrete tokens, and decodes them.
 
         pixels (B, 3, T, H, W) -> pad to the stride -> encoder -> one or more grids (B, C, t, h, w)
           -> pack -> bottleneck (B, N, C) -> z, ids -> unpack -> decoder -> trim -> pixels
 
-    An image (B, 3, H, W) is a video of one frame, and comes back as an image.
+    An image (B, 3, H, W) is a video of one frame, and is returned as an image.
 
     Args:
         encoder: pixels to grids of `bottleneck.in_dim` channels.
-        bottleneck: what bounds the information; a `Quantizer` makes the tokenizer discrete.
+        bottleneck: limits the information; a `Quantizer` makes the tokenizer discrete.
         decoder: grids of `bottleneck.out_dim` channels to pixels.
 
     Raises:
-        SmaltiError: channels of neighbours differ.
+        SmaltiError: the channels of two neighboring parts differ.
     """
 
     def __init__(self, encoder: Encoder, bottleneck: Bottleneck, decoder: Decoder) -> None:
         super().__init__()
-        for giver, gives, taker, takes in (
+        for source, out_dim, target, in_dim in (
             (encoder, encoder.out_dim, bottleneck, bottleneck.in_dim),
             (bottleneck, bottleneck.out_dim, decoder, decoder.in_dim),
         ):
-            if gives != takes:
+            if out_dim != in_dim:
                 raise SmaltiError(
-                    f"{type(giver).__name__} gives {gives} channels but {type(taker).__name__} takes {takes}: "
+                    f"{type(source).__name__} returns {out_dim} channels but {type(target).__name__} expects {in_dim}: "
                     "make the two equal in the recipe."
                 )
         self.encoder = encoder
@@ -60,7 +59,7 @@ class Tokenizer(Part):
 
     @property
     def discrete(self) -> bool:
-        """Whether `tokenize` and `detokenize` work."""
+        """Whether the tokenizer has tokens, so that `tokenize` and `detokenize` work."""
         return isinstance(self.bottleneck, Quantizer)
 
     @property
@@ -79,7 +78,7 @@ class Tokenizer(Part):
 
     @property
     def bits_per_pixel(self) -> float:
-        """Nominal bits a pixel of a frame: bits a position / pixels it spans. A code of one grid; RGB at 8 bits has 24.
+        """Nominal bits per pixel: bits per latent position / pixels per position (with one grid). RGB at 8 bits has 24.
 
         Raises:
             SmaltiError: the tokenizer is continuous.
@@ -89,202 +88,196 @@ class Tokenizer(Part):
 
     @property
     def compression_ratio(self) -> float:
-        """24 bits a pixel of uncompressed RGB / `bits_per_pixel` (WeTok, arXiv 2508.05599, table 1)."""
+        """24 bits per pixel of uncompressed RGB / `bits_per_pixel` (WeTok, arXiv 2508.05599, table 1)."""
         return 24 / self.bits_per_pixel
 
     @property
-    def paths(self) -> dict[str, Tokenizer]:
-        """Each path of a joint tokenizer by name, as a tokenizer that shares the weights; empty for any other."""
-        if not isinstance(self.bottleneck, Joint):
-            return {}
-        return {"discrete": self.as_discrete(), "continuous": self.as_continuous()}
+    def branches(self) -> dict[str, Tokenizer]:
+        """The branches of a joint tokenizer by name, as tokenizers that share its weights; empty for any other one."""
+        return {name: self._with_bottleneck(branch) for name, branch in self.bottleneck.branches.items()}
 
     def as_discrete(self) -> Tokenizer:
-        """The discrete path of a joint tokenizer, which shares the weights; any other discrete one itself.
+        """Return the discrete branch of a joint tokenizer, which shares its weights; any other discrete one unchanged.
 
         Raises:
-            SmaltiError: it is continuous.
+            SmaltiError: the tokenizer is continuous.
         """
-        if isinstance(self.bottleneck, Joint):
-            return self._path(self.bottleneck.discrete)
+        if "discrete" in self.bottleneck.branches:
+            return self.branches["discrete"]
         _ = self.quantizer
         return self
 
     def as_continuous(self) -> Tokenizer:
-        """The continuous path of a joint tokenizer, which shares the weights; any other continuous one itself.
+        """Return the continuous branch of a joint tokenizer, which shares its weights; any other continuous one unchanged.
 
         Raises:
-            SmaltiError: it is discrete.
+            SmaltiError: the tokenizer is discrete.
         """
-        if isinstance(self.bottleneck, Joint):
-            return self._path(self.bottleneck.continuous)
+        if "continuous" in self.bottleneck.branches:
+            return self.branches["continuous"]
         if self.discrete:
             raise SmaltiError(
-                f"This tokenizer is discrete ({type(self.bottleneck).__name__}) and has no continuous path."
+                f"This tokenizer is discrete ({type(self.bottleneck).__name__}) and has no continuous branch."
             )
         return self
 
     def tiled(self, tile: int = 256, overlap: int = 64) -> Tokenizer:
-        """This tokenizer for large frames, coded in tiles that fade into each other; it shares the weights.
+        """Return this tokenizer for large frames: it processes overlapping tiles and blends them. It shares the weights.
 
         Args:
-            tile: rows and columns of a tile in pixels, a multiple of the stride; a frame that is no larger is coded whole.
-            overlap: of neighbouring tiles in pixels, a multiple of the stride, at most half a tile.
+            tile: height and width of a tile in pixels, a multiple of the stride. A frame that is no larger is processed as
+                a whole.
+            overlap: overlap of neighboring tiles in pixels, a multiple of the stride, at most half a tile.
 
         Raises:
-            SmaltiError: sizes that are no such multiples.
+            SmaltiError: a size is not such a multiple.
         """
         encoder, decoder = tiled(self.encoder, self.decoder, tile, overlap)
-        parts = Tokenizer(encoder, self.bottleneck, decoder)
-        for part in (parts, encoder, decoder):
-            part.training = self.training  # their own flags alone: each shared part stays in the mode that it is in
-        return parts
+        tokenizer = Tokenizer(encoder, self.bottleneck, decoder)
+        for module in (tokenizer, encoder, decoder):
+            module.training = self.training  # only their own flags: shared modules stay in the mode that they are in
+        return tokenizer
 
-    def _path(self, bottleneck: Bottleneck) -> Tokenizer:
-        path = Tokenizer(self.encoder, bottleneck, self.decoder)
-        path.training = self.training  # its own flag alone: each shared part stays in the mode that it is in
-        return path
+    def _with_bottleneck(self, bottleneck: Bottleneck) -> Tokenizer:
+        tokenizer = Tokenizer(self.encoder, bottleneck, self.decoder)
+        tokenizer.training = self.training  # only its own flag: shared modules stay in the mode that they are in
+        return tokenizer
 
     def encode(self, x: Tensor, chunk: int | None = None) -> Latents:
-        """Pixels to latents.
+        """Encode pixels to latents.
 
         Args:
-            x: (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1], of any size: the right and lower edge and the last frame are
-                repeated up to the stride.
-            chunk: frames that are coded at a time; the result is that of the whole clip, the memory that of a chunk.
-                None: the whole clip in training or where gradients are recorded, else a few frames.
+            x: (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1], of any size. The right and the bottom edge and the last frame
+                are repeated up to the stride.
+            chunk: number of frames to encode per chunk. The result equals encoding the whole clip at once; peak memory
+                depends only on the chunk. None: the whole clip in training or where gradients are recorded, else a few
+                frames.
 
         Returns:
             The code of every position, with losses in training mode, and the layout to decode it.
 
         Raises:
-            SmaltiError: another shape, or `chunk` in training mode.
+            SmaltiError: x has another shape, or `chunk` is given in training mode.
         """
         video = x.unsqueeze(2) if x.ndim == 4 else x
-        chunk = self._chunk(chunk)
-        pieces = [video] if chunk is None else frames_in_chunks(video, chunk)
-        latents = joined(self.encode_stream(pieces))
+        chunk = self._chunk_size(chunk)
+        chunks = [video] if chunk is None else frames_in_chunks(video, chunk)
+        latents = Latents.join_time(self.encode_stream(chunks))
         return replace(latents, frames=None) if x.ndim == 4 else latents
 
     def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Latents]:
-        """A clip of any length, chunk by chunk, to its latents; nothing but the chunk and a little state is in memory.
+        """Encode a clip of any length chunk by chunk, keeping only one chunk and a small state in memory.
 
         Args:
-            chunks: (B, 3, T, H, W) each, of one clip in order, of any lengths T.
+            chunks: (B, 3, T, H, W) each, consecutive parts of one clip, of any lengths T.
 
-        Returns:
-            Latents of consecutive parts of the clip, which `smalti.tokenizers.streaming.joined` puts together.
+        Yields:
+            Latents of consecutive parts of the clip. `Latents.join_time` joins them.
 
         Raises:
-            SmaltiError: another shape, or frames that change their size.
+            SmaltiError: a chunk has another shape, or the frame size changes.
         """
-        state = State()
-        for video, frames, state.last in aligned(map(_checked, chunks), self.encoder.stride[0]):
-            height, width = video.shape[3:]
-            _, below, right = (n - m for n, m in zip(self.encoder.padded(_size(video)), _size(video), strict=True))
-            if below or right:
-                video = F.pad(video, (0, right, 0, below, 0, 0), mode="replicate")
+        state = StreamState()
+        for video, frames, state.last in align_chunks(map(_check_video, chunks), self.encoder.stride[0]):
+            size = (video.shape[2], video.shape[3], video.shape[4])
+            _, bottom, right = (n - m for n, m in zip(self.encoder.padded_size(size), size, strict=True))
+            if bottom or right:
+                video = F.pad(video, (0, right, 0, bottom, 0, 0), mode="replicate")
             h, grids = pack(self.encoder(video, state))
-            yield Latents(code=self.bottleneck(h), grids=grids, size=(height, width), frames=frames)
+            yield Latents(code=self.bottleneck(h), grids=grids, size=size[1:], frames=frames)
 
     def decode(self, latents: Latents, generator: torch.Generator | None = None, chunk: int | None = None) -> Tensor:
-        """Latents to pixels of the size that went in.
+        """Decode latents to pixels of the original size.
 
         Args:
-            latents: what `encode` gave, or the same with another z.
-            generator: decides the noise of a generative decoder; the global generator if None.
-            chunk: frames that are decoded at a time, as in `encode`.
+            latents: what `encode` returned, possibly with another z.
+            generator: source of a generative decoder's noise; None for the global generator.
+            chunk: number of frames to decode per chunk, as in `encode`.
 
         Returns:
-            (B, 3, H, W) or (B, 3, T, H, W), about [-1, 1], not clamped.
+            (B, 3, H, W) or (B, 3, T, H, W), approximately in [-1, 1], not clamped.
         """
-        chunk = self._chunk(chunk)
-        pieces = [latents] if chunk is None else latents_in_chunks(latents, self.encoder.stride[0], chunk)
+        chunk = self._chunk_size(chunk)
+        parts = [latents] if chunk is None else latents.split_time(self.encoder.stride[0], chunk)
+        frames = latents.frames or 1
         video: Tensor | None = None
-        place = 0
-        for part in self.decode_stream(pieces, generator):
-            if part.shape[2] == (latents.frames or 1):
+        start = 0
+        for part in self.decode_stream(parts, generator):
+            if part.shape[2] == frames:
                 return part if latents.frames is not None else part.squeeze(2)
-            # Filled piece by piece: a list of pieces and their concatenation would be in memory at once.
-            video = part.new_empty(*part.shape[:2], latents.frames or 1, *part.shape[3:]) if video is None else video
-            video[:, :, place : place + part.shape[2]] = part
-            place += part.shape[2]
+            # Filled part by part: a list of parts and their concatenation would be in memory at the same time.
+            video = part.new_empty(*part.shape[:2], frames, *part.shape[3:]) if video is None else video
+            video[:, :, start : start + part.shape[2]] = part
+            start += part.shape[2]
         assert video is not None
         return video
 
     def decode_stream(self, latents: Iterable[Latents], generator: torch.Generator | None = None) -> Iterator[Tensor]:
-        """Latents of consecutive parts of a clip, as `encode_stream` gives them, to their pixels.
+        """Decode the latents of consecutive parts of a clip, as `encode_stream` yields them.
 
-        Returns:
-            (B, 3, T, H, W) each, in order; together, as many frames as went in. A decoder that looks ahead gives a
-            part's last frames with the next part.
+        Args:
+            latents: consecutive parts of one clip.
+            generator: source of a generative decoder's noise; None for the global generator.
+
+        Yields:
+            (B, 3, T, H, W) each, in order; in total as many frames as were encoded. A decoder that looks ahead yields the
+            last frames of a part together with the next part.
         """
-        state, owed = State(), 0
-        for piece, state.last in with_last(latents):
-            weight = next(self.decoder.parameters(), piece.z)
-            pixels = self.decoder(unpack(piece.z.to(weight.dtype), piece.grids), generator, state)
-            owed += piece.frames or 1
-            pixels = pixels[:, :, :owed, : piece.size[0], : piece.size[1]]
-            owed -= pixels.shape[2]
+        state, remaining = StreamState(), 0
+        for part, state.last in with_last(latents):
+            weight = next(self.decoder.parameters(), part.z)
+            pixels = self.decoder(unpack(part.z.to(weight.dtype), part.grids), generator, state)
+            remaining += part.frames or 1
+            pixels = pixels[:, :, :remaining, : part.size[0], : part.size[1]]
+            remaining -= pixels.shape[2]
             if pixels.shape[2]:
                 yield pixels
 
     def tokenize(self, x: Tensor, chunk: int | None = None) -> TokenGrid:
-        """Pixels to integers; see `encode` for what it takes.
+        """Encode pixels to integer tokens. See `encode` for the arguments.
 
         Raises:
-            SmaltiError: another shape, or a continuous tokenizer.
+            SmaltiError: x has another shape, or the tokenizer is continuous.
         """
         _ = self.quantizer
-        return tokens_of(self.encode(x, chunk))
+        return get_tokens(self.encode(x, chunk))
 
     def detokenize(
         self, tokens: TokenGrid, generator: torch.Generator | None = None, chunk: int | None = None
     ) -> Tensor:
-        """Integers to pixels; the same pixels as decoding what they were made from.
+        """Decode tokens to pixels: the same pixels as decoding the latents they were made from. See `decode`.
 
         Raises:
-            SmaltiError: a continuous tokenizer, ids out of range, or more or fewer than the grids have positions.
+            SmaltiError: the tokenizer is continuous, an id is out of range, or the number of ids does not match the grids.
         """
-        return self.decode(self.latents_of(tokens), generator, chunk)
+        return self.decode(self.dequantize(tokens), generator, chunk)
 
-    def latents_of(self, tokens: TokenGrid) -> Latents:
-        """What `decode` takes, from integers.
+    def dequantize(self, tokens: TokenGrid) -> Latents:
+        """Look up the latents of tokens, for `decode`.
 
         Raises:
-            SmaltiError: as `detokenize`.
+            SmaltiError: see `detokenize`.
         """
         quantizer = self.quantizer
         if tokens.ids.ndim == 3 and tokens.ids.shape[1] != tokens.positions:
             raise SmaltiError(
-                f"The grids {tokens.grids} have {tokens.positions} positions, but ids are for {tokens.ids.shape[1]}."
+                f"The grids {tokens.grids} have {tokens.positions} positions, but ids has {tokens.ids.shape[1]}."
             )
         code = Code(quantizer.lookup(tokens.ids), tokens.ids)
         return Latents(code=code, grids=tokens.grids, size=tokens.size, frames=tokens.frames)
 
-    def latents_from(self, maps: tuple[Tensor, ...], size: tuple[int, int], frames: int | None = None) -> Latents:
-        """What `decode` takes, from continuous latents of another making: a model's that generates them.
-
-        Args:
-            maps: one (B, C, t, h, w) tensor a grid.
-            size: (height, width) in pixels.
-            frames: of the clip; None: an image.
-        """
-        z, grids = pack(maps)
-        return Latents(code=Code(z), grids=grids, size=size, frames=frames)
-
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Latents]:
-        """The reconstruction of `x`, of its shape, and the latents between."""
+        """Return the reconstruction of x, of the same shape, and the latents it was decoded from."""
         latents = self.encode(x)
         return self.decode(latents, generator), latents
 
-    def _chunk(self, chunk: int | None) -> int | None:
-        """Frames at a time, a multiple of the stride; None: all."""
+    def _chunk_size(self, chunk: int | None) -> int | None:
+        """Return the frames per chunk, a multiple of the stride; None for the whole clip."""
         if chunk is None and (self.training or torch.is_grad_enabled()):
             return None
         if self.training:
             raise SmaltiError(
-                "chunk codes a clip in parts, and losses of training are of the whole: call eval() first."
+                "chunk splits a clip, but the losses of training are defined on the whole clip: call eval() first."
             )
         if chunk is not None and chunk < 1:
             raise SmaltiError(f"chunk is {chunk}: give at least 1 frame.")
@@ -292,8 +285,8 @@ class Tokenizer(Part):
         return -(-(chunk or DEFAULT_CHUNK) // stride) * stride
 
 
-def tokens_of(latents: Latents) -> TokenGrid:
-    """The integers of a discrete tokenizer's latents.
+def get_tokens(latents: Latents) -> TokenGrid:
+    """Return the tokens of a discrete tokenizer's latents.
 
     Raises:
         SmaltiError: the latents are continuous.
@@ -303,14 +296,9 @@ def tokens_of(latents: Latents) -> TokenGrid:
     return TokenGrid(ids=latents.code.ids, grids=latents.grids, size=latents.size, frames=latents.frames)
 
 
-def _checked(x: Tensor) -> Tensor:
+def _check_video(x: Tensor) -> Tensor:
     if x.ndim != 5 or x.shape[1] != 3 or 0 in x.shape:
         raise SmaltiError(
             f"A tokenizer takes (B, 3, H, W) or (B, 3, T, H, W) with no empty axis, not {tuple(x.shape)}."
         )
     return x
-
-
-def _size(video: Tensor) -> tuple[int, int, int]:
-    _, _, frames, height, width = video.shape
-    return frames, height, width

@@ -1,22 +1,24 @@
 """How a tokenizer is trained: the Lightning module, losses, adversaries and callbacks."""
 
-from smalti.trainers.adversary import Adversary, ReconstructionAdversary
-from smalti.trainers.callbacks import Checkpoints, Throughput, TokenizerEMA
+from smalti.trainers.checkpointing import Checkpoints
 from smalti.trainers.discriminators import PatchDiscriminator, TemporalDiscriminator
-from smalti.trainers.losses import PerceptualLoss
+from smalti.trainers.ema import TokenizerEMA
+from smalti.trainers.gan import GANLoss, ReconstructionGANLoss
+from smalti.trainers.latent_statistics import LatentStatisticsCallback
+from smalti.trainers.losses.perceptual import PerceptualLoss
+from smalti.trainers.losses.wavelet import WaveletLoss
 from smalti.trainers.module import TokenizerTraining
-from smalti.trainers.pictures import ReconstructionGrid
-from smalti.trainers.statistics import MeasureLatents
+from smalti.trainers.throughput import Throughput
+from smalti.trainers.visualization import ReconstructionGrid
 from smalti.trainers.warm_start import WarmStart
-from smalti.trainers.wavelets import WaveletLoss
 
 __all__ = [
-    "Adversary",
+    "GANLoss",
     "Checkpoints",
-    "MeasureLatents",
+    "LatentStatisticsCallback",
     "PatchDiscriminator",
     "PerceptualLoss",
-    "ReconstructionAdversary",
+    "ReconstructionGANLoss",
     "ReconstructionGrid",
     "TemporalDiscriminator",
     "Throughput",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from smalti.errors import SmaltiError
-from smalti.trainers.losses import frames
+from smalti.pixels import frames_as_images
 
 Convolution = Callable[[int, int, int, bool], nn.Module]
 """From channels in, channels out, stride and whether there is a bias to a convolution with fresh weights."""
@@ -46,7 +46,7 @@ class PatchDiscriminator(nn.Module):
             SmaltiError: H or W below 3 * 2^layers.
         """
         _refuse_too_small(self, x)
-        return self.body(frames(x))
+        return self.body(frames_as_images(x))
 
 
 class TemporalDiscriminator(nn.Module):

@@ -12,19 +12,20 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from smalti.distributed import mean_over_ranks
 from smalti.errors import SmaltiError
-from smalti.tokenizers.bottlenecks.entropy import mean_over_ranks
 from smalti.tokenizers.bottlenecks.joint import Joint
 from smalti.tokenizers.checkpoints import CHECKPOINT_KEY
-from smalti.tokenizers.layers.recompute import recompute_blocks
-from smalti.tokenizers.parts import recipe_of
+from smalti.tokenizers.configurable import get_config
+from smalti.tokenizers.layers.activation_checkpointing import enable_activation_checkpointing
 from smalti.tokenizers.tokenizer import Tokenizer
-from smalti.trainers.adversary import Adversary
-from smalti.trainers.finite import refuse_non_finite
-from smalti.trainers.losses import RECONSTRUCTION, PerceptualLoss, reconstruction_terms, weighted_sum
-from smalti.trainers.measures import Measures, metrics
-from smalti.trainers.unreached import Unreached
-from smalti.trainers.wavelets import WaveletLoss
+from smalti.trainers.gan import GANLoss
+from smalti.trainers.losses.perceptual import PerceptualLoss
+from smalti.trainers.losses.terms import RECONSTRUCTION, reconstruction_terms, weighted_sum
+from smalti.trainers.losses.wavelet import WaveletLoss
+from smalti.trainers.nan_guard import check_finite
+from smalti.trainers.unused_parameters import UnusedParameters
+from smalti.trainers.validation_metrics import ValidationMetrics, sample_metrics
 from smalti.types import Batch, Code, Latents
 
 _SEED_KEY = "smalti_seed"
@@ -43,7 +44,7 @@ class TokenizerTraining(pl.LightningModule):
     equal to those of two alternating steps that share one reconstruction, and a single optimizer with two groups of
     parameters can take them. Hence steps count batches (over accumulation), Lightning's own accumulation, clipping (each
     network by its own norm), averaging and mixed precision work as they are. Plain `ddp` does, too: for what a step leaves
-    alone (an image the temporal layers, a step of a joint tokenizer one of its paths) see `smalti.trainers.unreached`.
+    alone (an image the temporal layers, a step of a joint tokenizer one of its paths) see `smalti.trainers.unused_parameters`.
 
     Each loss is logged as `train/NAME`; of a joint tokenizer also as `train/NAME_discrete` or `train/NAME_continuous`, by
     the path that the step took. Validation measures both paths; `val/psnr` is of the one that evaluation takes by itself.
@@ -58,7 +59,7 @@ class TokenizerTraining(pl.LightningModule):
             weight is logged only.
         perceptual: the perceptual loss's network; None leaves the loss out.
         wavelet: the loss on frequencies; None leaves it out.
-        adversary: the discriminator and its game; None leaves it out.
+        gan: the discriminator and its game; None leaves it out.
         optimizer: from groups of parameters to an optimizer; Adam 1e-4, betas (0.5, 0.9) by default.
         scheduler: from the optimizer to a schedule, stepped once a step; None: constant.
         frozen: parts of the tokenizer that stay as they are, in evaluation mode: "encoder", "bottleneck", "decoder".
@@ -74,7 +75,7 @@ class TokenizerTraining(pl.LightningModule):
         tokenizer: Tokenizer,
         weights: dict[str, float],
         perceptual: PerceptualLoss | None = None,
-        adversary: Adversary | None = None,
+        gan: GANLoss | None = None,
         optimizer: OptimizerCallable = _adam,
         scheduler: LRSchedulerCallable | None = None,
         frozen: list[str] | None = None,
@@ -87,7 +88,7 @@ class TokenizerTraining(pl.LightningModule):
         self.weights = weights
         self.perceptual = perceptual
         self.wavelet = wavelet
-        self.adversary = adversary
+        self.gan = gan
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.frozen = frozen or []
@@ -98,14 +99,14 @@ class TokenizerTraining(pl.LightningModule):
                     f"frozen names '{name}', but a tokenizer's parts are encoder, bottleneck and decoder."
                 )
             part.requires_grad_(requires_grad=False)
-        if gradient_checkpointing and not recompute_blocks(tokenizer):
+        if gradient_checkpointing and not enable_activation_checkpointing(tokenizer):
             raise SmaltiError(
                 "No block of this tokenizer can be recomputed: leave gradient_checkpointing out of the recipe."
             )
         self.train()
         self._seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
-        self._unreached: Unreached | None = None
-        self._measures: dict[str, Measures] = {}
+        self._unreached: UnusedParameters | None = None
+        self._measures: dict[str, ValidationMetrics] = {}
         self._losses_of: dict[str, set[str]] = {}
         self._names: list[str] = []
         self.flops_per_batch = None  # the throughput monitor asks; nobody has counted them
@@ -132,7 +133,7 @@ class TokenizerTraining(pl.LightningModule):
         self._unreached = None
         if isinstance(self.trainer.strategy.model, DistributedDataParallel):
             self.trainer.strategy.model.broadcast_buffers = False
-            self._unreached = Unreached(self.parameters())
+            self._unreached = UnusedParameters(self.parameters())
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make the step's random numbers a function of seed, epoch, batch and rank alone."""
@@ -147,10 +148,10 @@ class TokenizerTraining(pl.LightningModule):
         path = self._path(latents.code)
         terms = reconstruction_terms(x, y, self.perceptual, self.wavelet) | latents.code.losses
         # Before the discriminator sees it: its batch norm and LeCAM's averages would keep what is not finite.
-        refuse_non_finite(terms, self.global_step, batch.names)
-        if self.adversary is not None:
-            game = self._play(self.adversary, x, y)
-            refuse_non_finite(game, self.global_step, batch.names)
+        check_finite(terms, self.global_step, batch.names)
+        if self.gan is not None:
+            game = self._play(self.gan, x, y)
+            check_finite(game, self.global_step, batch.names)
             terms |= game
         total = weighted_sum(terms, self._weights_for(terms, path))
         for suffix in dict.fromkeys(("", path)):
@@ -168,26 +169,26 @@ class TokenizerTraining(pl.LightningModule):
             return ""
         return "_continuous" if code.ids is None else "_discrete"
 
-    def _play(self, adversary: Adversary, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def _play(self, gan: GANLoss, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """The game's terms; zeros before its start."""
-        if self.global_step < adversary.start:
-            return dict.fromkeys(adversary.losses, x.new_zeros(()))
-        return {"adversarial": adversary.judge(x, y)} | adversary(x, y)
+        if self.global_step < gan.start:
+            return dict.fromkeys(gan.losses, x.new_zeros(()))
+        return {"adversarial": gan.generator_loss(x, y)} | gan(x, y)
 
     def _weights_for(self, terms: dict[str, Tensor], path: str) -> dict[str, float]:
         """The recipe's weights in this step; scales the adversarial one where it adapts."""
         weights = dict(self.weights)
-        if self.adversary is not None:
+        if self.gan is not None:
             weights.setdefault("discriminator", 1.0)
         if path:
             # Each path has losses of its own. A weight for what neither has is refused as soon as both have been seen.
             self._losses_of[path] = set(terms)
             elsewhere = set().union(*self._losses_of.values()) if len(self._losses_of) == 2 else weights.keys()
             weights = {name: w for name, w in weights.items() if name in terms or name not in elsewhere}
-        adversary = self.adversary
-        if adversary is None or not adversary.adaptive or not weights.get("adversarial"):
+        gan = self.gan
+        if gan is None or not gan.adaptive or not weights.get("adversarial"):
             return weights
-        if self.global_step >= adversary.start:
+        if self.global_step >= gan.start:
             reconstruction = weighted_sum(terms, {name: w for name, w in weights.items() if name in RECONSTRUCTION})
             factor = self._balance(reconstruction, terms["adversarial"])
             weights["adversarial"] *= factor
@@ -196,7 +197,7 @@ class TokenizerTraining(pl.LightningModule):
 
     def _balance(self, reconstruction: Tensor, adversarial: Tensor) -> float:
         """|d reconstruction| / |d adversarial| at the decoder's last layer (VQGAN, arXiv 2012.09841, eq. 7)."""
-        weight = cast(Tensor, self.tokenizer.decoder.final.weight)
+        weight = cast(Tensor, self.tokenizer.decoder.last_layer.weight)
         gradients = [torch.autograd.grad(loss, weight, retain_graph=True)[0] for loss in (reconstruction, adversarial)]
         # The means over ranks are what one process with all the batches would have.
         norms = [gradient.norm() for gradient in mean_over_ranks(*gradients)]
@@ -220,7 +221,7 @@ class TokenizerTraining(pl.LightningModule):
             self.log(f"train/gradient_norm_{group['name']}", norm)
             # Under float16 the scaler meets infinite gradients now and then, and skips their step.
             if getattr(self.trainer.precision_plugin, "scaler", None) is None:
-                refuse_non_finite({f"gradient of the {group['name']}": norm}, self.global_step, self._names)
+                check_finite({f"gradient of the {group['name']}": norm}, self.global_step, self._names)
             if not gradient_clip_val:
                 continue
             if gradient_clip_algorithm == "value":
@@ -233,10 +234,10 @@ class TokenizerTraining(pl.LightningModule):
         groups: list[dict[str, Any]] = [
             {"name": "tokenizer", "params": [p for p in self.tokenizer.parameters() if p.requires_grad]}
         ]
-        if self.adversary is not None:
-            group: dict[str, Any] = {"name": "discriminator", "params": list(self.adversary.parameters())}
-            if self.adversary.learning_rate is not None:
-                group["lr"] = self.adversary.learning_rate
+        if self.gan is not None:
+            group: dict[str, Any] = {"name": "discriminator", "params": list(self.gan.parameters())}
+            if self.gan.learning_rate is not None:
+                group["lr"] = self.gan.learning_rate
             groups.append(group)
         optimizer = self.optimizer(groups)
         if self.scheduler is None:
@@ -275,7 +276,7 @@ class TokenizerTraining(pl.LightningModule):
         taken = self._path(latents.code)
         for path in dict.fromkeys(("", taken)):
             self._collect(path, batch.pixels, reconstruction, latents)
-        for name, path in self.tokenizer.paths.items():
+        for name, path in self.tokenizer.branches.items():
             if f"_{name}" != taken:
                 self._collect(f"_{name}", batch.pixels, *self._reconstruct(path, batch, batch_idx))
         return reconstruction
@@ -286,22 +287,22 @@ class TokenizerTraining(pl.LightningModule):
         return tokenizer(batch.pixels, torch.Generator().manual_seed(batch_idx))
 
     def _collect(self, path: str, x: Tensor, y: Tensor, latents: Latents) -> None:
-        values = metrics(x, y, self.perceptual)
-        self._measures.setdefault(path, Measures()).update(values, latents.code.ids)
+        values = sample_metrics(x, y, self.perceptual)
+        self._measures.setdefault(path, ValidationMetrics()).update(values, latents.code.ids)
 
     def _report(self, stage: Literal["val", "test"]) -> None:
         collected, self._measures = self._measures, {}
-        tokenizers = {"": self.tokenizer} | {f"_{name}": path for name, path in self.tokenizer.paths.items()}
+        tokenizers = {"": self.tokenizer} | {f"_{name}": path for name, path in self.tokenizer.branches.items()}
         for path, tokenizer in tokenizers.items():
             codebook_size = tokenizer.quantizer.codebook_size if tokenizer.discrete else None
-            for name, value in collected.get(path, Measures()).results(codebook_size).items():
+            for name, value in collected.get(path, ValidationMetrics()).results(codebook_size).items():
                 self.log(f"{stage}/{name}{path}", value, prog_bar=f"{name}{path}" == "psnr")
 
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what `smalti.load` builds the tokenizer from, and the seed."""
-        checkpoint[CHECKPOINT_KEY] = recipe_of(self.tokenizer)
+        checkpoint[CHECKPOINT_KEY] = get_config(self.tokenizer)
         checkpoint[_SEED_KEY] = self._seed
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -310,7 +311,7 @@ class TokenizerTraining(pl.LightningModule):
         Raises:
             SmaltiError: the checkpoint is of another tokenizer.
         """
-        theirs, ours = checkpoint.get(CHECKPOINT_KEY), recipe_of(self.tokenizer)
+        theirs, ours = checkpoint.get(CHECKPOINT_KEY), get_config(self.tokenizer)
         if theirs != ours:
             raise SmaltiError(
                 "The checkpoint was trained with another tokenizer than the recipe describes: resume with the config.yaml "

@@ -10,10 +10,10 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
 from smalti.errors import SmaltiError
-from smalti.tokenizers.adoption import adopt, told
 from smalti.tokenizers.checkpoints import load
+from smalti.tokenizers.models.onevae.weight_transfer import summarize, transfer_weights
 from smalti.tokenizers.tokenizer import Tokenizer
-from smalti.trainers.callbacks import TokenizerEMA
+from smalti.trainers.ema import TokenizerEMA
 from smalti.trainers.module import TokenizerTraining
 
 log = logging.getLogger(__name__)
@@ -28,14 +28,14 @@ class WarmStart(Callback):
 
     Args:
         path: an exported folder or a `.ckpt` file; None: start from fresh weights.
-        adopt: take what fits of another architecture of OneVAE's family instead (other strides, levels, latents or paths,
+        transfer: take what fits of another architecture of OneVAE's family instead (other strides, levels, latents or paths,
             such as a joint tokenizer from Wan2.1's continuous one), and log how much that was; see
-            `smalti.tokenizers.adoption`.
+            `smalti.tokenizers.models.onevae.weight_transfer`.
     """
 
-    def __init__(self, path: Path | None = None, adopt: bool = False) -> None:
+    def __init__(self, path: Path | None = None, transfer: bool = False) -> None:
         self.path = path
-        self.adopt = adopt
+        self.transfer = transfer
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Load the weights.
@@ -47,8 +47,8 @@ class WarmStart(Callback):
             return
         module = cast(TokenizerTraining, pl_module)
         source = load(self.path)
-        if self.adopt:
-            log.info("Starting from what fits of %s: %s.", self.path, told(adopt(module.tokenizer, source)))
+        if self.transfer:
+            log.info("Starting from what fits of %s: %s.", self.path, summarize(transfer_weights(module.tokenizer, source)))
         else:
             self._take(module.tokenizer, source)
             log.info("Starting from the weights of %s.", self.path)
@@ -58,7 +58,7 @@ class WarmStart(Callback):
 
     def _take(self, tokenizer: Tokenizer, source: Tokenizer) -> None:
         """Every weight, or none."""
-        taken = tokenizer.decoder.adopt(source.decoder.state_dict())
+        taken = tokenizer.decoder.adapt_weights(source.decoder.state_dict())
         weights = source.state_dict() | {f"decoder.{name}": weight for name, weight in taken.items()}
         expected = tokenizer.state_dict()
         for name in sorted(weights.keys() | expected.keys()):
@@ -67,6 +67,6 @@ class WarmStart(Callback):
                 shapes = [None if t is None else tuple(t.shape) for t in (theirs, ours)]
                 raise SmaltiError(
                     f"The recipe cannot start from {self.path}: the weight '{name}' is {shapes[0]} there and {shapes[1]} "
-                    "in the recipe's tokenizer; give both the same architecture, or, in OneVAE's family, set adopt."
+                    "in the recipe's tokenizer; give both the same architecture, or, in OneVAE's family, set transfer."
                 )
         tokenizer.load_state_dict(weights)

@@ -4,7 +4,7 @@ Frames are (3, H, W) uint8 RGB, as a player shows them: rotation and mirroring i
 Times are seconds from the stream's start.
 """
 
-from smalti.video.opening import VIDEO_SUFFIXES, UnreadableVideoError, Video, as_rate
+from smalti.video.container import VIDEO_SUFFIXES, UnreadableVideoError, Video, as_rate
 from smalti.video.reading import VideoInfo, probe, read_frames
 from smalti.video.writing import WRITTEN_SUFFIXES, write_video
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from smalti.errors import SmaltiError
-from smalti.video.opening import Opened, UnreadableVideoError, Video, as_rate, import_av, open_video
+from smalti.video.container import OpenVideo, UnreadableVideoError, Video, as_rate, import_av, open_video
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -130,7 +130,7 @@ def _read(video: Video, wanted: _Wanted, threads: int) -> Iterator[Tensor]:
         yield from _tensors(opened, _sampled(opened, _timed(opened, _decoded(opened)), wanted))
 
 
-def _sought(opened: Opened, start: Fraction) -> Iterator[_Timed] | None:
+def _sought(opened: OpenVideo, start: Fraction) -> Iterator[_Timed] | None:
     """The frames from one that is on show at `start` or before; None: they cannot be had without beginning at the start."""
     av = import_av()
     for back in _STEPS_BACK:
@@ -147,12 +147,12 @@ def _sought(opened: Opened, start: Fraction) -> Iterator[_Timed] | None:
     return None
 
 
-def _decoded(opened: Opened) -> Iterator[VideoFrame]:
+def _decoded(opened: OpenVideo) -> Iterator[VideoFrame]:
     for packet in opened.container.demux(opened.stream):
         yield from packet.decode()
 
 
-def _timed(opened: Opened, frames: Iterator[VideoFrame]) -> Iterator[_Timed]:
+def _timed(opened: OpenVideo, frames: Iterator[VideoFrame]) -> Iterator[_Timed]:
     """Give each frame its time; times never run backwards, and one that is missing follows by the frame rate."""
     time: Fraction | None = None
     for frame in frames:
@@ -166,14 +166,14 @@ def _timed(opened: Opened, frames: Iterator[VideoFrame]) -> Iterator[_Timed]:
         yield _Timed(time, frame)
 
 
-def _sampled(opened: Opened, timed: Iterator[_Timed], wanted: _Wanted) -> Iterator[VideoFrame]:
+def _sampled(opened: OpenVideo, timed: Iterator[_Timed], wanted: _Wanted) -> Iterator[VideoFrame]:
     """The frames that are wanted."""
     rate = wanted.rate
     frames = _every(opened, timed, wanted) if rate is None else _on_show(opened, timed, wanted, 1 / rate)
     return islice(frames, 0, None, wanted.stride)
 
 
-def _every(opened: Opened, timed: Iterator[_Timed], wanted: _Wanted) -> Iterator[VideoFrame]:
+def _every(opened: OpenVideo, timed: Iterator[_Timed], wanted: _Wanted) -> Iterator[VideoFrame]:
     """Each frame as it is, from start to stop."""
     last = None
     for last in timed:
@@ -184,7 +184,7 @@ def _every(opened: Opened, timed: Iterator[_Timed], wanted: _Wanted) -> Iterator
     _end(opened, last, wanted)
 
 
-def _on_show(opened: Opened, timed: Iterator[_Timed], wanted: _Wanted, step: Fraction) -> Iterator[VideoFrame]:
+def _on_show(opened: OpenVideo, timed: Iterator[_Timed], wanted: _Wanted, step: Fraction) -> Iterator[VideoFrame]:
     """For each of the times start, start + step, ... the frame on show."""
     times = (wanted.start + number * step for number in count())
     times = takewhile(lambda time: wanted.stop is None or time < wanted.stop - opened.tolerance, times)
@@ -203,7 +203,7 @@ def _on_show(opened: Opened, timed: Iterator[_Timed], wanted: _Wanted, step: Fra
         time = next(times, None)
 
 
-def _end(opened: Opened, last: _Timed | None, wanted: _Wanted) -> Fraction:
+def _end(opened: OpenVideo, last: _Timed | None, wanted: _Wanted) -> Fraction:
     """When the last frame goes off; refuses a file whose frames end well before the end that it states."""
     if last is None:
         raise UnreadableVideoError(opened.name, "it holds no frame")
@@ -217,7 +217,7 @@ def _end(opened: Opened, last: _Timed | None, wanted: _Wanted) -> Fraction:
     return end
 
 
-def _tensors(opened: Opened, frames: Iterator[VideoFrame]) -> Iterator[Tensor]:
+def _tensors(opened: OpenVideo, frames: Iterator[VideoFrame]) -> Iterator[Tensor]:
     size: torch.Size | None = None
     for frame in frames:
         tensor = _tensor(frame, opened)
@@ -230,7 +230,7 @@ def _tensors(opened: Opened, frames: Iterator[VideoFrame]) -> Iterator[Tensor]:
         yield tensor
 
 
-def _tensor(frame: VideoFrame, opened: Opened) -> Tensor:
+def _tensor(frame: VideoFrame, opened: OpenVideo) -> Tensor:
     rgb = opened.converter.reformat(frame, format="rgb24", threads=opened.threads)
     image = torch.from_numpy(rgb.to_ndarray())
     turned, upside_down, mirrored = _orientation(frame)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from smalti.errors import SmaltiError
-from smalti.files import whole
-from smalti.video.opening import as_rate, import_av
+from smalti.files import atomic_write
+from smalti.video.container import as_rate, import_av
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -55,7 +55,7 @@ def write_video(path: str | os.PathLike[str], frames: Iterable[Tensor], rate: Fr
     if first is None:
         raise SmaltiError(f"There are no frames to write to {file}: give at least one.")
     av = import_av()
-    with whole(file) as partial:
+    with atomic_write(file) as partial:
         # The index in front, where players that stream look for it; Matroska needs none.
         options = {} if file.suffix.lower() == ".mkv" else {"movflags": "+faststart"}
         with av.open(str(partial), "w", options=options) as container:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from smalti.__main__ import main
-from smalti.eval import weights
+from smalti.eval import pretrained_weights as weights
 from smalti.tokenizers.checkpoints import save
 
 

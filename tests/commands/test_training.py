@@ -14,7 +14,7 @@ import yaml
 
 import smalti
 from smalti.__main__ import main
-from smalti.commands.recipes import find, folder, names
+from smalti.cli.recipe_files import find_recipe, recipe_folder, recipe_names
 from smalti.errors import SmaltiError
 
 SMALL = {
@@ -42,8 +42,8 @@ SMALL = {
             },
         },
         "weights": {"l1": 1.0, "adversarial": 0.1, "commitment": 0.25},
-        "adversary": {
-            "class_path": "smalti.trainers.Adversary",
+        "gan": {
+            "class_path": "smalti.trainers.GANLoss",
             "init_args": {
                 "discriminator": {"class_path": "smalti.trainers.PatchDiscriminator", "init_args": {"channels": 8}}
             },
@@ -116,12 +116,12 @@ def test_faults_of_recipes_are_sentences(recipe, capsys, tmp_path):
 
 
 def test_every_recipe_is_found_and_read():
-    assert {"quickstart.yaml", "data/photos.yaml", "data/folder.yaml", "data/shards.yaml"} <= set(names())
-    for name in names():
-        assert find(name) == find(f"configs/{name}") or Path(f"configs/{name}").is_file()
-        assert (folder() / name).read_text().startswith("# ")
+    assert {"quickstart.yaml", "data/photos.yaml", "data/folder.yaml", "data/shards.yaml"} <= set(recipe_names())
+    for name in recipe_names():
+        assert find_recipe(name) == find_recipe(f"configs/{name}") or Path(f"configs/{name}").is_file()
+        assert (recipe_folder() / name).read_text().startswith("# ")
     with pytest.raises(SmaltiError, match="smalti recipes"):
-        find("wetok/f9.yaml")
+        find_recipe("wetok/f9.yaml")
 
 
 @pytest.mark.parametrize(
@@ -135,13 +135,13 @@ def test_every_recipe_is_found_and_read():
 )
 def test_recipes_are_the_published_models(name, manifest, manifests):
     """By every name and shape, on the meta device."""
+    from smalti.tokenizers.configurable import from_config, get_config
     from smalti.tokenizers.importers import from_published
-    from smalti.tokenizers.parts import build, recipe_of
 
     published = manifests[f"wetok_{manifest}_imagenet"]
     state = {key: torch.empty(shape, device="meta") for key, shape in published["state_dict"].items()}
     theirs = from_published("wetok", published["config"], state)
-    model = yaml.safe_load(find(f"wetok/{name}.yaml").read_text())["model"]
+    model = yaml.safe_load(find_recipe(f"wetok/{name}.yaml").read_text())["model"]
 
     def homes(value):  # the recipe names classes where people import them from, recipes of parts where they live
         if isinstance(value, dict):
@@ -149,9 +149,9 @@ def test_recipes_are_the_published_models(name, manifest, manifests):
         return f"smalti.tokenizers.tokenizer.{value[7:]}" if value == "smalti.Tokenizer" else value
 
     with torch.device("meta"):
-        ours = build(homes(model["tokenizer"]))
+        ours = from_config(homes(model["tokenizer"]))
     assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
-    assert recipe_of(ours.bottleneck) == recipe_of(theirs.bottleneck)
+    assert get_config(ours.bottleneck) == get_config(theirs.bottleneck)
 
 
 @pytest.mark.slow

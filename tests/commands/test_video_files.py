@@ -16,10 +16,10 @@ from PIL import Image
 
 import smalti
 from smalti.__main__ import main
-from smalti.commands import media
-from smalti.eval import weights
-from smalti.eval.metrics import to_pixels, to_uint8
-from smalti.export.tokens import load_tokens
+from smalti.cli import media_streams as media
+from smalti.eval import pretrained_weights as weights
+from smalti.export.token_files import load_tokens
+from smalti.pixels import pixels_to_uint8, uint8_to_pixels
 from smalti.tokenizers import OneVAEDecoder, OneVAEEncoder, Tokenizer
 from smalti.tokenizers.bottlenecks import FSQ, KL, Joint, Projected
 from smalti.tokenizers.checkpoints import fingerprint, save
@@ -106,11 +106,11 @@ def test_a_video_there_and_back(work, capsys, monkeypatch, name):
 
     # What is written is what the library makes of the whole clip.
     tokenizer = smalti.load(name)
-    pixels = to_pixels(frames_of("clip.mp4")).transpose(0, 1)[None]
+    pixels = uint8_to_pixels(frames_of("clip.mp4")).transpose(0, 1)[None]
     content = load_tokens(work / "clip.safetensors")
     with torch.no_grad():
         tokens = tokenizer.tokenize(pixels)
-        expected = to_uint8(tokenizer.detokenize(tokens))[0].unbind(1)
+        expected = pixels_to_uint8(tokenizer.detokenize(tokens))[0].unbind(1)
     assert torch.equal(content.tokens.ids, tokens.ids)
     assert (content.tokens.grids, content.tokens.frames, content.tokens.size) == (tokens.grids, 11, (32, 48))
     assert content.rate == NTSC
@@ -248,7 +248,7 @@ def test_frames_in_tiles(work, footage):
     tiles = ("--tokenizer", "joint", "--tile", "16")
     write_video("large.mp4", [frame.repeat(1, 2, 1) for frame in footage[:5]], NTSC)
     assert main(["tokenize", "large.mp4", "-o", "tiles.safetensors", *tiles]) == 0
-    clip = to_pixels(torch.stack(list(read_frames("large.mp4")), dim=1)[None])
+    clip = uint8_to_pixels(torch.stack(list(read_frames("large.mp4")), dim=1)[None])
     tokenizer = smalti.load("joint")
     with torch.inference_mode():
         expected = tokenizer.tiled(16, 4).tokenize(clip).ids
@@ -286,7 +286,7 @@ def test_bad_requests_are_one_sentence(work, capsys, monkeypatch):
 
 def test_damaged_weights_are_told_and_not_written(work, capsys):
     tokenizer = joint()
-    tokenizer.decoder.final.weight.data.fill_(float("nan"))
+    tokenizer.decoder.last_layer.weight.data.fill_(float("nan"))
     save(tokenizer, work / "nan")
     assert "not finite" in refused(capsys, "reconstruct", "clip.mp4", "-o", "x.mp4", "--tokenizer", "nan")
     assert not list(work.glob("*x.mp4"))

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from smalti.data import UnreadableImageError, decode
-from smalti.data.packaged import locate
-from smalti.data.photos import _SKIMAGE, _SKLEARN
+from smalti.data import UnreadableImageError, decode_image
+from smalti.data.packaged_files import locate
+from smalti.data.packaged_photos import _SKIMAGE, _SKLEARN
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -21,7 +21,7 @@ def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
 
 
 def values(data: bytes | str | Path) -> torch.Tensor:
-    image = decode(data)
+    image = decode_image(data)
     assert image.mode == "RGB"
     return pil_to_tensor(image).int()
 
@@ -172,7 +172,7 @@ def test_other_modes_become_rgb(coffee):
 def test_truncated_photos_are_refused(photo, share):
     data = locate(*photo).read_bytes()
     with pytest.raises(UnreadableImageError, match="cannot be read as an image"):
-        decode(data[: int(len(data) * share)])
+        decode_image(data[: int(len(data) * share)])
 
 
 def test_damaged_and_foreign_files_are_refused_in_one_sentence(coffee, tmp_path):
@@ -191,6 +191,6 @@ def test_damaged_and_foreign_files_are_refused_in_one_sentence(coffee, tmp_path)
     }
     for case, words in cases.items():
         with pytest.raises(UnreadableImageError, match=words) as caught:
-            decode(case)
+            decode_image(case)
         assert "\n" not in str(caught.value)
         assert pickle.loads(pickle.dumps(caught.value)).reason == caught.value.reason

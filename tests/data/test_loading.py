@@ -12,25 +12,26 @@ from torch.utils.data import DataLoader
 
 from smalti.data import (
     EvaluationTransform,
-    Files,
     Folder,
-    Images,
+    ImageFiles,
+    ImageSource,
     Photos,
     Shards,
     TrainingTransform,
     evaluation_loader,
-    to_pixels,
     training_loader,
 )
-from smalti.data.sampling import Key, Position, TrainingSampler, mix
-from smalti.data.views import TrainingItems, TrainingShards, collate
+from smalti.data.datasets import IndexedTrainingDataset, ShardTrainingDataset, collate
+from smalti.data.sampler import Key, Position, TrainingSampler
 from smalti.errors import SmaltiError
+from smalti.pixels import image_to_pixels
+from smalti.seeds import derive_seed
 
 SMALL = TrainingTransform(8)
 COUNTS = st.integers(1, 60)
 
 
-class Squares(Images):
+class Squares(ImageSource):
     """Images in memory, each of its own grey level."""
 
     def __init__(self, count: int):
@@ -92,8 +93,8 @@ def test_orders_differ_by_seed_and_epoch_and_the_rest_of_a_division_changes():
             left_out.add(order[-1])
     assert len(orders) == 9
     assert len(left_out) > 3
-    assert len({mix(a, b, c) for a in range(9) for b in range(9) for c in range(9)}) == 729
-    assert mix(0, 1, 2) == 4450782424123420391  # for ever: resumed runs depend on it
+    assert len({derive_seed(a, b, c) for a in range(9) for b in range(9) for c in range(9)}) == 729
+    assert derive_seed(0, 1, 2) == 4450782424123420391  # for ever: resumed runs depend on it
 
 
 @settings(deadline=None, max_examples=30)
@@ -101,7 +102,7 @@ def test_orders_differ_by_seed_and_epoch_and_the_rest_of_a_division_changes():
 def test_evaluation_sees_every_image_once_over_the_processes(count, world, batch_size):
     seen = []
     for rank in range(world):
-        loader = evaluation_loader(Squares(count), to_pixels, batch_size, rank=rank, world=world)
+        loader = evaluation_loader(Squares(count), image_to_pixels, batch_size, rank=rank, world=world)
         batches = list(loader)
         assert len(loader) == len(batches)
         for pixels, names in batches:
@@ -159,7 +160,7 @@ def test_training_does_not_depend_on_workers_and_differs_by_epoch_and_seed(kind,
 
 def test_keys_decide_samples_in_any_order_and_leave_the_global_generator_alone(make_folder, make_shards):
     shards = Shards(make_shards(3, 4, bad=(1,)), samples=12, buffer=4, lanes=2)
-    views = [TrainingItems(Folder(make_folder(5)), SMALL, 3), TrainingShards(shards, SMALL, 3, 2, 0, 1)]
+    views = [IndexedTrainingDataset(Folder(make_folder(5)), SMALL, 3), ShardTrainingDataset(shards, SMALL, 3, 2, 0, 1)]
     for view in views:
         keys = [Key(epoch, sample) for epoch in (0, 1) for sample in range(10)]
         forward = {key: view[key] for key in keys}
@@ -243,7 +244,7 @@ def test_where_everything_is_bad_training_stops_at_the_first_batch(make_folder, 
             next(iter(loader))
         assert "\n" not in str(caught.value)
     with pytest.raises(SmaltiError, match="5 of the 5 samples"):
-        list(evaluation_loader(Folder(source_of(make_folder)), to_pixels, max_bad=0.9))
+        list(evaluation_loader(Folder(source_of(make_folder)), image_to_pixels, max_bad=0.9))
 
 
 def source_of(make_folder):
@@ -283,7 +284,7 @@ def test_samples_without_an_image_are_skipped(make_shards, tmp_path):
         tar.write({"__key__": "a", "cls": b"1"})
         tar.write({"__key__": "b", "mask.png": b"no", "png": encoded_white()})
         tar.write({"__key__": "c", "JPEG": encoded_white()})
-    loader = evaluation_loader(Shards(str(tmp_path / "a.tar")), to_pixels, max_bad=0.4)
+    loader = evaluation_loader(Shards(str(tmp_path / "a.tar")), image_to_pixels, max_bad=0.4)
     assert [batch.names for batch in loader] == [[f"{tmp_path}/a.tar/b"], [f"{tmp_path}/a.tar/c"]]
     assert loader.skipped.names == {f"{tmp_path}/a.tar/a": "no image in the sample"}
 
@@ -312,14 +313,14 @@ def test_what_cannot_be_trained_on_is_said_in_one_sentence(make_folder, make_sha
         with pytest.raises(SmaltiError, match=words):
             training_loader(source, SMALL, **{"batch_size": 2, **options})
     with pytest.raises(SmaltiError, match="batch_size is 0"):
-        evaluation_loader(folder, to_pixels, 0)
+        evaluation_loader(folder, image_to_pixels, 0)
 
 
 @pytest.mark.slow
 def test_workers_can_be_spawned(make_shards):
     shards = Shards(make_shards(2, 4), samples=8, buffer=2)
     photos = Photos("validation")
-    makers = (lambda: TrainingItems(photos, SMALL, 0), lambda: TrainingShards(shards, SMALL, 0, 2, 0, 1))
+    makers = (lambda: IndexedTrainingDataset(photos, SMALL, 0), lambda: ShardTrainingDataset(shards, SMALL, 0, 2, 0, 1))
     for make in makers:
         sampler = TrainingSampler(4, shuffle=False, rank=0, world=1, seed=0, batch_size=2)
         options = {"batch_size": 2, "sampler": sampler, "collate_fn": collate}
@@ -330,4 +331,4 @@ def test_workers_can_be_spawned(make_shards):
 
 def test_files_without_a_root_are_called_by_their_names(make_folder):
     paths = Folder(make_folder(2)).paths
-    assert [name for batch in evaluation_loader(Files(paths), None) for name in batch.names] == ["000.jpg", "001.jpg"]
+    assert [name for batch in evaluation_loader(ImageFiles(paths), None) for name in batch.names] == ["000.jpg", "001.jpg"]

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from smalti.data import Folder, ImageData, MixedData, VideoData, VideoFolder
-from smalti.data.sampling import Position
+from smalti.data.sampler import Position
 from smalti.errors import SmaltiError
 
 

@@ -16,7 +16,7 @@ from smalti.data import (
     VideoShards,
     training_loader,
 )
-from smalti.data.sampling import Position
+from smalti.data.sampler import Position
 from smalti.types import Batch
 
 

@@ -14,20 +14,20 @@ import torch
 
 from smalti.data import (
     EvaluationTransform,
-    Files,
     Folder,
+    ImageFiles,
     Photos,
     Shards,
     TrainingTransform,
     open_source,
-    packaged,
-    to_pixels,
+    packaged_files as packaged,
 )
-from smalti.data import photos as photos_module
-from smalti.data.packaged import locate
-from smalti.data.shards import Encoded, expand
-from smalti.data.sources import Fault, Images
+from smalti.data import packaged_photos as photos_module
+from smalti.data.packaged_files import locate
+from smalti.data.shard_reading import Encoded, expand_pattern
+from smalti.data.sources import Fault, ImageSource
 from smalti.errors import MissingExtraError, SmaltiError
+from smalti.pixels import image_to_pixels
 
 
 def test_a_folder_is_read_in_order_with_all_below_it(make_folder):
@@ -79,9 +79,9 @@ def test_photos_are_held_out_by_photo_and_need_no_network(monkeypatch):
 
 
 def test_no_photo_of_one_split_is_a_near_duplicate_of_one_of_the_other():
-    twins = Files([locate(f"motorcycle_{side}.png", photos_module._SKIMAGE) for side in ("left", "right")])
+    twins = ImageFiles([locate(f"motorcycle_{side}.png", photos_module._SKIMAGE) for side in ("left", "right")])
 
-    def features(source: Images) -> torch.Tensor:
+    def features(source: ImageSource) -> torch.Tensor:
         small = torch.stack([EvaluationTransform(16, 16)(source[i]).flatten() for i in range(len(source))])
         return torch.nn.functional.normalize(small - small.mean(dim=1, keepdim=True), dim=1)
 
@@ -112,8 +112,8 @@ def test_shards_give_every_sample_once_in_order(make_shards):
 
 
 def test_patterns_expand_to_urls_unopened():
-    assert expand("https://example.org/a-{08..10}.tar") == [f"https://example.org/a-{n:02}.tar" for n in (8, 9, 10)]
-    assert expand("pipe:cat a-{0..1}.tar") == ["pipe:cat a-0.tar", "pipe:cat a-1.tar"]
+    assert expand_pattern("https://example.org/a-{08..10}.tar") == [f"https://example.org/a-{n:02}.tar" for n in (8, 9, 10)]
+    assert expand_pattern("pipe:cat a-{0..1}.tar") == ["pipe:cat a-0.tar", "pipe:cat a-1.tar"]
 
 
 def test_patterns_that_match_nothing_are_said_in_one_sentence(tmp_path, make_shards):
@@ -221,10 +221,10 @@ def test_pixels_run_from_minus_one_to_one_and_nothing_is_moved():
     from PIL import Image
 
     ramp = Image.frombytes("L", (256, 1), bytes(range(256))).convert("RGB")
-    torch.testing.assert_close(to_pixels(ramp)[0, 0], torch.linspace(-1, 1, 256))
+    torch.testing.assert_close(image_to_pixels(ramp)[0, 0], torch.linspace(-1, 1, 256))
     photo = Photos("validation")[1]
     square = photo.crop((0, 0, 64, 64))
-    torch.testing.assert_close(EvaluationTransform(64, 64)(square), to_pixels(square), rtol=0, atol=0)
+    torch.testing.assert_close(EvaluationTransform(64, 64)(square), image_to_pixels(square), rtol=0, atol=0)
 
 
 def test_transforms_refuse_numbers_out_of_range():

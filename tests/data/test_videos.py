@@ -13,23 +13,23 @@ from torchvision.transforms.v2.functional import to_pil_image
 from smalti.data import (
     Clips,
     EvaluationTransform,
-    Files,
     Folder,
-    Footage,
+    ImageFiles,
     Photos,
     Shards,
     TrainingTransform,
     VideoEvaluationTransform,
     VideoFiles,
     VideoFolder,
+    VideoSegment,
     VideoShards,
     VideoTrainingTransform,
     evaluation_loader,
     open_source,
-    packaged,
+    packaged_files as packaged,
     training_loader,
 )
-from smalti.data.sampling import Position
+from smalti.data.sampler import Position
 from smalti.errors import MissingExtraError, SmaltiError
 from smalti.video import read_frames
 
@@ -44,7 +44,7 @@ def levels(pixels: torch.Tensor) -> list[int]:
 
 @pytest.mark.parametrize("frames", [1, 5, 24])
 def test_a_training_clip_is_of_consecutive_frames_from_anywhere(make_video, frames):
-    item = Footage("a.mkv", make_video())
+    item = VideoSegment("a.mkv", make_video())
     starts = set()
     torch.manual_seed(0)
     for _ in range(30):
@@ -61,7 +61,7 @@ def test_a_training_clip_is_of_consecutive_frames_from_anywhere(make_video, fram
 
 
 def test_rate_and_stride_choose_the_frames(make_video):
-    item = Footage("a.mkv", make_video())
+    item = VideoSegment("a.mkv", make_video())
     for options, wanted in [
         ({"rate": 6}, [0, 2, 4, 6, 8]),
         ({"rate": 24}, [0, 0, 1, 1, 2]),
@@ -110,7 +110,7 @@ def test_without_numbers_the_whole_video_comes_as_it_is(make_videos):
 
 
 def test_footage_ends_where_it_is_said_to(make_video):
-    part = Footage("a.mkv", make_video(), Fraction(1, 2), Fraction(1))
+    part = VideoSegment("a.mkv", make_video(), Fraction(1, 2), Fraction(1))
     assert levels(VideoEvaluationTransform(6, resize=8, crop=8)(part).pixels) == [6, 7, 8, 9, 10, 11]
     for _ in range(5):
         assert set(levels(VideoTrainingTransform(3, size=8)(part).pixels)) <= set(range(6, 12))
@@ -119,12 +119,12 @@ def test_footage_ends_where_it_is_said_to(make_video):
 
 
 def test_where_a_file_boasts_of_its_length_clips_come_from_its_start(make_video, monkeypatch):
-    from smalti.data import clips as module
+    from smalti.data import clip_transforms as module
 
     real = module.probe
     monkeypatch.setattr(module, "probe", lambda video: replace(real(video), duration=Fraction(6)))
     torch.manual_seed(0)
-    seen = {levels(VideoTrainingTransform(5, size=8)(Footage("a", make_video())).pixels)[0] for _ in range(20)}
+    seen = {levels(VideoTrainingTransform(5, size=8)(VideoSegment("a", make_video())).pixels)[0] for _ in range(20)}
     assert 0 in seen
     assert max(seen) <= 19
 
@@ -155,7 +155,7 @@ def test_bad_and_short_videos_are_skipped_counted_and_named(make_videos, caplog,
 
 
 def test_what_is_too_short_says_at_which_pace(make_video):
-    item = Footage("a.mkv", make_video())
+    item = VideoSegment("a.mkv", make_video())
     for options, words in [
         ({"rate": 2.5}, r"has 5 frames at 2.5 a second, and 17 are wanted"),
         ({"stride": 2}, r"has 12 frames with a stride of 2, and 17 are wanted"),
@@ -252,7 +252,7 @@ def test_open_source_tells_images_from_videos(make_videos, make_folder, make_vid
     assert isinstance(open_source(f"videos:{videos}"), VideoFolder)
     assert isinstance(open_source(str(videos / "0" / "000.mkv")), VideoFiles)
     assert isinstance(open_source(f"videos:{images}/0/000.jpg"), VideoFiles)
-    assert isinstance(open_source(f"images:{images}/0/000.jpg"), Files)
+    assert isinstance(open_source(f"images:{images}/0/000.jpg"), ImageFiles)
     assert isinstance(open_source("clips:validation"), Clips)
     pattern = make_video_shards(1, 1)
     assert type(open_source(f"videos:{pattern}")) is VideoShards

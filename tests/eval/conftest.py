@@ -10,9 +10,10 @@ import torch
 from PIL import Image, ImageOps
 from torch import nn
 
+from smalti.tokenizers.base import Decoder, Encoder
 from smalti.tokenizers.bottlenecks.base import Bottleneck, Quantizer
-from smalti.tokenizers.codec import Decoder, Encoder
-from smalti.tokenizers.onevae import OneVAEDecoder, OneVAEEncoder
+from smalti.tokenizers.models.onevae.decoder import OneVAEDecoder
+from smalti.tokenizers.models.onevae.encoder import OneVAEEncoder
 from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.types import Batch, Code
 from smalti.video import read_frames
@@ -38,19 +39,19 @@ class TinyDecoder(Decoder):
         self.out = nn.ConvTranspose3d(dim, 3, (1, 4, 4), (1, 4, 4))
 
     @property
-    def final(self):
+    def last_layer(self):
         return self.out
 
-    def forward(self, maps, generator=None, state=None):
-        return self.out(maps[0]).tanh()
+    def forward(self, latents, generator=None, state=None):
+        return self.out(latents[0]).tanh()
 
 
 class NoisyDecoder(TinyDecoder):
     generative = True
 
-    def forward(self, maps, generator=None, state=None):
-        noise = torch.randn(maps[0].shape, generator=generator, dtype=maps[0].dtype, device=maps[0].device)
-        return self.out(maps[0] + 0.5 * noise).tanh()
+    def forward(self, latents, generator=None, state=None):
+        noise = torch.randn(latents[0].shape, generator=generator, dtype=latents[0].dtype, device=latents[0].device)
+        return self.out(latents[0] + 0.5 * noise).tanh()
 
 
 class Signs(Quantizer):
@@ -62,12 +63,12 @@ class Signs(Quantizer):
         self.tokens_per_position, self.bits = groups, dim // groups
         self.codebook_size = 2**self.bits
 
-    def code(self, h):
+    def quantize(self, h):
         bits = (h > 0).unflatten(-1, (self.tokens_per_position, self.bits))
         ids = (bits * 2 ** torch.arange(self.bits)).sum(-1)
-        return Code(z=self.codes(ids), ids=ids)
+        return Code(z=self.dequantize(ids), ids=ids)
 
-    def codes(self, ids):
+    def dequantize(self, ids):
         return ((ids[..., None] >> torch.arange(self.bits)) & 1).flatten(-2).float() * 2 - 1
 
 
@@ -76,7 +77,7 @@ class Through(Bottleneck):
         super().__init__()
         self.in_dim = self.out_dim = dim
 
-    def code(self, h):
+    def quantize(self, h):
         return Code(z=h)
 
 
@@ -164,14 +165,14 @@ def clips():
 
 @pytest.fixture(scope="session")
 def motion():
-    from smalti.eval.features import EffLite0Motion
+    from smalti.eval.feature_networks.efflite0_frechet import EffLite0MotionNetwork
 
-    return EffLite0Motion()
+    return EffLite0MotionNetwork()
 
 
 @pytest.fixture(scope="session")
 def stand_ins():
-    from smalti.eval.features import EffLite0Features
-    from smalti.eval.perceptual import EffLite0Perceptual
+    from smalti.eval.feature_networks.efflite0_frechet import EffLite0Network
+    from smalti.eval.feature_networks.efflite0_perceptual import EffLite0Perceptual
 
-    return EffLite0Perceptual(), EffLite0Features()
+    return EffLite0Perceptual(), EffLite0Network()

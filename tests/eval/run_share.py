@@ -13,8 +13,8 @@ from conftest import CLIPS, NAMES, make_batches, make_clip_batches, make_tokeniz
 
 from smalti.errors import SmaltiError
 from smalti.eval.evaluate import evaluate
-from smalti.eval.features import EffLite0Features, EffLite0Motion
-from smalti.eval.perceptual import EffLite0Perceptual
+from smalti.eval.feature_networks.efflite0_frechet import EffLite0MotionNetwork, EffLite0Network
+from smalti.eval.feature_networks.efflite0_perceptual import EffLite0Perceptual
 
 
 def share_of(tokenizer, batches, networks):
@@ -42,8 +42,8 @@ def main():
     rank, store, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    networks = {"perceptual": EffLite0Perceptual(), "features": EffLite0Features()}
-    motion = {"features": EffLite0Motion()}
+    networks = {"perceptual": EffLite0Perceptual(), "features": EffLite0Network()}
+    motion = {"features": EffLite0MotionNetwork()}
     tokenizer, video_tokenizer = make_tokenizer(generative=True), make_video_tokenizer()
     broken = make_tokenizer()
     if rank == 1:

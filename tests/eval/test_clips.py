@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from smalti.eval.clips import baseline, compare, kept_pixels
-from smalti.eval.metrics import bicubic, psnr, ssim, to_pixels, to_uint8
+from smalti.eval.baseline import baseline, compare, kept_pixels
+from smalti.eval.functional import bicubic, psnr, ssim
+from smalti.pixels import pixels_to_uint8, uint8_to_pixels
 
 
 def noisy(clips, strength):
     generator = torch.Generator().manual_seed(0)
-    return to_uint8(to_pixels(clips) + strength * torch.randn(clips.shape, generator=generator))
+    return pixels_to_uint8(uint8_to_pixels(clips) + strength * torch.randn(clips.shape, generator=generator))
 
 
 def test_an_image_is_a_clip_of_one_frame(photos, stand_ins):

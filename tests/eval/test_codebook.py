@@ -5,11 +5,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smalti.eval.codebook import Counts
+from smalti.eval.codebook_usage import IdCounts
 
 
 def counted(*blocks):
-    counts = Counts()
+    counts = IdCounts()
     for block in blocks:
         counts.add(torch.tensor(block, dtype=torch.int64))
     return counts
@@ -46,7 +46,7 @@ def test_any_split_counts_the_same(blocks, data):
 
 
 def test_many_tokens_are_settled_on_the_way():
-    counts = Counts()
+    counts = IdCounts()
     for _ in range(5):
         counts.add(torch.arange(40_000))
     assert sum(len(block) for block in counts._pending) <= 1 << 17
@@ -57,4 +57,4 @@ def test_many_tokens_are_settled_on_the_way():
 
 def test_nothing_counted():
     with pytest.raises(ValueError, match="No tokens"):
-        Counts().use(4)
+        IdCounts().use(4)

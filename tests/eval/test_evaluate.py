@@ -9,8 +9,9 @@ from torch.testing import assert_close
 
 from smalti.errors import SmaltiError
 from smalti.eval.evaluate import evaluate
-from smalti.eval.metrics import psnr, to_pixels, to_uint8
+from smalti.eval.functional import psnr
 from smalti.eval.reconstruct import reconstruct, sample_seed
+from smalti.pixels import pixels_to_uint8, uint8_to_pixels
 from smalti.types import Batch
 
 
@@ -40,7 +41,7 @@ def test_it_measures_what_a_viewer_sees(tokenizer_of, batches_of):
     for batch in batches_of(batch=5):
         with torch.no_grad():
             restored = tokenizer(batch.pixels)[0]
-        by_hand = psnr(to_uint8(batch.pixels), to_uint8(restored)).tolist()
+        by_hand = psnr(pixels_to_uint8(batch.pixels), pixels_to_uint8(restored)).tolist()
     assert {n: v["psnr"] for n, v in result.samples.items()} == pytest.approx(
         dict(zip(batch.names, by_hand, strict=True))
     )
@@ -109,7 +110,7 @@ def test_examples_and_progress(tokenizer_of, batches_of):
     names = ("rocket", "coffee", "astronaut", "retina")
     result = evaluate(tokenizer_of(), batches_of(names), keep=2, progress=done.append)
     assert [example.name for example in result.examples] == ["astronaut", "coffee"]
-    assert torch.equal(to_pixels(result.examples[1].original), batches_of(("coffee",))[0].pixels[0])
+    assert torch.equal(uint8_to_pixels(result.examples[1].original), batches_of(("coffee",))[0].pixels[0])
     assert done == [2, 4]
 
 

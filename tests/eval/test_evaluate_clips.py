@@ -8,12 +8,12 @@ from torch.testing import assert_close
 from smalti.errors import SmaltiError
 from smalti.eval import evaluate as module
 from smalti.eval.evaluate import evaluate
-from smalti.eval.features import Features
-from smalti.eval.metrics import to_uint8
+from smalti.eval.feature_networks.frechet import FrechetNetwork
+from smalti.pixels import pixels_to_uint8
 from smalti.types import Batch
 
 
-class Means(Features):
+class Means(FrechetNetwork):
     """Colour of a clip; quick, and wants three frames."""
 
     metric, comparable, provenance = "means", False, {}
@@ -65,8 +65,8 @@ def test_padding_is_never_counted(video_tokenizer, clip_batches_of):
     assert all(example.reconstruction.shape == (3, 8, 63, 64) for example in result.examples)
     assert result.codebook.bits_per_pixel == pytest.approx(8 * (32 * 32 + 4 * 16 * 16) / (8 * 63 * 64))
     with torch.no_grad():
-        restored = to_uint8(video_tokenizer.eval()(batch.pixels)[0])
-    error = (restored.double() - to_uint8(batch.pixels).double()).square().mean((1, 2, 3, 4))
+        restored = pixels_to_uint8(video_tokenizer.eval()(batch.pixels)[0])
+    error = (restored.double() - pixels_to_uint8(batch.pixels).double()).square().mean((1, 2, 3, 4))
     expected = dict(zip(batch.names, (10 * (255**2 / error).log10()).tolist(), strict=True))
     assert {name: v["psnr_clip"] for name, v in result.samples.items()} == pytest.approx(expected)
 

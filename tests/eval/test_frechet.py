@@ -5,11 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 
-from smalti.eval.frechet import Spread, frechet
+from smalti.eval.frechet import FeatureStatistics, frechet_distance
 
 
 def spread(x, blocks=1):
-    whole = Spread(x.shape[1])
+    whole = FeatureStatistics(x.shape[1])
     for block in x.chunk(blocks):
         whole.add(block)
     return whole
@@ -33,7 +33,7 @@ def sets(seed, n, m, dim):
 @given(st.integers(0, 10**6), st.integers(12, 80), st.integers(12, 80), st.integers(2, 8), st.integers(1, 9))
 def test_it_equals_the_definition(seed, n, m, dim, blocks):
     x, y = sets(seed, n, m, dim)
-    assert frechet(spread(x, blocks), spread(y, blocks)) == pytest.approx(by_definition(x, y), rel=1e-6, abs=1e-6)
+    assert frechet_distance(spread(x, blocks), spread(y, blocks)) == pytest.approx(by_definition(x, y), rel=1e-6, abs=1e-6)
 
 
 @pytest.mark.parametrize(("n", "m"), [(5, 5), (5, 400), (400, 5), (400, 400)])
@@ -45,21 +45,21 @@ def test_few_and_many_samples_in_any_mixture(n, m):
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
     trace = torch.linalg.eigvalsh(root @ b @ root).clamp(min=0).sqrt().sum()
     expected = (x.mean(0) - y.mean(0)).square().sum() + a.trace() + b.trace() - 2 * trace
-    assert frechet(spread(x, 7), spread(y, 7)) == pytest.approx(expected.item(), rel=1e-5)
+    assert frechet_distance(spread(x, 7), spread(y, 7)) == pytest.approx(expected.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("n", [2, 10, 300])
 def test_equal_sets_are_at_zero(n):
     x, _ = sets(2, n, 2, 16)
     scale = x.var(0).sum().item()
-    assert frechet(spread(x), spread(x, 3)) <= 1e-9 * scale
-    assert frechet(spread(x), spread(x + 1)) == pytest.approx(16, rel=1e-6)  # the means alone
+    assert frechet_distance(spread(x), spread(x, 3)) <= 1e-9 * scale
+    assert frechet_distance(spread(x), spread(x + 1)) == pytest.approx(16, rel=1e-6)  # the means alone
 
 
 def test_shares_merge_to_the_whole_in_any_order():
     x, y = sets(3, 500, 90, 12)
-    parts = [spread(x[:3]), Spread(12), spread(x[3:4]), spread(x[4:], 5)]
-    forward, backward = Spread(12), Spread(12)
+    parts = [spread(x[:3]), FeatureStatistics(12), spread(x[3:4]), spread(x[4:], 5)]
+    forward, backward = FeatureStatistics(12), FeatureStatistics(12)
     for part in parts:
         forward.merge(part)
     for part in reversed(parts):
@@ -68,16 +68,16 @@ def test_shares_merge_to_the_whole_in_any_order():
         assert merged.count == 500
         torch.testing.assert_close(merged.mean, x.mean(0))
         torch.testing.assert_close(merged.root.T @ merged.root, torch.cov(x.T) * 499)
-        assert frechet(merged, spread(y)) == pytest.approx(by_definition(x, y), rel=1e-9)
+        assert frechet_distance(merged, spread(y)) == pytest.approx(by_definition(x, y), rel=1e-9)
 
 
 def test_a_far_mean_costs_no_precision():
     x, y = sets(4, 200, 200, 6)
-    assert frechet(spread(x + 1e6, 4), spread(y + 1e6, 4)) == pytest.approx(by_definition(x, y), rel=1e-6)
+    assert frechet_distance(spread(x + 1e6, 4), spread(y + 1e6, 4)) == pytest.approx(by_definition(x, y), rel=1e-6)
 
 
 def test_memory_is_bounded():
-    whole = Spread(8)
+    whole = FeatureStatistics(8)
     for _ in range(100):
         whole.add(torch.randn(5, 8))
     assert len(whole.root) <= 16
@@ -86,4 +86,4 @@ def test_memory_is_bounded():
 
 def test_one_sample_has_no_covariance():
     with pytest.raises(ValueError, match="two samples"):
-        frechet(spread(torch.ones(1, 3)), spread(torch.ones(4, 3)))
+        frechet_distance(spread(torch.ones(1, 3)), spread(torch.ones(4, 3)))

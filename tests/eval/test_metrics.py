@@ -7,28 +7,29 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
-from smalti.eval.metrics import PSNR_CEILING, bicubic, full_precision, psnr, ssim, to_pixels, to_uint8
+from smalti.eval.functional import PSNR_CEILING, bicubic, full_precision, psnr, ssim
+from smalti.pixels import pixels_to_uint8, uint8_to_pixels
 
 
 def noisy(photos, strength):
     generator = torch.Generator().manual_seed(0)
-    return to_uint8(to_pixels(photos) + strength * torch.randn(photos.shape, generator=generator))
+    return pixels_to_uint8(uint8_to_pixels(photos) + strength * torch.randn(photos.shape, generator=generator))
 
 
 def test_every_level_survives_the_round_trip():
     levels = torch.arange(256, dtype=torch.uint8)
-    assert torch.equal(to_uint8(to_pixels(levels)), levels)
-    assert torch.equal(to_uint8(to_pixels(levels).double()), levels)
+    assert torch.equal(pixels_to_uint8(uint8_to_pixels(levels)), levels)
+    assert torch.equal(pixels_to_uint8(uint8_to_pixels(levels).double()), levels)
 
 
 @given(st.floats(-3, 3, width=32))
 def test_rounding_is_to_the_nearest_level(value):
-    level = to_uint8(torch.tensor(value)).item()
+    level = pixels_to_uint8(torch.tensor(value)).item()
     assert abs(level - min(max((value + 1) * 127.5, 0), 255)) <= 0.5 + 1e-4
 
 
 def test_rounding_does_not_truncate():
-    assert to_uint8(torch.tensor([100.6, 100.4]) / 127.5 - 1).tolist() == [101, 100]
+    assert pixels_to_uint8(torch.tensor([100.6, 100.4]) / 127.5 - 1).tolist() == [101, 100]
 
 
 def test_psnr_of_known_errors():

@@ -9,12 +9,13 @@ import torch
 from PIL import Image, ImageFilter
 
 from smalti.errors import MissingExtraError, SmaltiError
-from smalti.eval import weights
-from smalti.eval.features import InceptionFeatures
-from smalti.eval.frechet import Spread, frechet
-from smalti.eval.metrics import to_pixels, to_uint8
-from smalti.eval.perceptual import EffLite0Perceptual, Lpips
-from smalti.eval.weights import SOURCES, Source, digest
+from smalti.eval import pretrained_weights as weights
+from smalti.eval.feature_networks.efflite0_perceptual import EffLite0Perceptual
+from smalti.eval.feature_networks.inception import InceptionNetwork
+from smalti.eval.feature_networks.lpips import LPIPSNetwork
+from smalti.eval.frechet import FeatureStatistics, frechet_distance
+from smalti.eval.pretrained_weights import SOURCES, WeightsSource, digest
+from smalti.pixels import pixels_to_uint8, uint8_to_pixels
 
 
 def through_pillow(photos, change):
@@ -30,7 +31,7 @@ def jpeg(picture, quality):
 
 def noise(photos, strength):
     generator = torch.Generator().manual_seed(0)
-    return to_uint8(to_pixels(photos) + strength * torch.randn(photos.shape, generator=generator))
+    return pixels_to_uint8(uint8_to_pixels(photos) + strength * torch.randn(photos.shape, generator=generator))
 
 
 DAMAGE = {
@@ -45,21 +46,21 @@ def test_stand_in_distances_rise_with_damage(kind, photos, stand_ins):
     perceptual, features = stand_ins
     steps = [damage(photos) for damage in DAMAGE[kind]]
     with torch.no_grad():
-        distances = torch.stack([perceptual(to_pixels(photos), to_pixels(step)) for step in steps])
+        distances = torch.stack([perceptual(uint8_to_pixels(photos), uint8_to_pixels(step)) for step in steps])
         spreads = []
         for images in (photos, *steps):
-            spreads.append(Spread(features.dim))
+            spreads.append(FeatureStatistics(features.dim))
             spreads[-1].add(features(images))
     assert distances[0].min() > 0
     assert (distances.diff(dim=0) > 0).all()  # for every photo at every step
-    curve = [frechet(spreads[0], other) for other in spreads]
+    curve = [frechet_distance(spreads[0], other) for other in spreads]
     assert curve[0] < 1e-9
     assert curve == sorted(curve)
 
 
 def test_stand_in_is_the_formula_of_its_docstring(photos, stand_ins):
     perceptual, _ = stand_ins
-    x, y = to_pixels(photos[:2]), to_pixels(noise(photos[:2], 0.1))
+    x, y = uint8_to_pixels(photos[:2]), uint8_to_pixels(noise(photos[:2], 0.1))
     with torch.no_grad():
         sizes, total = [], torch.zeros(2)
         for a, b in zip(*(perceptual.network.maps(z, perceptual.after) for z in (x, y)), strict=True):
@@ -88,7 +89,7 @@ def test_stand_in_knows_photos(stand_ins):
 
 def test_gradients_reach_the_images_and_stay_out_of_the_network(photos, stand_ins):
     perceptual, _ = stand_ins
-    y = to_pixels(photos[:2])
+    y = uint8_to_pixels(photos[:2])
     x = (y + 0.05 * torch.randn(y.shape, generator=torch.Generator().manual_seed(1))).requires_grad_()
     before = perceptual(x, y).sum()
     before.backward()
@@ -111,7 +112,7 @@ def test_gradient_at_equal_and_at_flat_images_is_finite(stand_ins):
 def test_training_mode_does_not_reach_it(photos, stand_ins):
     holder = torch.nn.ModuleList(stand_ins).train()
     assert not any(module.training for module in holder[0].modules())
-    x, y = to_pixels(photos[:1]), to_pixels(photos[1:2])
+    x, y = uint8_to_pixels(photos[:1]), uint8_to_pixels(photos[1:2])
     state = {key: value.clone() for key, value in stand_ins[0].state_dict().items()}
     first = stand_ins[0](x, y)
     assert torch.equal(first, stand_ins[0](x, y))
@@ -123,7 +124,7 @@ def test_any_size_from_16(size, stand_ins):
     x, y = torch.rand(2, 3, *size) * 2 - 1, torch.rand(2, 3, *size) * 2 - 1
     perceptual, features = stand_ins
     assert perceptual(x, y).shape == (2,)
-    assert features(to_uint8(x)).shape == (2, 1280)
+    assert features(pixels_to_uint8(x)).shape == (2, 1280)
 
 
 def test_sizes_below_are_refused(stand_ins):
@@ -152,8 +153,8 @@ def file_of(tmp_path, monkeypatch):
     def save(name, state):
         torch.save(state, tmp_path / "x.pth")
         url = f"https://example.org/{name}-{digest(tmp_path / 'x.pth')[:8]}.pth"
-        monkeypatch.setitem(SOURCES, name, Source(url))
-        return (tmp_path / "x.pth").rename(tmp_path / Source(url).file)
+        monkeypatch.setitem(SOURCES, name, WeightsSource(url))
+        return (tmp_path / "x.pth").rename(tmp_path / WeightsSource(url).file)
 
     monkeypatch.setattr(weights, "_failures", {})
     return save
@@ -208,10 +209,10 @@ def test_lpips_is_the_published_formula_on_the_weights_of_the_file(file_of, phot
     before = torch.get_rng_state()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        network = Lpips("alex", file.parent)
+        network = LPIPSNetwork("alex", file.parent)
     assert torch.equal(before, torch.get_rng_state())
     heads = torch.load(Path(lpips.__file__).parent / "weights/v0.1/alex.pth", map_location="cpu", weights_only=True)
-    x, y = to_pixels(photos), to_pixels(noise(photos, 0.1))
+    x, y = uint8_to_pixels(photos), uint8_to_pixels(noise(photos, 0.1))
     torch.testing.assert_close(network(x, y), alex_by_hand(state, heads, x, y))
     assert network.provenance == {"lpips_net": "alex", "weights": file.name, "sha256": digest(file)}
     assert (network.metric, network.comparable) == ("lpips", True)
@@ -229,18 +230,18 @@ def test_lpips_refuses_a_file_of_other_layers(file_of, fault):
     else:
         state["features.99.bias"] = torch.zeros(1)
     with pytest.raises(SmaltiError, match="does not hold the layers"):
-        Lpips("alex", file_of("alexnet", state))
+        LPIPSNetwork("alex", file_of("alexnet", state))
 
 
 @pytest.mark.slow
 def test_lpips_vgg_loads_every_layer(file_of, photos):
     state = backbone("vgg16")
-    network = Lpips("vgg", file_of("vgg16", state))
+    network = LPIPSNetwork("vgg", file_of("vgg16", state))
     loaded = network.network.net.state_dict()
     assert len(loaded) == len(state) == 26
     for key, value in loaded.items():
         assert torch.equal(value, state[f"features.{key.partition('.')[2]}"])
-    x = to_pixels(photos[:1, :, :16, :16]).requires_grad_()
+    x = uint8_to_pixels(photos[:1, :, :16, :16]).requires_grad_()
     network(x, -x.detach()).sum().backward()
     assert x.grad is not None
 
@@ -270,24 +271,24 @@ def test_rfid_is_torchmetrics_fid_with_tensorflows_resize(file_of, inception_sta
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     file = file_of("inception", inception_state)
-    network = InceptionFeatures(file)
+    network = InceptionNetwork(file)
     theirs = FrechetInceptionDistance(feature_extractor_weights_path=str(file), antialias=False)
     a, b = photos[:3], noise(photos[:3], 0.2)
     with torch.no_grad():
         torch.testing.assert_close(network(a), theirs.inception(a))
-        ours = [Spread(network.dim), Spread(network.dim)]
+        ours = [FeatureStatistics(network.dim), FeatureStatistics(network.dim)]
         for spread, images in zip(ours, (a, b), strict=True):
             spread.add(network(images))
     x, y = (network(images).double() for images in (a, b))
     # Their formula on two-dimensional shadows of the features, where eigenvalues of a product are quick and sure.
     from torchmetrics.image.fid import _compute_fid
 
-    small = [Spread(2), Spread(2)]
+    small = [FeatureStatistics(2), FeatureStatistics(2)]
     for spread, features in zip(small, (x, y), strict=True):
         spread.add(features[:, :2])
     expected = _compute_fid(x[:, :2].mean(0), torch.cov(x[:, :2].T), y[:, :2].mean(0), torch.cov(y[:, :2].T))
-    assert frechet(*small) == pytest.approx(expected.item(), rel=1e-6)
-    assert frechet(*ours) > 0
+    assert frechet_distance(*small) == pytest.approx(expected.item(), rel=1e-6)
+    assert frechet_distance(*ours) > 0
     assert (network.metric, network.comparable) == ("rfid", True)
 
 
@@ -298,7 +299,7 @@ class Evil:
 
 def test_inception_files_with_more_than_tensors_are_refused(file_of, capsys):
     with pytest.raises(SmaltiError, match="cannot be read as Inception weights"):
-        InceptionFeatures(file_of("inception", {"x": Evil()}))
+        InceptionNetwork(file_of("inception", {"x": Evil()}))
     assert "this ran" not in capsys.readouterr().out
 
 
@@ -307,6 +308,6 @@ def test_the_network_sees_the_range_it_was_trained_on(photos, stand_ins):
     network = stand_ins[0].network
     handle = network.stem.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     with torch.no_grad():
-        network.maps(to_pixels(photos), (0,))
+        network.maps(uint8_to_pixels(photos), (0,))
     handle.remove()
     torch.testing.assert_close(seen[0], (photos.float() - 127) / 128)

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from smalti.errors import SmaltiError
-from smalti.eval import weights
-from smalti.eval.features import EffLite0Features, EffLite0Motion, feature_network
-from smalti.eval.perceptual import EffLite0Perceptual, perceptual_network
-from smalti.eval.weights import SOURCES, Source, WeightsUnavailableError, resolve
+from smalti.eval import pretrained_weights as weights
+from smalti.eval.feature_networks.efflite0_frechet import EffLite0MotionNetwork, EffLite0Network
+from smalti.eval.feature_networks.efflite0_perceptual import EffLite0Perceptual
+from smalti.eval.feature_networks.selection import frechet_network, perceptual_network
+from smalti.eval.pretrained_weights import SOURCES, WeightsSource, WeightsUnavailableError, resolve
 
 CONTENT = b"the weights of a network" * 1000
 PREFIX = hashlib.sha256(CONTENT).hexdigest()[:8]
@@ -41,7 +42,7 @@ def served(monkeypatch, tmp_path):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/{FILE}"
     for name in SOURCES:
-        monkeypatch.setitem(SOURCES, name, Source(url))
+        monkeypatch.setitem(SOURCES, name, WeightsSource(url))
     monkeypatch.setattr(weights, "_failures", {})
     monkeypatch.delenv("SMALTI_WEIGHTS", raising=False)
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
@@ -130,8 +131,8 @@ def test_places_that_are_not_there(served, tmp_path, monkeypatch):
     [
         (perceptual_network, "lpips_vgg", EffLite0Perceptual, "lpips"),
         (perceptual_network, "lpips_alex", EffLite0Perceptual, "lpips"),
-        (feature_network, "inception", EffLite0Features, "rfid"),
-        (feature_network, "i3d", EffLite0Motion, "rfvd"),
+        (frechet_network, "inception", EffLite0Network, "rfid"),
+        (frechet_network, "i3d", EffLite0MotionNetwork, "rfvd"),
     ],
 )
 def test_a_stand_in_is_said_once_and_can_be_refused(served, caplog, factory, network, stand_in, metric):
@@ -146,7 +147,7 @@ def test_a_stand_in_is_said_once_and_can_be_refused(served, caplog, factory, net
         factory(network, stand_in=False)
 
 
-@pytest.mark.parametrize("factory", [perceptual_network, feature_network])
+@pytest.mark.parametrize("factory", [perceptual_network, frechet_network])
 def test_a_wrong_file_is_not_hidden_by_the_stand_in(served, tmp_path, factory):
     (tmp_path / "x.pth").write_bytes(b"no")
     with pytest.raises(SmaltiError, match="damaged"):

@@ -15,8 +15,8 @@ from smalti.export.diffusers import to_diffusers
 from smalti.tokenizers import LTXDecoder, LTXEncoder, OneVAEDecoder, OneVAEEncoder, Tokenizer
 from smalti.tokenizers.bottlenecks import FSQ, KL
 from smalti.tokenizers.checkpoints import read_safetensors, save
+from smalti.tokenizers.configurable import from_config, get_config
 from smalti.tokenizers.importers import from_published
-from smalti.tokenizers.parts import build, recipe_of
 
 RECIPES = Path(__file__).parents[2] / "configs"
 BLOCKS = [["res_x", {}], ["compress_all", {}], ["res_x", {}]]
@@ -38,7 +38,7 @@ def narrow(name):
             if "num_layers" in options:
                 options["num_layers"] = 1 + options["num_layers"] % 2
     torch.manual_seed(0)
-    tokenizer = build(described)
+    tokenizer = from_config(described)
     with torch.no_grad():
         for parameter in tokenizer.parameters():
             if parameter.ndim != 5:
@@ -87,7 +87,7 @@ def test_ltx_loads_in_diffusers_and_computes_the_same(name, tmp_path, monkeypatc
     with torch.no_grad():
         latents = tokenizer.encode(x)
         theirs = model.encode(x).latent_dist.mean
-        assert relative(latents.maps[0], theirs) < 1e-5
+        assert relative(latents.to_grids()[0], theirs) < 1e-5
         time = torch.tensor([tokenizer.decoder.timestep]) if model.config.timestep_conditioning else None
         pixels = model.decode(theirs, temb=time).sample
         assert relative(tokenizer.decode(latents), pixels) < 1e-5
@@ -98,7 +98,7 @@ def test_ltx_loads_in_diffusers_and_computes_the_same(name, tmp_path, monkeypatc
 def test_full_size_models_have_every_key_and_shape(name):
     diffusers = pytest.importorskip("diffusers")
     with torch.device("meta"):
-        ours = to_diffusers(build(recipe(f"ltx/{name}")))
+        ours = to_diffusers(from_config(recipe(f"ltx/{name}")))
         model = diffusers.AutoencoderKLLTXVideo.from_config(ours.config)
     theirs = {key: weight.shape for key, weight in model.state_dict().items()}
     assert {key: weight.shape for key, weight in ours.weights.items()} == theirs
@@ -131,7 +131,7 @@ def test_wan_loads_in_diffusers_and_computes_the_same(times, tmp_path):
     with torch.no_grad():
         latents = tokenizer.encode(x)
         theirs = model.encode(x).latent_dist.mean
-        assert relative(latents.maps[0], theirs) < 1e-5
+        assert relative(latents.to_grids()[0], theirs) < 1e-5
         assert relative(tokenizer.decode(latents).clamp(-1, 1), model.decode(theirs).sample) < 1e-5
 
 
@@ -139,7 +139,7 @@ def test_one_path_of_a_joint_tokenizer(tmp_path):
     described = recipe("onevae/8x8x8")
     for part in ("encoder", "decoder"):
         described["init_args"][part]["init_args"]["channels"] = 4
-    tokenizer = build(described)
+    tokenizer = from_config(described)
     with pytest.raises(SmaltiError, match="Joint"):
         to_diffusers(tokenizer)
     folder = exported(tokenizer, tmp_path, "--as", "continuous")
@@ -205,7 +205,7 @@ def test_nothing_is_overwritten_unasked(tmp_path, capsys):
     # Not even when asked, where something else is; an export of our own included.
     assert main([*command, str(tmp_path / "ours"), "--overwrite"]) == 2
     assert "no model of diffusers" in capsys.readouterr().err
-    assert recipe_of(smalti.load(tmp_path / "ours")) == recipe_of(first)
+    assert get_config(smalti.load(tmp_path / "ours")) == get_config(first)
 
 
 def test_a_folder_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch):

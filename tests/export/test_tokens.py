@@ -10,7 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from smalti.errors import SmaltiError
-from smalti.export.tokens import TokenFile, holds_clip, joined_tokens, load_tokens, save_tokens, tokens_in_chunks
+from smalti.export.token_files import TokenFile, holds_clip, load_tokens, save_tokens
+from smalti.tokenizers.tokenizer import get_tokens
 from smalti.types import TokenGrid
 
 
@@ -78,10 +79,10 @@ def test_parts_of_a_clip_join_to_the_whole(small, chunk):
     x = torch.rand(1, 3, 7, 12, 10, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
         whole = tokenizer.tokenize(x)
-        joined = joined_tokens(tokenizer.encode_stream(x.split(chunk, dim=2)))
+        joined = TokenGrid.join_time(map(get_tokens, tokenizer.encode_stream(x.split(chunk, dim=2))))
     assert (joined.grids, joined.size, joined.frames) == (whole.grids, whole.size, whole.frames)
     assert torch.equal(joined.ids, whole.ids)
-    parts = list(tokens_in_chunks(whole, 1, chunk))
+    parts = list(whole.split_time(1, chunk))
     assert [part.frames for part in parts] == [1] + {1: [1] * 6, 3: [3, 3], 100: [6]}[chunk]
     assert torch.equal(torch.cat([part.ids for part in parts], dim=1), whole.ids)
 
@@ -89,7 +90,7 @@ def test_parts_of_a_clip_join_to_the_whole(small, chunk):
 def test_an_image_is_one_part(small):
     with torch.no_grad():
         image = small().tokenize(torch.zeros(1, 3, 9, 9))
-    (part,) = tokens_in_chunks(image, 1, 4)
+    (part,) = image.split_time(1, 4)
     assert part.frames is None
     assert torch.equal(part.ids, image.ids)
     assert part.grids == image.grids

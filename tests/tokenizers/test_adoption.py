@@ -7,11 +7,11 @@ import torch
 
 from smalti.errors import SmaltiError
 from smalti.tokenizers import OneVAEDecoder, OneVAEEncoder, Tokenizer
-from smalti.tokenizers.adoption import adopt, paired, told
+from smalti.tokenizers.base import StreamState
 from smalti.tokenizers.bottlenecks import FSQ, KL, Joint, Projected
-from smalti.tokenizers.codec import State
 from smalti.tokenizers.importers import from_published
 from smalti.tokenizers.importers.onevae import build, build_wan
+from smalti.tokenizers.models.onevae.weight_transfer import match_levels, summarize, transfer_weights
 
 WAN = {
     "dim": 96,
@@ -72,7 +72,7 @@ def test_larger_latents_keep_the_function_of_diffusers_own():
     source = from_published("diffusers", {"_class_name": "AutoencoderKLWan", **config}, theirs.state_dict())
     target = networks(joint(48), multipliers=[1, 2, 4, 4], strides=[[1, 2], [2, 2], [2, 2]])
     assert target.encoder.stride == (4, 8, 8)
-    adopt(target, source)
+    transfer_weights(target, source)
     latents = target.as_continuous().encode(x)
     assert expected.abs().max() > 0.1
     # diffusers clamps what it decodes
@@ -88,29 +88,29 @@ def test_the_published_models_take_what_their_authors_took(manifests):
     theirs = source.state_dict()
     alone = [w.numel() for n, w in target.state_dict().items() if n in theirs and theirs[n].shape == w.shape]
     assert round(sum(alone) / 1e6, 1) == 118.8
-    adopted = adopt(target, source)
+    adopted = transfer_weights(target, source)
     assert [round(total(adopted, kind) / 1e6, 1) for kind in ("taken", "sliced")] == [167.6, 8.3]
     # New are the two convolutions of the first frame's grid, and the projections around the quantizer.
     first = (256 * 256 * 9 + 256) + (384 * 192 + 192)
     assert total(adopted, "new") == first + (256 * 12 + 12) + (12 * 256 + 256)
     assert sum(total(adopted, kind) for kind in ("taken", "sliced", "new")) == 176_579_055
-    assert told(adopted).startswith(
+    assert summarize(adopted).startswith(
         "all: 167,617,059 (94.9%) taken, 8,291,584 (4.7%) sliced, 670,412 (0.4%) new; encoder: "
     )
 
 
 def test_levels_are_paired_as_the_authors_did():
     widths = {"encoder": [(96, 96), (96, 192), (192, 384), (384, 384)], "decoder": [(96, 96), (192, 192), (192, 384)]}
-    assert paired([*widths["encoder"], (384, 384)], widths["encoder"]) == [0, 1, 2, 3, 3]
+    assert match_levels([*widths["encoder"], (384, 384)], widths["encoder"]) == [0, 1, 2, 3, 3]
     deep = [(192, 384), (384, 384)]
-    assert paired([*widths["decoder"], *deep], [*widths["decoder"], (384, 384)]) == [0, 1, 2, 2, 3]
+    assert match_levels([*widths["decoder"], *deep], [*widths["decoder"], (384, 384)]) == [0, 1, 2, 2, 3]
 
 
 def test_a_further_level_is_a_copy_of_the_deepest_of_its_widths():
     strides = [[1, 2], [2, 2], [2, 2]]
     source = networks(KL(4), multipliers=[1, 2, 4, 4], strides=strides, seed=0)
     target = networks(KL(4), multipliers=[1, 2, 4, 4, 4], strides=[*strides, [2, 2]])
-    adopted = adopt(target, source)
+    adopted = transfer_weights(target, source)
     assert total(adopted, "sliced") == total(adopted, "new") == 0
     # Encoder: a block and a change a level, from the pixels; decoder: two blocks and a change, from the latent.
     for part, places in (
@@ -127,7 +127,7 @@ def test_a_further_level_is_a_copy_of_the_deepest_of_its_widths():
 def test_an_image_does_not_notice_new_strides_in_time_and_new_blocks(wan):
     """The first frame passes each change of frames alone; a fresh residual block is the identity."""
     target = networks(KL(4), strides=[[2, 2], [2, 2]], blocks=2)
-    adopted = adopt(target, wan)
+    adopted = transfer_weights(target, wan)
     assert all(adopted[part].new > 0 for part in ("encoder", "decoder"))
     x = clip(1)[:, :, 0]
     assert alike(target(x)[0], wan(x)[0])
@@ -136,20 +136,20 @@ def test_an_image_does_not_notice_new_strides_in_time_and_new_blocks(wan):
 @torch.no_grad()
 def test_new_strides_in_time_start_as_the_mean_of_two_frames_and_as_each_twice(wan):
     target = networks(KL(4), strides=[[2, 2], [2, 2]])
-    adopt(target, wan)
+    transfer_weights(target, wan)
     down, plain_down = (t.encoder.layers[1] for t in (target, wan))
     up, plain_up = (t.decoder.layers[5] for t in (target, wan))
     x = torch.randn(1, 8, 9, 8, 8)
     pairs = torch.cat([x[:, :, :1], torch.stack([x[:, :, 1:] - 0.5, x[:, :, 1:] + 0.5], dim=3).flatten(2, 3)], dim=2)
-    assert alike(down(pairs, State(last=True)), plain_down(x, State(last=True)))
+    assert alike(down(pairs, StreamState(last=True)), plain_down(x, StreamState(last=True)))
     features = torch.randn(1, 16, 3, 4, 4)
-    assert alike(up(features, State(last=True)), plain_up(features[:, :, [0, 1, 1, 2, 2]], State(last=True)))
+    assert alike(up(features, StreamState(last=True)), plain_up(features[:, :, [0, 1, 1, 2, 2]], StreamState(last=True)))
 
 
 @torch.no_grad()
 def test_the_first_frames_grid_starts_as_the_other_layers_see_it(wan):
     target = networks(KL(4), first_frame=True)
-    adopted = adopt(target, wan)
+    adopted = transfer_weights(target, wan)
     assert adopted["encoder"].new == 0
     even = torch.randn(1, 4, 1, 1, 1).expand(1, 4, 1, 8, 8)
     decoder = target.decoder
@@ -162,7 +162,7 @@ def test_the_first_frames_grid_starts_as_the_other_layers_see_it(wan):
 def test_new_channels_can_learn(wan):
     """Zero on both sides would keep the function too, and would stay zero for ever."""
     target = networks(KL(12))
-    adopt(target, wan)
+    transfer_weights(target, wan)
     x = clip(5)
     optimizer = torch.optim.SGD(target.parameters(), lr=0.1)
     start = {name: weight.clone() for name, weight in target.state_dict().items()}
@@ -180,7 +180,7 @@ def test_new_channels_can_learn(wan):
 def test_discrete_from_continuous_weights(wan, wide):
     """The networks are the source's, whether the log-variances stay or go; the projections keep a part of the latent."""
     target = networks(Projected(FSQ([8, 8, 8]), dim=4, in_dim=8 if wide else 4))
-    adopted = adopt(target, wan)
+    adopted = transfer_weights(target, wan)
     assert adopted["bottleneck"].new == (4 * 3 + 3) + (3 * 4 + 4)
     assert adopted["encoder"].new == adopted["decoder"].new == 0
     x = clip()
@@ -198,7 +198,7 @@ def test_discrete_from_continuous_weights(wan, wide):
 @torch.no_grad()
 def test_joint_from_joint_takes_the_projections_too(wan):
     source, target = networks(joint(4), seed=3), networks(joint(6))
-    adopted = adopt(target, source)
+    adopted = transfer_weights(target, source)
     assert total(adopted, "new") == 0
     assert adopted["bottleneck"].taken == 3
     x = clip()
@@ -206,20 +206,20 @@ def test_joint_from_joint_takes_the_projections_too(wan):
     assert torch.equal(ours.code.ids, theirs.code.ids)
     assert alike(target(x)[0], source(x)[0])
     same = networks(joint(4))
-    assert total(adopt(same, source), "taken") == sum(p.numel() for p in same.parameters())
+    assert total(transfer_weights(same, source), "taken") == sum(p.numel() for p in same.parameters())
     assert torch.equal(same(x)[0], source(x)[0])
 
 
 def test_the_source_is_untouched(wan):
     before = copy.deepcopy(wan.state_dict())
-    adopt(networks(joint(8), blocks=2, first_frame=True), wan)
+    transfer_weights(networks(joint(8), blocks=2, first_frame=True), wan)
     assert all(torch.equal(weight, before[name]) for name, weight in wan.state_dict().items())
 
 
 def test_other_families_and_widths_are_refused(wan, small):
     with pytest.raises(SmaltiError, match="WeTokEncoder"):
-        adopt(small(), wan)
+        transfer_weights(small(), wan)
     with pytest.raises(SmaltiError, match="WeTokEncoder"):
-        adopt(wan, small())
+        transfer_weights(wan, small())
     with pytest.raises(SmaltiError, match="channels 8"):
-        adopt(networks(KL(4), channels=16), wan)
+        transfer_weights(networks(KL(4), channels=16), wan)

@@ -11,7 +11,7 @@ import smalti
 from smalti.errors import SmaltiError
 from smalti.tokenizers.bottlenecks import BSQ, FSQ, GQ, KL
 from smalti.tokenizers.checkpoints import fingerprint, load, save
-from smalti.tokenizers.parts import Part, build, recipe_of
+from smalti.tokenizers.configurable import Configurable, from_config, get_config
 
 
 @pytest.mark.parametrize("bottleneck", [GQ(2, 4), FSQ([8, 5], 2), BSQ(4, 2), KL(4)], ids=lambda b: type(b).__name__)
@@ -89,7 +89,7 @@ def change(folder, **entries):
         (lambda f: change(f, format_version=99), "format version 99"),
         (lambda f: change(f, tokenizer={"class_path": "os.system", "init_args": {"command": "true"}}), "not a part"),
         (lambda f: change(f, tokenizer={"class_path": "nowhere.Encoder"}), "import nowhere"),
-        (lambda f: change(f, tokenizer={"class_path": "smalti.tokenizers.wetok.Nothing"}), "not part of this smalti"),
+        (lambda f: change(f, tokenizer={"class_path": "smalti.tokenizers.models.wetok.blocks.Nothing"}), "not part of this smalti"),
     ],
 )
 def test_damage_is_told(small, tmp_path, damage, message):
@@ -136,22 +136,22 @@ def test_nothing_is_overwritten_unasked(small, tmp_path):
 
 
 def test_recipes_build_the_same_part(small):
-    recipe = recipe_of(small())
+    recipe = get_config(small())
     assert recipe["class_path"] == "smalti.tokenizers.tokenizer.Tokenizer"
     assert recipe["init_args"]["bottleneck"]["init_args"]["bits"] == 4
-    assert recipe_of(build(json.loads(json.dumps(recipe)))) == recipe
+    assert get_config(from_config(json.loads(json.dumps(recipe)))) == recipe
     with pytest.raises(SmaltiError, match="cannot be built"):
-        build({"class_path": "smalti.tokenizers.bottlenecks.gq.GQ", "init_args": {"bitz": 4}})
+        from_config({"class_path": "smalti.tokenizers.bottlenecks.gq.GQ", "init_args": {"bitz": 4}})
 
 
 def test_a_part_of_the_users_own_module_is_built_once_it_is_imported():
     recipe = {"class_path": f"{__name__}.Own", "init_args": {"width": 3}}
     sys.modules[__name__] = sys.modules.get(__name__) or type(sys)(__name__)
     sys.modules[__name__].Own = Own
-    assert build(recipe).width == 3
+    assert from_config(recipe).width == 3
 
 
-class Own(Part):
+class Own(Configurable):
     def __init__(self, width):
         super().__init__()
         self.width = width

@@ -7,10 +7,10 @@ import torch
 import yaml
 
 from smalti.errors import SmaltiError
+from smalti.tokenizers.configurable import from_config, get_config
 from smalti.tokenizers.importers import from_published
 from smalti.tokenizers.importers.diffusers import ltx_keys
 from smalti.tokenizers.importers.ltx import key
-from smalti.tokenizers.parts import build, recipe_of
 
 RECIPES = Path(__file__).parents[2] / "configs" / "ltx"
 
@@ -121,7 +121,7 @@ def recipe(name):
     # The recipe names the class where people import it from, recipes of parts where it lives.
     tokenizer = model["tokenizer"] | {"class_path": "smalti.tokenizers.tokenizer.Tokenizer"}
     with torch.device("meta"):
-        return build(tokenizer)
+        return from_config(tokenizer)
 
 
 @pytest.mark.parametrize(("name", "release"), [("v090", "0.9.0"), ("v091", "0.9.1"), ("v095", "0.9.5")])
@@ -130,7 +130,7 @@ def test_recipes_are_the_published_models(name, release):
         model, config = diffusers_model(RELEASES[release])
     ours, theirs = recipe(name), from_published("diffusers", config, model.state_dict())
     assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
-    assert recipe_of(ours.bottleneck) == recipe_of(theirs.bottleneck)
+    assert get_config(ours.bottleneck) == get_config(theirs.bottleneck)
     for part in ("timestep", "noise", "training_noise", "generative"):
         assert getattr(ours.decoder, part) == getattr(theirs.decoder, part)
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from smalti.errors import SmaltiError
 from smalti.tokenizers import LTXDecoder, LTXEncoder, Tokenizer
+from smalti.tokenizers.base import StreamState
 from smalti.tokenizers.bottlenecks import FSQ, KL
-from smalti.tokenizers.codec import State
+from smalti.tokenizers.configurable import from_config, get_config
 from smalti.tokenizers.importers import from_published
-from smalti.tokenizers.layers.resample import blocks_to_channels, channels_to_blocks
-from smalti.tokenizers.parts import build, recipe_of
+from smalti.tokenizers.models.ltx.space_to_depth import depth_to_space, space_to_depth
 
 STRIDED = [["res_x", {}], ["compress_all", {}], ["res_x_y", {}], ["compress_time", {}], ["compress_space", {}]]
 STRIDED += [["res_x", {}], ["compress_all", {}], ["res_x", {"num_layers": 2}]]
@@ -67,7 +67,7 @@ def decoders():
 
 def in_chunks(network, x, lengths):
     """What a network gives for a clip that comes in chunks of these lengths."""
-    state, pieces, place = State(), [], 0
+    state, pieces, place = StreamState(), [], 0
     with torch.no_grad():
         for n, length in enumerate(lengths):
             state.last = n + 1 == len(lengths)
@@ -90,7 +90,7 @@ def test_agrees_with_the_published_code(file, request):
     assert relative(mean, vectors["latent_mean"]) < 2e-5
     assert relative(log_variance.expand_as(mean), vectors["latent_logvar"]) < 2e-5
     latents = tokenizer.encode(vectors["input"])
-    assert relative(latents.maps[0], vectors["latent_mean"]) < 2e-5
+    assert relative(latents.to_grids()[0], vectors["latent_mean"]) < 2e-5
     if file == "ltx_v095":
         # The vectors were made without noise, at a time that the decoder was told.
         tokenizer.decoder.timestep, tokenizer.decoder.noise = float(vectors["timestep"]), 0.0
@@ -131,7 +131,7 @@ def test_the_decoder_streams_exactly(decoders, name, lengths, seed):
 
 @pytest.mark.parametrize("name", ["plain", "causal", "denoising"])
 def test_what_a_stream_keeps_does_not_grow(decoders, name):
-    decoder, state, held = decoders[name].to(torch.float32), State(), []
+    decoder, state, held = decoders[name].to(torch.float32), StreamState(), []
     with torch.no_grad():
         for _ in range(20):  # by then a decoder that looks ahead has filled its layers
             decoder((torch.randn(1, 6, 1, 1, 1),), None, state)
@@ -259,26 +259,26 @@ def test_a_discrete_bottleneck_stands_on_the_same_networks():
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_images_alone_train_every_parameter(recompute):
-    from smalti.tokenizers.layers.recompute import recompute_blocks
+    from smalti.tokenizers.layers.activation_checkpointing import enable_activation_checkpointing
 
     torch.manual_seed(0)
     tokenizer = tokenizer_of(**DENOISING).train()
     if recompute:
-        assert recompute_blocks(tokenizer) > 0
+        assert enable_activation_checkpointing(tokenizer) > 0
     pixels, latents = tokenizer(torch.rand(2, 3, 32, 32) * 2 - 1)
     (pixels.square().mean() + latents.code.losses["kl"]).backward()
     assert [n for n, p in tokenizer.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
 
 
 def test_gradients_do_not_depend_on_recomputing():
-    from smalti.tokenizers.layers.recompute import recompute_blocks
+    from smalti.tokenizers.layers.activation_checkpointing import enable_activation_checkpointing
 
     grads = []
     for recompute in (False, True):
         torch.manual_seed(0)
         decoder = alive(LTXDecoder(6, 4, UNFOLDED, **DENOISING)).train()
         if recompute:
-            recompute_blocks(decoder)
+            enable_activation_checkpointing(decoder)
         decoder((torch.ones(1, 6, 2, 1, 1),), seeded()).square().mean().backward()
         grads.append([p.grad for p in decoder.parameters()])
     assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-7) for a, b in zip(*grads, strict=True))
@@ -302,12 +302,12 @@ def test_fresh_networks_learn_a_clip():
 
 def test_parts_come_back_from_their_recipes():
     tokenizer = tokenizer_of(**DENOISING)
-    again = build(json.loads(json.dumps(recipe_of(tokenizer))))
+    again = from_config(json.loads(json.dumps(get_config(tokenizer))))
     again.load_state_dict(tokenizer.state_dict())
     assert (again.decoder.timestep, again.decoder.noise) == (0.05, 0.3)
     assert again.encoder.stride == (8, 32, 32)
-    assert again.encoder.padded((1, 1, 33)) == (1, 32, 64)
-    assert again.encoder.padded((10, 32, 32)) == (17, 32, 32)
+    assert again.encoder.padded_size((1, 1, 33)) == (1, 32, 64)
+    assert again.encoder.padded_size((10, 32, 32)) == (17, 32, 32)
 
 
 @given(st.tuples(*[st.integers(1, 3)] * 6))
@@ -315,13 +315,13 @@ def test_parts_come_back_from_their_recipes():
 def test_blocks_to_channels_inverts(sizes):
     t, h, w, *block = sizes
     x = torch.randn(2, 3, t * block[0], h * block[1], w * block[2])
-    folded = blocks_to_channels(x, tuple(block))
+    folded = space_to_depth(x, tuple(block))
     assert folded.shape == (2, 3 * block[0] * block[1] * block[2], t, h, w)
     # Channels are ordered (channel, frame, row, column) of the block.
     assert torch.equal(
         folded[:, -1], x[:, 2, block[0] - 1 :: block[0], block[1] - 1 :: block[1], block[2] - 1 :: block[2]]
     )
-    assert torch.equal(channels_to_blocks(folded, tuple(block)), x)
+    assert torch.equal(depth_to_space(folded, tuple(block)), x)
 
 
 @pytest.mark.parametrize(

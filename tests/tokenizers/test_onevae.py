@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from smalti.errors import SmaltiError
 from smalti.tokenizers import OneVAEDecoder, OneVAEEncoder, Tokenizer
 from smalti.tokenizers.bottlenecks import FSQ, KL, Joint, Projected
-from smalti.tokenizers.streaming import joined
+from smalti.types import Latents
 
 SHAPES = {
     "wan": {"strides": [[1, 2], [2, 2]], "first_frame": False},
@@ -52,7 +52,7 @@ def test_chunks_of_any_lengths_equal_the_whole_clip(name, lengths):
         pieces = list(tokenizer.encode_stream(x.split(lengths, dim=2)))
         pixels = torch.cat(list(tokenizer.decode_stream(pieces)), dim=2)
         expected = tokenizer.decode(whole, chunk=1000)
-    latents = joined(pieces)
+    latents = Latents.join_time(pieces)
     assert latents.grids == whole.grids
     assert latents.frames == sum(lengths)
     assert (latents.z - whole.z).abs().max() < 1e-12

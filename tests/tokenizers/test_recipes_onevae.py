@@ -6,8 +6,8 @@ import pytest
 import torch
 import yaml
 
+from smalti.tokenizers.configurable import from_config
 from smalti.tokenizers.importers import onevae
-from smalti.tokenizers.parts import build
 
 RECIPES = Path(__file__).parents[2] / "configs" / "onevae"
 RELEASED = {"8x8x8": "888_33_mt2", "8x16x16": "81616_33_mt2_fe", "16x16x16": "161616_33_mt2_fe"}
@@ -24,7 +24,7 @@ def tokenizer_of(name):
         return {"class_path": f"smalti.tokenizers.{module}.{short}", "init_args": arguments}
 
     with torch.device("meta"):
-        return build(placed(recipe))
+        return from_config(placed(recipe))
 
 
 @pytest.mark.parametrize("name", RELEASED)

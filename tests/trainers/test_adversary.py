@@ -5,19 +5,19 @@ import torch
 from torch.nn import functional as F
 
 from smalti.errors import SmaltiError
-from smalti.trainers import Adversary, PatchDiscriminator, ReconstructionAdversary, TemporalDiscriminator
-from smalti.trainers.adversary import LeCAM, discriminator_loss, generator_loss, pair
+from smalti.trainers import GANLoss, PatchDiscriminator, ReconstructionGANLoss, TemporalDiscriminator
+from smalti.trainers.gan import LeCAM, concatenate_pair, discriminator_loss, generator_loss
 
 
 def test_judging_moves_the_reconstruction_and_not_the_discriminator():
-    game, y = Adversary(PatchDiscriminator(8, 1)), torch.rand(2, 3, 32, 32, requires_grad=True)
+    game, y = GANLoss(PatchDiscriminator(8, 1)), torch.rand(2, 3, 32, 32, requires_grad=True)
     game.judge(torch.rand_like(y), y).backward()
     assert y.grad.abs().sum() > 0
     assert all(p.grad is None and p.requires_grad for p in game.parameters())
 
 
 def test_learning_moves_the_discriminator_and_not_the_reconstruction():
-    game, y = Adversary(PatchDiscriminator(8, 1)), torch.rand(2, 3, 32, 32, requires_grad=True)
+    game, y = GANLoss(PatchDiscriminator(8, 1)), torch.rand(2, 3, 32, 32, requires_grad=True)
     sum(game(torch.rand(2, 3, 32, 32), y).values()).backward()
     assert y.grad is None
     assert all(p.grad is not None for p in game.parameters())
@@ -77,7 +77,7 @@ def pairs():
 def test_the_answer_turns_with_the_order(pairs, discriminator, frames):
     """After a few steps the discriminator tells by its place which of two is the original; the tokenizer pays for it."""
     torch.manual_seed(0)
-    game = ReconstructionAdversary(discriminator(16, 1, in_channels=6), lecam_decay=0.9)
+    game = ReconstructionGANLoss(discriminator(16, 1, in_channels=6), lecam_decay=0.9)
     optimizer = torch.optim.Adam(game.parameters(), lr=2e-3, betas=(0.5, 0.9))
     for _ in range(60):
         loss = game(*pairs(16, frames))["discriminator"]
@@ -88,7 +88,7 @@ def test_the_answer_turns_with_the_order(pairs, discriminator, frames):
     x, y = pairs(32, frames)
     yes = torch.ones(32, dtype=torch.bool)
     with torch.no_grad():
-        right, turned = (game.discriminator(pair(x, y, first)).flatten(1).mean(1) for first in (yes, ~yes))
+        right, turned = (game.discriminator(concatenate_pair(x, y, first)).flatten(1).mean(1) for first in (yes, ~yes))
         assert (right > 0).float().mean() > 0.9
         assert (turned < 0).float().mean() > 0.9
         assert game.judge(x, y) > 2 * game.judge(x, x)
@@ -107,7 +107,7 @@ def test_each_logit_is_turned_by_its_own_sample(frames):
 
     shape = (8, 3, *([frames] if frames else []), 4, 4)
     x, y = torch.ones(shape), torch.zeros(shape)
-    game = ReconstructionAdversary(Knowing(), discriminator_loss="hinge", generator_loss="hinge")
+    game = ReconstructionGANLoss(Knowing(), discriminator_loss="hinge", generator_loss="hinge")
     assert game(x, y)["discriminator"] == 0  # relu(1 - 1): certain, and right about every frame
     assert game.judge(x, y) == 1
 
@@ -116,24 +116,24 @@ def test_both_orders_are_drawn(pairs):
     torch.manual_seed(0)
     x, y = pairs(64)
     seen = []
-    game = ReconstructionAdversary(PatchDiscriminator(4, 1, in_channels=6))
+    game = ReconstructionGANLoss(PatchDiscriminator(4, 1, in_channels=6))
     game.discriminator.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     game(x, y)
     first = (seen[0][:, :3] == x).flatten(1).all(1)
     assert 16 < first.sum() < 48
-    assert torch.equal(seen[0], pair(x, y, first))
+    assert torch.equal(seen[0], concatenate_pair(x, y, first))
 
 
 def test_a_pair_needs_six_channels():
     with pytest.raises(SmaltiError, match="in_channels to 6"):
-        ReconstructionAdversary(PatchDiscriminator(8, 1))
+        ReconstructionGANLoss(PatchDiscriminator(8, 1))
     with pytest.raises(SmaltiError, match="in_channels to 3"):
-        Adversary(TemporalDiscriminator(8, 1, in_channels=6))
-    assert ReconstructionAdversary().discriminator.in_channels == 6
+        GANLoss(TemporalDiscriminator(8, 1, in_channels=6))
+    assert ReconstructionGANLoss().discriminator.in_channels == 6
 
 
 def test_reconstruction_game_keeps_gradients_apart():
-    game = ReconstructionAdversary(TemporalDiscriminator(4, 1, in_channels=6))
+    game = ReconstructionGANLoss(TemporalDiscriminator(4, 1, in_channels=6))
     x, y = torch.rand(2, 3, 3, 8, 8), torch.rand(2, 3, 3, 8, 8, requires_grad=True)
     game.judge(x, y).backward()
     assert y.grad.abs().sum() > 0

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from smalti.errors import SmaltiError
-from smalti.trainers import Adversary, PatchDiscriminator, TemporalDiscriminator
+from smalti.trainers import GANLoss, PatchDiscriminator, TemporalDiscriminator
 
 
 def test_published_discriminator_has_its_parameters():
@@ -64,7 +64,7 @@ def test_too_small_a_crop_is_a_sentence(kind):
 
 @pytest.mark.parametrize("kind", [PatchDiscriminator, TemporalDiscriminator])
 def test_half_precision_learns_too(kind):
-    game = Adversary(kind(4, 1))
+    game = GANLoss(kind(4, 1))
     x = torch.rand(2, 3, 3, 16, 16)
     with torch.autocast("cpu", torch.bfloat16):
         terms = game(x, F.avg_pool3d(x, 3, 1, 1))

@@ -79,5 +79,5 @@ def test_images_and_clips_train_on_two_processes(tmp_path):
     discrete = ["discrete" in one["paths"][2 * step : 2 * step + 2] for step in range(4)]
     assert not all(discrete)
     assert moved("tokenizer.bottleneck.discrete") == [{step} for step in discrete]
-    assert moved("adversary.discriminator.body") == [no, no, yes, yes]
+    assert moved("gan.discriminator.body") == [no, no, yes, yes]
     assert {path.suffix for path in (tmp_path / "run" / "reconstructions").iterdir()} == {".png", ".mp4"}

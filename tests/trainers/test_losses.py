@@ -5,9 +5,10 @@ import torch
 from torch.nn import functional as F
 
 from smalti.errors import MissingExtraError, SmaltiError
+from smalti.pixels import frames_as_images
 from smalti.trainers import PerceptualLoss, WaveletLoss
-from smalti.trainers.losses import frames, reconstruction_terms
-from smalti.trainers.wavelets import BANDS, bands
+from smalti.trainers.losses.terms import reconstruction_terms
+from smalti.trainers.losses.wavelet import BANDS, bands
 
 
 def test_equal_clips_cost_nothing(clip):
@@ -84,7 +85,7 @@ def test_terms_have_the_wavelets(clip):
 def test_perceptual_loss_looks_at_some_frames(clip):
     spoiled = clip * torch.linspace(1, 0.3, 8).view(1, 1, 8, 1, 1)
     whole, some = PerceptualLoss("efflite0"), PerceptualLoss("efflite0", frames_per_clip=1)
-    by_frame = whole.distances(frames(clip), frames(spoiled))
+    by_frame = whole.distances(frames_as_images(clip), frames_as_images(spoiled))
     torch.testing.assert_close(whole(clip, spoiled), by_frame.mean())
     seen = set()
     for seed in range(8):

@@ -10,30 +10,30 @@ import torch
 from smalti.errors import DivergedError, SmaltiError
 from smalti.tokenizers.checkpoints import load, save
 from smalti.trainers import (
-    Adversary,
     Checkpoints,
+    GANLoss,
     PatchDiscriminator,
     PerceptualLoss,
-    ReconstructionAdversary,
+    ReconstructionGANLoss,
     TemporalDiscriminator,
     TokenizerEMA,
     WarmStart,
 )
-from smalti.trainers.losses import reconstruction_terms, weighted_sum
+from smalti.trainers.losses.terms import reconstruction_terms, weighted_sum
 
 
 @pytest.mark.parametrize(
     "adversary",
     [
-        lambda: Adversary(PatchDiscriminator(8, 1)),
-        lambda: Adversary(TemporalDiscriminator(8, 1)),
-        lambda: ReconstructionAdversary(TemporalDiscriminator(8, 1, in_channels=6)),
+        lambda: GANLoss(PatchDiscriminator(8, 1)),
+        lambda: GANLoss(TemporalDiscriminator(8, 1)),
+        lambda: ReconstructionGANLoss(TemporalDiscriminator(8, 1, in_channels=6)),
     ],
     ids=["patches", "temporal", "reconstruction"],
 )
 def test_one_backward_pass_gives_the_gradients_of_two(training, batch, adversary):
     """The sum's gradients are those of the tokenizer's loss with the discriminator held, and of the discriminator's own."""
-    module = training(adversary=adversary())
+    module = training(gan=adversary())
     module.log_dict = module.log = lambda *_, **__: None
     twin = copy.deepcopy(module)
     torch.manual_seed(1)
@@ -42,7 +42,7 @@ def test_one_backward_pass_gives_the_gradients_of_two(training, batch, adversary
     torch.manual_seed(1)
     x = batch.pixels
     y, latents = twin.tokenizer(x)
-    logits = twin.adversary._fake(x, y)
+    logits = twin.gan._fake(x, y)
     adversarial = torch.nn.functional.softplus(-logits.flatten(1).mean(1)).mean()
     terms = reconstruction_terms(x, y, None) | {"adversarial": adversarial} | latents.code.losses
     tokenizer_weights = {k: w for k, w in twin.weights.items() if k in terms}
@@ -50,9 +50,9 @@ def test_one_backward_pass_gives_the_gradients_of_two(training, batch, adversary
     for ours, theirs in zip(module.tokenizer.parameters(), expected, strict=True):
         torch.testing.assert_close(ours.grad, theirs, rtol=1e-4, atol=1e-6)
 
-    game = twin.adversary(x, y.detach())
-    own = torch.autograd.grad(game["discriminator"] + 0.05 * game["lecam"], list(twin.adversary.parameters()))
-    for ours, theirs in zip(module.adversary.parameters(), own, strict=True):
+    game = twin.gan(x, y.detach())
+    own = torch.autograd.grad(game["discriminator"] + 0.05 * game["lecam"], list(twin.gan.parameters()))
+    for ours, theirs in zip(module.gan.parameters(), own, strict=True):
         torch.testing.assert_close(ours.grad, theirs, rtol=1e-4, atol=1e-6)
 
 
@@ -72,7 +72,7 @@ def test_a_resumed_run_is_the_unbroken_one(training, trainer, data, small, tmp_p
         schedule = {"scheduler": lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda step: 1 / (1 + step))}
         tokenizer = small(generative=generative)  # which seeds what follows
         discriminator = PatchDiscriminator(8, 1) if generative else TemporalDiscriminator(8, 1)
-        return training(tokenizer, adversary=Adversary(discriminator, start=2), **schedule)
+        return training(tokenizer, gan=GANLoss(discriminator, start=2), **schedule)
 
     whole = trainer(max_steps=8)  # an epoch has six batches
     unbroken = module()
@@ -89,32 +89,32 @@ def test_a_resumed_run_is_the_unbroken_one(training, trainer, data, small, tmp_p
     states = [m.state_dict() for m in (unbroken, resumed)]  # the average, as fit leaves it
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
-    assert states[0]["adversary.lecam.average_real"] != 0
+    assert states[0]["gan.lecam.average_real"] != 0
 
 
 def test_the_discriminator_rests_before_its_start(training, trainer, data):
     module = training(
-        adversary=Adversary(PatchDiscriminator(8, 1), start=3),
+        gan=GANLoss(PatchDiscriminator(8, 1), start=3),
         optimizer=lambda groups: torch.optim.AdamW(groups, lr=1e-2, weight_decay=0.5),
     )
-    before = copy.deepcopy(module.adversary.state_dict())
+    before = copy.deepcopy(module.gan.state_dict())
     trainer(max_steps=3).fit(module, data())
-    assert all(torch.equal(before[key], value) for key, value in module.adversary.state_dict().items())
+    assert all(torch.equal(before[key], value) for key, value in module.gan.state_dict().items())
     trainer(max_steps=4).fit(module, data())
-    assert not torch.equal(before["discriminator.body.0.weight"], module.adversary.discriminator.body[0].weight)
+    assert not torch.equal(before["discriminator.body.0.weight"], module.gan.discriminator.body[0].weight)
 
 
 def test_adaptive_weight_balances_the_last_layer(training, batch):
-    module = training(adversary=Adversary(PatchDiscriminator(8, 1), adaptive=True))
+    module = training(gan=GANLoss(PatchDiscriminator(8, 1), adaptive=True))
     logged = {}
     module.log_dict = lambda *_, **__: None
     module.log = lambda name, value, **_: logged.update({name: value})
     module.training_step(batch, 0)
     y, _ = module.tokenizer(batch.pixels)
-    weight = module.tokenizer.decoder.final.weight
+    weight = module.tokenizer.decoder.last_layer.weight
     terms = reconstruction_terms(batch.pixels, y, None)
     reconstruction = torch.autograd.grad(terms["l1"] + 0.5 * terms["mse"], weight, retain_graph=True)[0].norm()
-    adversarial = torch.autograd.grad(module.adversary.judge(batch.pixels, y), weight)[0].norm()
+    adversarial = torch.autograd.grad(module.gan.generator_loss(batch.pixels, y), weight)[0].norm()
     assert logged["train/adaptive_weight"] == pytest.approx(float(reconstruction / adversarial), rel=1e-2)
 
 
@@ -179,8 +179,8 @@ def test_a_schedule_that_ends_before_the_run_is_refused(training, trainer, data)
 
 def test_a_checkpoint_without_the_recipes_adversary_is_refused(training, trainer, data, tmp_path):
     run = trainer(Checkpoints(dirpath=tmp_path), max_steps=1, enable_checkpointing=True)
-    run.fit(training(adversary=False, weights={"l1": 1.0}), data())
-    with pytest.raises(SmaltiError, match=r"adversary\..* is only in the recipe"):
+    run.fit(training(gan=False, weights={"l1": 1.0}), data())
+    with pytest.raises(SmaltiError, match=r"gan\..* is only in the recipe"):
         trainer().fit(training(), data(), ckpt_path=tmp_path / "last.ckpt")
 
 
@@ -202,7 +202,7 @@ def test_averages_are_of_the_tokenizer_alone(training, trainer, data, tmp_path):
     torch.testing.assert_close(checkpoint["state_dict"][f"tokenizer.{name}"], expected)
     assert torch.equal(checkpoint["current_model_state"][f"tokenizer.{name}"], weights[1][name])
     assert not torch.equal(start[name], weights[1][name])
-    assert all(key.startswith(("tokenizer.", "adversary.")) for key in checkpoint["state_dict"])
+    assert all(key.startswith(("tokenizer.", "gan.")) for key in checkpoint["state_dict"])
     torch.testing.assert_close(load(tmp_path / "last.ckpt").decoder.conv_out.weight.data, expected)
 
 
@@ -257,7 +257,7 @@ def test_a_checkpoint_of_another_tokenizer_is_refused(training, trainer, data, s
 
 def test_validation_is_the_mean_over_samples(training, trainer, data):
     """Four photos in batches of three: the last batch must not weigh as much as the first."""
-    module = training(adversary=False, weights={"l1": 1.0})
+    module = training(gan=False, weights={"l1": 1.0})
     results = [trainer().validate(module, data(batch_size=size), verbose=False)[0] for size in (1, 3)]
     assert results[0] == pytest.approx(results[1], rel=1e-5)
     assert {"val/psnr", "val/l1", "val/mse", "val/codebook_used_0", "val/codebook_perplexity_1"} <= results[0].keys()

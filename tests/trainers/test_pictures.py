@@ -10,7 +10,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms.functional import pil_to_tensor
 
-from smalti.eval.metrics import to_uint8
+from smalti.pixels import pixels_to_uint8
 from smalti.trainers import ReconstructionGrid, TokenizerTraining
 from smalti.types import Batch
 from smalti.video import probe, read_frames
@@ -38,7 +38,7 @@ def test_images_are_rows_of_three(show, photo):
     assert [file.name for file in folder.iterdir()] == ["step_00000000.png"]
     picture = pil_to_tensor(Image.open(folder / "step_00000000.png"))
     assert picture.shape == (3, 2 * 34 + 2, 3 * 42 + 2)
-    assert torch.equal(picture[:, 2:34, 2:42], to_uint8(photo[0, :, :32, :40]))
+    assert torch.equal(picture[:, 2:34, 2:42], pixels_to_uint8(photo[0, :, :32, :40]))
     assert (picture[:, 36 + 24 : 68, 2:42] == 255).all()  # white below the smaller one
     original, restored, difference = (picture[:, 2:34, i : i + 40].int() for i in (2, 44, 86))
     assert torch.equal(difference, (128 + 2 * (restored - original)).clamp(0, 255))
@@ -51,16 +51,16 @@ def test_clips_are_strips_and_a_film(show, clip, rate):
     assert {file.name for file in folder.iterdir()} == {"clips_step_00000000.png", "clips_step_00000000.mp4"}
     strip = pil_to_tensor(Image.open(folder / "clips_step_00000000.png"))
     assert strip.shape == (3, 2 * 3 * 34 + 2, 4 * 50 + 2)
-    assert torch.equal(strip[:, 2:34, 152:200], to_uint8(clip[0, :, 7]))  # the last frame ends the row
+    assert torch.equal(strip[:, 2:34, 152:200], pixels_to_uint8(clip[0, :, 7]))  # the last frame ends the row
     film = folder / "clips_step_00000000.mp4"
     assert probe(film).rate == Fraction(rate or 24)
     frames = list(read_frames(film))
     assert len(frames) == 8
     for t, frame in enumerate(frames):
         assert frame.shape == (3, 2 * 34 + 2, 2 * 50 + 2)
-        error = frame[:, 2:34, 2:50].float() - to_uint8(clip[0, :, t]).float()
+        error = frame[:, 2:34, 2:50].float() - pixels_to_uint8(clip[0, :, t]).float()
         assert error.abs().mean() < 8  # what H.264 leaves of it
-        assert (frame[:, 36:60, 2:50].float() - to_uint8(short[0, :, min(t, 4)]).float()).abs().mean() < 8
+        assert (frame[:, 36:60, 2:50].float() - pixels_to_uint8(short[0, :, min(t, 4)]).float()).abs().mean() < 8
 
 
 def test_pictures_go_to_tensorboard(show, clip):

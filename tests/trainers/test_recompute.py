@@ -1,4 +1,4 @@
-"""Recomputed blocks: the same gradients, less memory."""
+"""CheckpointedBlock blocks: the same gradients, less memory."""
 
 import copy
 
@@ -8,12 +8,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from smalti.errors import SmaltiError
-from smalti.tokenizers.layers.recompute import Recomputed, recompute_blocks
+from smalti.tokenizers.layers.activation_checkpointing import CheckpointedBlock, enable_activation_checkpointing
 from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.types import Batch
 
 
-class Noisy(Recomputed):
+class Noisy(CheckpointedBlock):
     """A block with random numbers of its own, beside a state that it is given."""
 
     def __init__(self):
@@ -43,7 +43,7 @@ def kept_bytes(run):
 def test_noise_and_precision_come_back(precision):
     plain = nn.ModuleList(Noisy() for _ in range(3))
     again = copy.deepcopy(plain)
-    assert recompute_blocks(again) == 3
+    assert enable_activation_checkpointing(again) == 3
     assert again.state_dict().keys() == plain.state_dict().keys()
     x = torch.rand(2, 4, 8, 8)
 
@@ -62,13 +62,13 @@ def test_noise_and_precision_come_back(precision):
 
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_a_step_has_the_same_gradients_for_less(training, small, batch, adaptive):
-    from smalti.trainers import Adversary, PatchDiscriminator
+    from smalti.trainers import GANLoss, PatchDiscriminator
 
     memory, gradients, names = [], [], []
     for checkpointing in (False, True):
         torch.manual_seed(0)
-        game = Adversary(PatchDiscriminator(8, 1), adaptive=adaptive)
-        module = training(small(), adversary=game, gradient_checkpointing=checkpointing)
+        game = GANLoss(PatchDiscriminator(8, 1), adaptive=adaptive)
+        module = training(small(), gan=game, gradient_checkpointing=checkpointing)
         module.log_dict = module.log = lambda *_, **__: None
         torch.manual_seed(1)
         memory.append(kept_bytes(lambda: module.training_step(batch, 0)))  # noqa: B023
@@ -82,7 +82,7 @@ def test_a_step_has_the_same_gradients_for_less(training, small, batch, adaptive
 def test_a_video_tokenizer_is_recomputed(training, joint, clip):
     gradients = []
     for checkpointing in (False, True):
-        module = training(joint(), adversary=False, weights={"l1": 1.0}, gradient_checkpointing=checkpointing)
+        module = training(joint(), gan=False, weights={"l1": 1.0}, gradient_checkpointing=checkpointing)
         module.log_dict = module.log = lambda *_, **__: None
         torch.manual_seed(1)
         module.training_step(Batch(clip, ["bikes"]), 0).backward()

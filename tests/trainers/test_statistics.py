@@ -20,9 +20,9 @@ from smalti.errors import SmaltiError
 from smalti.tokenizers import LTXDecoder, LTXEncoder, Tokenizer
 from smalti.tokenizers.bottlenecks import KL
 from smalti.tokenizers.checkpoints import save
-from smalti.tokenizers.layers.denoising import LatentStatistics
+from smalti.tokenizers.latent_statistics import LatentStatistics
 from smalti.trainers import Checkpoints, TokenizerEMA
-from smalti.trainers.statistics import MeasureLatents, count
+from smalti.trainers.latent_statistics import LatentStatisticsCallback, update_statistics
 from smalti.types import Batch
 
 WEIGHTS = {"l1": 1.0, "kl": 1e-3}
@@ -78,7 +78,7 @@ def test_batches_add_up_to_their_union(sizes, equal, offset, seed):
     statistics, total = LatentStatistics(3), 0
     for batch in batches:
         total += batch.shape[1]
-        count(statistics, batch, batch.shape[1] / total)
+        update_statistics(statistics, batch, batch.shape[1] / total)
     union = torch.cat([batch.flatten(0, 1) for batch in batches]).double()
     torch.testing.assert_close(statistics.mean.double(), union.mean(0), rtol=1e-6, atol=1e-5)
     # float32 keeps a thousand to 6e-5.
@@ -88,11 +88,11 @@ def test_batches_add_up_to_their_union(sizes, equal, offset, seed):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_what_is_not_finite_does_not_count(bad):
     statistics = LatentStatistics(2)
-    count(statistics, torch.randn(1, 9, 2) + 3, 1.0)
+    update_statistics(statistics, torch.randn(1, 9, 2) + 3, 1.0)
     before = statistics.mean.clone(), statistics.std.clone()
     z = torch.zeros(1, 9, 2)
     z[0, 4, 1] = bad
-    count(statistics, z, 0.5)
+    update_statistics(statistics, z, 0.5)
     assert torch.equal(statistics.mean, before[0])
     assert torch.equal(statistics.std, before[1])
 
@@ -100,8 +100,8 @@ def test_what_is_not_finite_does_not_count(bad):
 def test_they_are_of_the_training_batches_and_used_from_the_first_step(training, trainer, clips):
     tokenizer = ltx()
     seen = Seen(tokenizer)
-    run = trainer(MeasureLatents(0.999), max_steps=4, val_check_interval=2)
-    run.fit(training(tokenizer, adversary=False, weights=WEIGHTS, gradient_checkpointing=True), clips)
+    run = trainer(LatentStatisticsCallback(0.999), max_steps=4, val_check_interval=2)
+    run.fit(training(tokenizer, gan=False, weights=WEIGHTS, gradient_checkpointing=True), clips)
     assert len(seen.z) == 4
     union = torch.cat(seen.z)
     torch.testing.assert_close(tokenizer.decoder.statistics.mean, union.mean(0))
@@ -116,13 +116,13 @@ def test_they_are_of_the_training_batches_and_used_from_the_first_step(training,
 def test_a_decay_forgets(training, trainer, clips):
     tokenizer = ltx()
     seen = Seen(tokenizer)
-    trainer(MeasureLatents(0.0), max_steps=3).fit(training(tokenizer, adversary=False, weights=WEIGHTS), clips)
+    trainer(LatentStatisticsCallback(0.0), max_steps=3).fit(training(tokenizer, gan=False, weights=WEIGHTS), clips)
     torch.testing.assert_close(tokenizer.decoder.statistics.mean, seen.z[-1].mean(0))
 
 
 def test_without_a_decay_nothing_is_measured(training, trainer, clips):
     tokenizer = ltx()
-    trainer(MeasureLatents(), max_steps=2).fit(training(tokenizer, adversary=False, weights=WEIGHTS), clips)
+    trainer(LatentStatisticsCallback(), max_steps=2).fit(training(tokenizer, gan=False, weights=WEIGHTS), clips)
     assert not tokenizer.decoder.statistics.mean.any()
 
 
@@ -133,8 +133,8 @@ def test_they_go_with_the_averaged_tokenizer_and_on_with_a_resumed_run(training,
     def fit(folder, steps, path=None):
         tokenizer = ltx()
         checkpoints = Checkpoints(every_n_train_steps=1, save_top_k=-1, dirpath=tmp_path / folder)
-        run = trainer(MeasureLatents(0.5), checkpoints, max_steps=steps, enable_checkpointing=True)
-        run.fit(training(tokenizer, adversary=False, weights=WEIGHTS), clips, ckpt_path=path, weights_only=False)
+        run = trainer(LatentStatisticsCallback(0.5), checkpoints, max_steps=steps, enable_checkpointing=True)
+        run.fit(training(tokenizer, gan=False, weights=WEIGHTS), clips, ckpt_path=path, weights_only=False)
         (ema,) = [callback for callback in run.callbacks if isinstance(callback, TokenizerEMA)]
         average = ema._average_model.module.decoder.statistics
         return average.mean, average.std
@@ -152,20 +152,20 @@ def test_they_go_with_the_averaged_tokenizer_and_on_with_a_resumed_run(training,
 
 def test_who_keeps_none_says_so(training, trainer, data, clips):
     with pytest.raises(SmaltiError, match="WeTokDecoder keeps no statistics"):
-        trainer(MeasureLatents(0.9)).fit(training(), data())
-    trainer(MeasureLatents(), max_steps=1).fit(training(), data())
-    module = training(ltx(), adversary=False, weights=WEIGHTS, frozen=["decoder"])
+        trainer(LatentStatisticsCallback(0.9)).fit(training(), data())
+    trainer(LatentStatisticsCallback(), max_steps=1).fit(training(), data())
+    module = training(ltx(), gan=False, weights=WEIGHTS, frozen=["decoder"])
     with pytest.raises(SmaltiError, match="frozen"):
-        trainer(MeasureLatents(0.9)).fit(module, clips)
+        trainer(LatentStatisticsCallback(0.9)).fit(module, clips)
     with pytest.raises(SmaltiError, match=r"1\.0"):
-        MeasureLatents(1.0)
+        LatentStatisticsCallback(1.0)
 
 
 RANK = """
 import json, sys, torch
 from torch import distributed
-from smalti.tokenizers.layers.denoising import LatentStatistics
-from smalti.trainers.statistics import count
+from smalti.tokenizers.models.ltx.timestep import LatentStatistics
+from smalti.trainers.latent_statistics import count
 rank = int(sys.argv[1])
 distributed.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=2)
 statistics = LatentStatistics(3)
@@ -213,7 +213,7 @@ def test_recipes_take_a_step_and_are_exported(name, tmp_path, monkeypatch, capsy
         },
         "model": {
             "tokenizer": {"init_args": {"encoder": narrow, "decoder": narrow}},
-            "adversary": {"init_args": {"start": 0, "discriminator": narrow}},
+            "gan": {"init_args": {"start": 0, "discriminator": narrow}},
             "perceptual": {"init_args": {"network": "efflite0"}},
         },
         "data": {"init_args": {"frames": 9, "size": 32, "batch_size": 1, "workers": 0}},

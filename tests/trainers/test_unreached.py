@@ -5,7 +5,7 @@ import torch
 from torch import distributed, nn
 from torch.utils.checkpoint import checkpoint
 
-from smalti.trainers.unreached import Unreached, leaves
+from smalti.trainers.unused_parameters import UnusedParameters, reached_leaves
 
 
 class Doubled(torch.autograd.Function):
@@ -31,7 +31,7 @@ def test_leaves_are_those_that_get_a_gradient():
     frozen.requires_grad_(False)
     h = checkpoint(lambda x: (x * recomputed).sin(), Doubled.apply(used), use_reentrant=False)
     loss = (h * frozen + (cut * h).detach()).sum()
-    assert leaves(loss) == {id(used), id(recomputed)}
+    assert reached_leaves(loss) == {id(used), id(recomputed)}
     loss.backward()
     assert [p.grad is not None for p in (used, recomputed, cut, frozen, other)] == [True, True, False, False, False]
 
@@ -40,7 +40,7 @@ def test_what_no_micro_batch_reached_has_no_gradient(alone):
     a, b, never = (nn.Parameter(torch.full((3, 2), float(i))) for i in (1, 2, 3))
     with torch.no_grad():
         never[0, 0] = float("inf")  # its zero must not read it
-    unreached = Unreached([a, b, never])
+    unreached = UnusedParameters([a, b, never])
     for used in (a, b):
         loss = (used**2).sum()
         completed = unreached.complete(loss)

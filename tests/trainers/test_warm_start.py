@@ -56,8 +56,8 @@ def test_another_architecture_is_adopted_on_demand_and_reported(
     training, trainer, joint, clips, continuous, tmp_path, caplog
 ):
     start = Start(dirpath=tmp_path)
-    run = trainer(WarmStart(tmp_path / "continuous", adopt=True), start, max_steps=1, enable_checkpointing=True)
-    module = training(joint(), adversary=False, weights=WEIGHTS)
+    run = trainer(WarmStart(tmp_path / "continuous", transfer=True), start, max_steps=1, enable_checkpointing=True)
+    module = training(joint(), gan=False, weights=WEIGHTS)
     with caplog.at_level(logging.INFO, logger="smalti"):
         run.fit(module, clips)
     (line,) = [r.getMessage() for r in caplog.records if "Starting from" in r.getMessage()]
@@ -73,21 +73,21 @@ def test_another_architecture_is_adopted_on_demand_and_reported(
 
 
 def test_another_architecture_is_refused_where_nobody_asked(training, trainer, joint, clips, continuous, tmp_path):
-    with pytest.raises(SmaltiError, match=r"cannot start from.*set adopt"):
-        trainer(WarmStart(tmp_path / "continuous")).fit(training(joint(), adversary=False, weights=WEIGHTS), clips)
+    with pytest.raises(SmaltiError, match=r"cannot start from.*set transfer"):
+        trainer(WarmStart(tmp_path / "continuous")).fit(training(joint(), gan=False, weights=WEIGHTS), clips)
 
 
 def test_a_checkpoint_of_training_is_a_source_too(training, trainer, joint, clips, tmp_path):
     run = trainer(Checkpoints(dirpath=tmp_path), max_steps=1, enable_checkpointing=True)
-    run.fit(training(joint(), adversary=False, weights=WEIGHTS), clips)
+    run.fit(training(joint(), gan=False, weights=WEIGHTS), clips)
     average = load(tmp_path / "last.ckpt").state_dict()
     start = Start(dirpath=tmp_path / "second")
-    run = trainer(WarmStart(tmp_path / "last.ckpt", adopt=True), start, max_steps=1, enable_checkpointing=True)
-    run.fit(training(joint(seed=9), adversary=False, weights=WEIGHTS), clips)
+    run = trainer(WarmStart(tmp_path / "last.ckpt", transfer=True), start, max_steps=1, enable_checkpointing=True)
+    run.fit(training(joint(seed=9), gan=False, weights=WEIGHTS), clips)
     assert all(torch.equal(start.live[name], weight) for name, weight in average.items())
 
 
 def test_a_family_that_cannot_adopt_says_so(training, trainer, data, small, tmp_path):
     save(small(), tmp_path / "wetok")
-    with pytest.raises(SmaltiError, match=r"Only in OneVAE's family.*without adopt"):
-        trainer(WarmStart(tmp_path / "wetok", adopt=True)).fit(training(), data())
+    with pytest.raises(SmaltiError, match=r"Only in OneVAE's family.*without transfer"):
+        trainer(WarmStart(tmp_path / "wetok", transfer=True)).fit(training(), data())

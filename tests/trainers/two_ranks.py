@@ -10,7 +10,7 @@ import torch
 from smalti.data import ImageData, Photos
 from smalti.tokenizers import Tokenizer, WeTokDecoder, WeTokEncoder
 from smalti.tokenizers.bottlenecks import GQ
-from smalti.trainers import Adversary, Checkpoints, ReconstructionGrid, TokenizerEMA, TokenizerTraining
+from smalti.trainers import Checkpoints, GANLoss, ReconstructionGrid, TokenizerEMA, TokenizerTraining
 
 
 class Recorder(pl.Callback):
@@ -31,7 +31,7 @@ def main(devices, out, start, poison):
     # Without batch norm, whose statistics are of a process's own batch, two processes are one with both batches.
     discriminator = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 4, 2), torch.nn.LeakyReLU(0.2), torch.nn.Conv2d(8, 1, 4))
     module = TokenizerTraining(
-        tokenizer, weights, adversary=Adversary(discriminator, start=start),
+        tokenizer, weights, gan=GANLoss(discriminator, start=start),
         optimizer=lambda groups: torch.optim.SGD(groups, lr=0.1), gradient_checkpointing=devices > 1,
     )  # fmt: skip
     if poison:

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from smalti.tokenizers import OneVAEDecoder, OneVAEEncoder, Tokenizer
 from smalti.tokenizers.bottlenecks import FSQ, KL, Joint, Projected
-from smalti.trainers import Adversary, ReconstructionGrid, TemporalDiscriminator, TokenizerTraining
+from smalti.trainers import GANLoss, ReconstructionGrid, TemporalDiscriminator, TokenizerTraining
 from smalti.types import Batch
 from smalti.video import read_frames
 
@@ -69,7 +69,7 @@ def main(out):
     )
     module = TokenizerTraining(
         tokenizer, {"l1": 1.0, "kl": 1e-3, "adversarial": 0.1},
-        adversary=Adversary(TemporalDiscriminator(4, 1), start=2),
+        gan=GANLoss(TemporalDiscriminator(4, 1), start=2),
         optimizer=lambda groups: torch.optim.AdamW(groups, lr=1e-2, weight_decay=0.5),
     )  # fmt: skip
     recorder = Recorder()

@@ -16,19 +16,22 @@ from smalti.tokenizers.bottlenecks.kl import KL
 from smalti.tokenizers.bottlenecks.projected import Projected
 
 if TYPE_CHECKING:
-    from smalti.tokenizers.bottlenecks.vq import VQ, ResidualFSQ, ResidualVQ, SimVQ
+    from smalti.tokenizers.bottlenecks.residual_fsq import ResidualFSQ
+    from smalti.tokenizers.bottlenecks.residual_vq import ResidualVQ
+    from smalti.tokenizers.bottlenecks.simvq import SimVQ
+    from smalti.tokenizers.bottlenecks.vq import VQ
 
 __all__ = [
     "BSQ", "FSQ", "GQ", "KL", "VQ", "Bottleneck", "Joint", "Projected", "Quantizer", "ResidualFSQ", "ResidualVQ", "SimVQ",
 ]  # fmt: skip
 
-_ADAPTERS = ("VQ", "SimVQ", "ResidualVQ", "ResidualFSQ")
+_ADAPTERS = {"VQ": "vq", "SimVQ": "simvq", "ResidualVQ": "residual_vq", "ResidualFSQ": "residual_fsq"}
 
 
 def __getattr__(name: str) -> Any:
     """Import the adapters only when asked for: loading any other tokenizer needs torch and safetensors alone."""
     if name not in _ADAPTERS:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    from smalti.tokenizers.bottlenecks import vq
+    from importlib import import_module
 
-    return getattr(vq, name)
+    return getattr(import_module(f"smalti.tokenizers.bottlenecks.{_ADAPTERS[name]}"), name)

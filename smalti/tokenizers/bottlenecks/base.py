@@ -1,6 +1,6 @@
-"""What a bottleneck promises: it sees positions, not grids, and computes in float32 whatever the autocast.
+"""Base classes of bottlenecks. A bottleneck sees positions, not grids, and computes in float32 under any autocast.
 
-Shapes: B batch, N positions, C channels, G tokens a position.
+Shapes: B batch; N positions; C channels; G tokens per position.
 """
 
 from __future__ import annotations
@@ -12,50 +12,56 @@ import torch
 from torch import Tensor
 
 from smalti.errors import SmaltiError
-from smalti.tokenizers.parts import Part
+from smalti.tokenizers.configurable import Configurable
 from smalti.types import Code
 
 
-class Bottleneck(Part):
-    """The part between encoder and decoder that bounds the information.
+class Bottleneck(Configurable):
+    """The module between encoder and decoder that limits the information.
 
     Attributes:
-        in_dim: channels that it takes from the encoder.
-        out_dim: channels that it gives the decoder.
+        in_dim: channels that the encoder provides.
+        out_dim: channels that the decoder receives.
     """
 
     in_dim: int
     out_dim: int
 
-    def forward(self, h: Tensor) -> Code:
-        """Code a batch of positions in float32 (float64 stays), under any autocast and from any dtype.
+    @property
+    def branches(self) -> dict[str, Bottleneck]:
+        """The bottlenecks that a joint bottleneck combines, by name: "discrete" and "continuous". Empty for all others."""
+        return {}
 
-        Ids computed in half precision are wrong for nearly all positions (FSQ in bfloat16: 98%), so this is the one door.
+    def forward(self, h: Tensor) -> Code:
+        """Quantize or regularize a batch of positions in float32 (float64 stays), under any autocast.
+
+        All calls pass through here, because ids computed in half precision are wrong for nearly all positions (98% with
+        FSQ in bfloat16).
 
         Args:
-            h: (B, N, in_dim).
+            h: (B, N, in_dim), of any floating-point type.
 
         Returns:
-            z (B, N, out_dim), ids, and in training mode the losses.
+            z (B, N, out_dim), ids, and the losses in training mode.
 
         Raises:
-            ValueError: `h` has other channels than `in_dim`.
+            ValueError: h does not have `in_dim` channels.
         """
         if h.ndim != 3 or h.shape[-1] != self.in_dim:
             raise ValueError(f"{type(self).__name__} takes (B, N, {self.in_dim}), not {tuple(h.shape)}.")
         with torch.autocast(h.device.type, enabled=False):
-            return self.code(h if h.dtype == torch.float64 else h.float())
+            return self.quantize(h if h.dtype == torch.float64 else h.float())
 
     @abstractmethod
-    def code(self, h: Tensor) -> Code:
-        """What `forward` does, on float32 or float64 `h` (B, N, in_dim), autocast off."""
+    def quantize(self, h: Tensor) -> Code:
+        """Implement `forward` for float32 or float64 h (B, N, in_dim), with autocast disabled."""
 
 
 class Quantizer(Bottleneck):
-    """A bottleneck whose code is integers.
+    """A bottleneck that maps each position to integers.
 
     Attributes:
-        codebook_size: values that one token can take; an exact int, however large.
+        codebook_size: number of values of one token, an exact integer, however large.
         tokens_per_position: G.
     """
 
@@ -64,39 +70,45 @@ class Quantizer(Bottleneck):
 
     @property
     def bits_per_position(self) -> float:
-        """Nominal bits of a position: G log2(codebook_size)."""
+        """Nominal bits per latent position: G log2(codebook_size)."""
         return self.tokens_per_position * math.log2(self.codebook_size)
 
     def lookup(self, ids: Tensor) -> Tensor:
-        """(B, N, G) int64 to exactly the z (B, N, out_dim), float32, that `forward` gave for them.
+        """Return the codewords of ids: exactly the z that `forward` returned with them.
+
+        Args:
+            ids: (B, N, G) integers in [0, codebook_size).
+
+        Returns:
+            (B, N, out_dim) float32.
 
         Raises:
-            SmaltiError: the ids have another number of tokens a position, or one is outside [0, codebook_size).
+            SmaltiError: ids has another number of tokens per position, or an id is out of range.
         """
         if ids.ndim != 3 or ids.shape[-1] != self.tokens_per_position:
             raise SmaltiError(
-                f"{type(self).__name__} has {self.tokens_per_position} tokens a position and takes ids of shape "
+                f"{type(self).__name__} has {self.tokens_per_position} tokens per position and takes ids of shape "
                 f"(B, N, {self.tokens_per_position}), not {tuple(ids.shape)}."
             )
-        # Traced programs have no values to look at; the exporter states the range instead.
+        # Values cannot be inspected while tracing; the exporter states the range instead.
         if not torch.compiler.is_compiling() and ids.numel() and not ids.is_meta:
             low, high = (int(bound) for bound in ids.aminmax())
             if low < 0 or high >= self.codebook_size:
                 raise SmaltiError(
-                    f"Ids run from {low} to {high}, but {type(self).__name__} knows 0 to {self.codebook_size - 1}: "
-                    "they are another tokenizer's, or were cast to a type too small for them."
+                    f"The ids range from {low} to {high}, but {type(self).__name__} takes 0 to {self.codebook_size - 1}: "
+                    "they belong to another tokenizer, or were cast to a type that is too small for them."
                 )
         with torch.autocast(ids.device.type, enabled=False):
-            return self.codes(ids.long())
+            return self.dequantize(ids.long())
 
     @abstractmethod
-    def codes(self, ids: Tensor) -> Tensor:
-        """What `lookup` does, on ids that were checked."""
+    def dequantize(self, ids: Tensor) -> Tensor:
+        """Implement `lookup` for int64 ids (B, N, G) that were checked."""
 
 
 def straight_through(x: Tensor, quantized: Tensor) -> Tensor:
-    """The value of `quantized`, exactly, with the gradient of `x`.
+    """Return exactly the value of `quantized`, with the gradient of x.
 
-    Written as a sum with a detached difference, so that x + (q - x) cannot miss q by a rounding.
+    The sum with a detached difference avoids x + (q - x), which can differ from q by a rounding error.
     """
     return quantized.detach() + (x - x.detach())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from smalti.tokenizers.bottlenecks.bits import SignQuantizer
+from smalti.tokenizers.bottlenecks.sign_quantizer import SignQuantizer
 
 
 class BSQ(SignQuantizer):

@@ -17,11 +17,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-
-from smalti.tokenizers.bottlenecks.base import straight_through
 
 
 def token_entropy(logits: Tensor) -> Tensor:
@@ -51,21 +49,6 @@ def codebook_entropy(distribution: Tensor, log_offset: float = 0.0) -> Tensor:
     tiny = torch.finfo(distribution.dtype).tiny
     shifted = distribution + log_offset if log_offset else distribution.clamp_min(tiny)
     return -(distribution * shifted.log()).sum(dim=-1)
-
-
-def mean_over_ranks(*values: Tensor) -> tuple[Tensor, ...]:
-    """The means of tensors of one dtype over all processes, by one all-reduce; the same tensors in a single process.
-
-    The value is global and the gradient that of this process's own part: averaged over the processes, as DDP does, it is
-    exactly the gradient that one process with all the batches would have, for any function of the means. Every process
-    must call this, with the same shapes, and counts alike.
-    """
-    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
-        return values
-    packed = torch.cat([value.detach().flatten() for value in values])
-    distributed.all_reduce(packed)
-    parts = (packed / distributed.get_world_size()).split([value.numel() for value in values])
-    return tuple(straight_through(value, part.view_as(value)) for value, part in zip(values, parts, strict=True))
 
 
 class _MeanDistribution(torch.autograd.Function):

@@ -48,7 +48,7 @@ class FSQ(Quantizer):
             )
         self.in_dim = self.out_dim = len(levels) * tokens_per_position
 
-    def code(self, h: Tensor) -> Code:
+    def quantize(self, h: Tensor) -> Code:
         """(B, N, G L) to z of the same shape, a multiple of 1 / (level // 2) in [-1, 1], and ids (B, N, G)."""
         levels = torch.tensor(self.levels, dtype=h.dtype, device=h.device)
         half_width = levels.div(2, rounding_mode="floor")
@@ -59,7 +59,7 @@ class FSQ(Quantizer):
         ids = ((codes + half_width).long() * self._basis(h.device)).sum(dim=-1)
         return Code(z.flatten(-2), ids)
 
-    def codes(self, ids: Tensor) -> Tensor:
+    def dequantize(self, ids: Tensor) -> Tensor:
         """(B, N, G) to (B, N, G L)."""
         levels = torch.tensor(self.levels, device=ids.device)
         half_width = levels // 2

@@ -7,8 +7,8 @@ from typing import Literal
 from torch import Tensor
 
 from smalti.errors import SmaltiError
-from smalti.tokenizers.bottlenecks.bits import SignQuantizer
 from smalti.tokenizers.bottlenecks.entropy import codebook_entropy
+from smalti.tokenizers.bottlenecks.sign_quantizer import SignQuantizer
 
 
 class GQ(SignQuantizer):

@@ -27,31 +27,31 @@ class KL(Bottleneck):
         dim: channels of the latent. The input has the means first, then the log-variances.
         shared_log_variance: one log-variance for all channels of a position, in the last of dim + 1 input channels
             (LTX-Video, arXiv 2501.00103), instead of one a channel (2 dim input channels).
-        initial_deviation: of the noise where the encoder gives a log-variance of 0, as fresh ones do on average. Published
+        initial_std: of the noise where the encoder gives a log-variance of 0, as fresh ones do on average. Published
             models have 1, noise as large as the signal, through which a fresh network takes long to learn.
 
     Raises:
-        SmaltiError: `dim` is below 1, or `initial_deviation` is not positive.
+        SmaltiError: `dim` is below 1, or `initial_std` is not positive.
     """
 
-    def __init__(self, dim: int, shared_log_variance: bool = False, initial_deviation: float = 1.0) -> None:
+    def __init__(self, dim: int, shared_log_variance: bool = False, initial_std: float = 1.0) -> None:
         super().__init__()
-        if initial_deviation <= 0:
-            raise SmaltiError(f"initial_deviation is {initial_deviation}: give a positive deviation of the noise.")
+        if initial_std <= 0:
+            raise SmaltiError(f"initial_std is {initial_std}: give a positive deviation of the noise.")
         if dim < 1:
             raise SmaltiError(f"KL needs at least one channel, but dim is {dim}: give it the channels of the latent.")
         self.dim = dim
         self.shared_log_variance = shared_log_variance
-        self.initial_deviation = initial_deviation
+        self.initial_std = initial_std
         self.in_dim = dim + 1 if shared_log_variance else 2 * dim
         self.out_dim = dim
 
-    def code(self, h: Tensor) -> Code:
+    def quantize(self, h: Tensor) -> Code:
         """(B, N, in_dim) to z (B, N, dim), without ids."""
         mean, log_variance = h.split([self.dim, self.in_dim - self.dim], dim=-1)
         if not self.training:
             return Code(mean)
-        log_variance = log_variance + 2 * math.log(self.initial_deviation)
+        log_variance = log_variance + 2 * math.log(self.initial_std)
         log_variance = log_variance.clamp(*LOG_VARIANCE_RANGE).expand_as(mean)
         z = mean + torch.exp(log_variance / 2) * torch.randn_like(mean)
         divergence = (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=-1) / 2

@@ -36,11 +36,11 @@ class Projected(Quantizer):
         self.down = nn.Linear(dim, quantizer.in_dim)
         self.up = nn.Linear(quantizer.out_dim, dim)
 
-    def code(self, h: Tensor) -> Code:
+    def quantize(self, h: Tensor) -> Code:
         """(B, N, in_dim) to z (B, N, dim) and the quantizer's ids and losses."""
         inner = self.quantizer(self.down(h[..., : self.out_dim]))
         return Code(self.up(inner.z), inner.ids, inner.losses)
 
-    def codes(self, ids: Tensor) -> Tensor:
+    def dequantize(self, ids: Tensor) -> Tensor:
         """(B, N, G) to (B, N, dim)."""
         return self.up(self.quantizer.lookup(ids).to(self.up.weight.dtype))

@@ -11,9 +11,10 @@ from smalti.tokenizers.bottlenecks.kl import KL
 from smalti.tokenizers.importers import onevae
 from smalti.tokenizers.importers.family import Family
 from smalti.tokenizers.importers.ltx import DENOISING, OPTIONAL
-from smalti.tokenizers.layers.block_lists import Blocks
-from smalti.tokenizers.layers.stages import PixelNormBlock, ResidualStage
-from smalti.tokenizers.ltx import LTXDecoder, LTXEncoder
+from smalti.tokenizers.models.ltx.block_specs import BlockList
+from smalti.tokenizers.models.ltx.blocks import PixelNormBlock, ResidualStage
+from smalti.tokenizers.models.ltx.decoder import LTXDecoder
+from smalti.tokenizers.models.ltx.encoder import LTXEncoder
 from smalti.tokenizers.tokenizer import Tokenizer
 
 NAME = "diffusers"
@@ -123,12 +124,12 @@ def _ltx_places(network: LTXEncoder | LTXDecoder) -> dict[str, str]:
     return places
 
 
-def _ltx_down(config: Mapping[str, Any]) -> Blocks:
+def _ltx_down(config: Mapping[str, Any]) -> BlockList:
     """The encoder's blocks, from pixels to positions."""
     widths, layers = list(config["block_out_channels"]), list(config["layers_per_block"])
     kinds, scaled = list(config["down_block_types"]), list(config["spatio_temporal_scaling"])
     axes = [_LTX_AXES[kind] for kind in config["downsample_type"]]
-    blocks: Blocks = []
+    blocks: BlockList = []
     width = widths[0]
     for i, kind in enumerate(kinds):
         folded = kind == "LTXVideo095DownBlock3D"
@@ -145,7 +146,7 @@ def _ltx_down(config: Mapping[str, Any]) -> Blocks:
     return [*blocks, ["res_x", {"num_layers": int(layers[len(kinds)])}]]
 
 
-def _ltx_up(config: Mapping[str, Any]) -> tuple[Blocks, int]:
+def _ltx_up(config: Mapping[str, Any]) -> tuple[BlockList, int]:
     """The decoder's blocks, from pixels to positions, and its last width."""
     widths, layers = list(config["decoder_block_out_channels"]), list(config["decoder_layers_per_block"])
     scaled, noisy = list(config["decoder_spatio_temporal_scaling"]), list(config["decoder_inject_noise"])
@@ -154,7 +155,7 @@ def _ltx_up(config: Mapping[str, Any]) -> tuple[Blocks, int]:
     def stage(i: int) -> list[Any]:
         return ["res_x", {"num_layers": int(layers[i]), "inject_noise": bool(noisy[i])}]
 
-    blocks: Blocks = [stage(len(widths))]
+    blocks: BlockList = [stage(len(widths))]
     width = int(widths[-1])
     for i in reversed(range(len(widths))):
         factor = int(factors[i])

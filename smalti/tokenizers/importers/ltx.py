@@ -13,8 +13,9 @@ from typing import Any
 
 from smalti.errors import SmaltiError
 from smalti.tokenizers.bottlenecks.kl import KL
-from smalti.tokenizers.layers.block_lists import Blocks
-from smalti.tokenizers.ltx import LTXDecoder, LTXEncoder
+from smalti.tokenizers.models.ltx.block_specs import BlockList
+from smalti.tokenizers.models.ltx.decoder import LTXDecoder
+from smalti.tokenizers.models.ltx.encoder import LTXEncoder
 from smalti.tokenizers.tokenizer import Tokenizer
 
 PREFIX = "vae."
@@ -106,11 +107,11 @@ def key(name: str) -> str:
     return name
 
 
-def _blocks(blocks: Any) -> Blocks | None:
+def _blocks(blocks: Any) -> BlockList | None:
     """The publisher's list; a number instead of options is that of layers, which only res_x looks at."""
     if blocks is None:
         return None
-    read: Blocks = []
+    read: BlockList = []
     for name, options in blocks:
         if isinstance(options, int):
             options = {"num_layers": options} if name == "res_x" else {}

@@ -17,8 +17,9 @@ from smalti.tokenizers.bottlenecks.fsq import FSQ
 from smalti.tokenizers.bottlenecks.joint import Joint
 from smalti.tokenizers.bottlenecks.kl import KL
 from smalti.tokenizers.bottlenecks.projected import Projected
-from smalti.tokenizers.layers.causal import Upsample
-from smalti.tokenizers.onevae import OneVAEDecoder, OneVAEEncoder
+from smalti.tokenizers.models.onevae.decoder import OneVAEDecoder
+from smalti.tokenizers.models.onevae.encoder import OneVAEEncoder
+from smalti.tokenizers.models.onevae.resampling import Upsample
 from smalti.tokenizers.tokenizer import Tokenizer
 
 DROPPED = ("codebook_used", "model_ema.decay", "model_ema.num_updates", "loss.")

@@ -13,8 +13,9 @@ from typing import Any
 
 from smalti.errors import SmaltiError
 from smalti.tokenizers.bottlenecks.gq import GQ
+from smalti.tokenizers.models.wetok.decoder import WeTokDecoder, WeTokGenerativeDecoder
+from smalti.tokenizers.models.wetok.encoder import WeTokEncoder
 from smalti.tokenizers.tokenizer import Tokenizer
-from smalti.tokenizers.wetok import WeTokDecoder, WeTokEncoder, WeTokGenerativeDecoder
 
 DROPPED = ("loss.", "model_ema.decay", "model_ema.num_updates")
 """The discriminator, the perceptual network and the bookkeeping of the average."""

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 
-def drawing_device(x: Tensor, generator: torch.Generator | None) -> torch.device:
+def generator_device(x: Tensor, generator: torch.Generator | None) -> torch.device:
     """Where noise for x is drawn: on the generator's device, so that one seed gives the same on a CPU and on a GPU."""
     return x.device if generator is None else generator.device
 
 
-def normal(x: Tensor, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+def randn(x: Tensor, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
     """Standard normal numbers of a shape, drawn in float32, of x's dtype and device."""
-    return torch.randn(shape, generator=generator, device=drawing_device(x, generator), dtype=torch.float32).to(x)
+    return torch.randn(shape, generator=generator, device=generator_device(x, generator), dtype=torch.float32).to(x)
 
 
-def normal_like_frames(x: Tensor, generator: torch.Generator | None) -> Tensor:
+def randn_per_frame(x: Tensor, generator: torch.Generator | None) -> Tensor:
     """Standard normal numbers like (B, C, T, H, W), drawn frame by frame: a clip in chunks gets those of the whole clip."""
     batch, channels, frames, *size = x.shape
-    return torch.stack([normal(x, (batch, channels, *size), generator) for _ in range(frames)], dim=2)
+    return torch.stack([randn(x, (batch, channels, *size), generator) for _ in range(frames)], dim=2)

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smalti.tokenizers.bottlenecks.bits import pack_bits, unpack_bits
+from smalti.tokenizers.bottlenecks.sign_quantizer import pack_bits, unpack_bits
 
 
 @given(bits=st.integers(1, 63), data=st.data())

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from smalti.tokenizers.bottlenecks import BSQ, GQ, VQ, ResidualVQ
-from smalti.tokenizers.parts import build, recipe_of
+from smalti.tokenizers.configurable import from_config, get_config
 
 BOTTLENECKS = {
     "per_group": lambda: GQ(2, 5, temperature=0.5),
@@ -29,7 +29,7 @@ def cases():
         # The halves differ in their means, so that the entropy of the whole is not the mean of the halves' entropies.
         x = torch.randn(4, 6, 3, dtype=dtype) + torch.tensor([2.0, 2.0, -2.0, -2.0], dtype=dtype).view(4, 1, 1)
         weight = torch.randn(10, 3, dtype=dtype)
-        made[name] = {"recipe": recipe_of(bottleneck), "state": bottleneck.state_dict(), "x": x, "weight": weight}
+        made[name] = {"recipe": get_config(bottleneck), "state": bottleneck.state_dict(), "x": x, "weight": weight}
     return made
 
 
@@ -60,7 +60,7 @@ def ranks(cases, tmp_path_factory):
 
 
 def alone(case, batch):
-    bottleneck = build(case["recipe"])
+    bottleneck = from_config(case["recipe"])
     bottleneck.load_state_dict(case["state"])
     weight = case["weight"].clone().requires_grad_()
     losses = bottleneck(batch @ weight.T).losses

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from smalti.tokenizers.bottlenecks.entropy import codebook_entropy, mean_distribution, mean_over_ranks, token_entropy
+from smalti.distributed import mean_over_ranks
+from smalti.tokenizers.bottlenecks.entropy import codebook_entropy, mean_distribution, token_entropy
 
 
 def dense(logits):

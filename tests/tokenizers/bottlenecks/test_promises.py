@@ -19,7 +19,7 @@ from smalti.tokenizers.bottlenecks import (
     ResidualVQ,
     SimVQ,
 )
-from smalti.tokenizers.parts import build, recipe_of
+from smalti.tokenizers.configurable import from_config, get_config
 
 MAKERS = {
     "kl": lambda: KL(6),
@@ -101,9 +101,9 @@ def test_autocast_changes_nothing(quantizer, dtype):
 
 def test_wrong_ids_and_channels_are_refused(quantizer):
     ids = torch.zeros(1, 2, quantizer.tokens_per_position, dtype=torch.int64)
-    with pytest.raises(SmaltiError, match="Ids run from"):
+    with pytest.raises(SmaltiError, match="The ids range from"):
         quantizer.lookup(ids + quantizer.codebook_size)
-    with pytest.raises(SmaltiError, match="Ids run from"):
+    with pytest.raises(SmaltiError, match="The ids range from"):
         quantizer.lookup(ids - 1)
     with pytest.raises(SmaltiError, match="tokens a position"):
         quantizer.lookup(torch.cat([ids, ids], dim=-1))
@@ -112,11 +112,11 @@ def test_wrong_ids_and_channels_are_refused(quantizer):
 
 
 def test_a_recipe_and_the_weights_build_the_same_again_off_the_meta_device(bottleneck):
-    recipe = recipe_of(bottleneck)
+    recipe = get_config(bottleneck)
     with torch.device("meta"):
-        again = build(recipe)
+        again = from_config(recipe)
     again.load_state_dict(bottleneck.state_dict(), assign=True)
-    assert recipe_of(again) == recipe
+    assert get_config(again) == recipe
     h = positions(bottleneck)
     expected, code = bottleneck.eval()(h), again.eval()(h)
     assert torch.equal(code.z, expected.z)

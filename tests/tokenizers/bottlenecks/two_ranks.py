@@ -6,7 +6,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from smalti.tokenizers.parts import build
+from smalti.tokenizers.configurable import from_config
 
 
 class Step(nn.Module):
@@ -16,7 +16,7 @@ class Step(nn.Module):
         super().__init__()
         self.project = nn.Linear(*weight.shape[::-1], bias=False, dtype=weight.dtype)
         self.project.weight.data.copy_(weight)
-        self.bottleneck = build(recipe)
+        self.bottleneck = from_config(recipe)
         self.bottleneck.load_state_dict(state)
 
     def forward(self, x):

@@ -1,0 +1,108 @@
+"""Names that earlier versions wrote into files, and what they are called now.
+
+Exports, checkpoints and recipes name classes and arguments. Version 0.1 named classes by module path
+(`smalti.tokenizers.wetok.WeTokEncoder`); since then, files hold public paths (`smalti.tokenizers.WeTokEncoder`), so that
+modules can move. Whoever renames a public class or a constructor argument adds a line here, and old files keep loading.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_BOTTLENECKS = ("BSQ", "FSQ", "GQ", "Joint", "KL", "Projected", "ResidualFSQ", "ResidualVQ", "SimVQ", "VQ")
+_NETWORKS = (
+    *("LTXDecoder", "LTXEncoder", "OneVAEDecoder", "OneVAEEncoder"),
+    *("WeTokDecoder", "WeTokEncoder", "WeTokGenerativeDecoder"),
+)
+
+CLASSES: dict[str, str] = {
+    "Tokenizer": "smalti.Tokenizer",
+    **{name: f"smalti.tokenizers.bottlenecks.{name}" for name in _BOTTLENECKS},
+    **{name: f"smalti.tokenizers.{name}" for name in _NETWORKS},
+    "Adversary": "smalti.trainers.GANLoss",
+    "ReconstructionAdversary": "smalti.trainers.ReconstructionGANLoss",
+    "Files": "smalti.data.ImageFiles",
+}
+"""Public path of each class of Smalti that version 0.1 named by another path, by class name."""
+
+ARGUMENTS: dict[str, dict[str, str]] = {
+    "smalti.tokenizers.bottlenecks.KL": {"initial_deviation": "initial_std"},
+    "smalti.tokenizers.bottlenecks.Joint": {"discrete_share": "discrete_probability"},
+    "smalti.trainers.PerceptualLoss": {"stand_in": "allow_proxy"},
+}
+"""Renamed constructor arguments, old name to new name, by public class path."""
+
+CHECKPOINT_PREFIXES = {"adversary.": "gan."}
+"""Renamed prefixes of weights in training checkpoints."""
+
+CALLBACKS = {"MeasureLatents": "LatentStatisticsCallback"}
+"""Renamed callbacks, whose names are the keys of their states in training checkpoints."""
+
+
+def upgrade_config(config: Any) -> Any:
+    """Replace old class paths and argument names in a tree of dictionaries and lists.
+
+    Args:
+        config: what JSON or YAML holds. A class is {"class_path": ..., "init_args": {...}}.
+
+    Returns:
+        The upgraded tree; the input is not changed.
+    """
+    if isinstance(config, list):
+        return [upgrade_config(value) for value in config]
+    if not isinstance(config, dict):
+        return config
+    config = {key: upgrade_config(value) for key, value in config.items()}
+    path = config.get("class_path")
+    if isinstance(path, str):
+        config["class_path"] = path = _public_path(path)
+        if isinstance(config.get("init_args"), dict):
+            renamed = ARGUMENTS.get(path, {})
+            config["init_args"] = {renamed.get(name, name): value for name, value in config["init_args"].items()}
+    return config
+
+
+def upgrade_recipe(recipe: Any) -> Any:
+    """Upgrade a training recipe: its classes and arguments, and sections that were renamed or moved.
+
+    Args:
+        recipe: the content of a YAML file of `smalti fit`; anything other than a dictionary is returned unchanged.
+    """
+    if not isinstance(recipe, dict):
+        return recipe
+    recipe = upgrade_config(recipe)
+    if "pictures" in recipe:
+        recipe["visualization"] = recipe.pop("pictures")
+    start = recipe.get("warm_start")
+    if isinstance(start, dict) and "adopt" in start:
+        start["transfer"] = start.pop("adopt")
+    model = recipe.get("model")
+    if isinstance(model, dict):
+        if "adversary" in model:
+            model["gan"] = model.pop("adversary")
+        for name in ("perceptual", "wavelet"):
+            if name in model:
+                loss = model.pop(name)
+                model["losses"] = (model.get("losses") or {}) | ({} if loss is None else {name: loss})
+    return recipe
+
+
+def upgrade_checkpoint(checkpoint: dict[str, Any]) -> None:
+    """Rename the weights and callback states of a training checkpoint in place."""
+    for key in ("state_dict", "current_model_state"):
+        if key in checkpoint:
+            checkpoint[key] = {_new_weight_name(name): weight for name, weight in checkpoint[key].items()}
+    if "callbacks" in checkpoint:
+        states = checkpoint["callbacks"]
+        checkpoint["callbacks"] = {CALLBACKS.get(name, name): state for name, state in states.items()}
+
+
+def _public_path(path: str) -> str:
+    return CLASSES.get(path.rpartition(".")[2], path) if path.startswith("smalti.") else path
+
+
+def _new_weight_name(name: str) -> str:
+    for old, new in CHECKPOINT_PREFIXES.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name

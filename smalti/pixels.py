@@ -1,0 +1,52 @@
+"""Conversions between 8-bit images and the pixels that networks see.
+
+"Pixels" are floating-point RGB values in [-1, 1] everywhere in Smalti.
+
+Shapes: B batch, T frames, H, W pixels.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+def pixels_to_uint8(pixels: Tensor) -> Tensor:
+    """Convert pixels in [-1, 1] to uint8 in [0, 255]: clamp, then round to the nearest integer.
+
+    Args:
+        pixels: floating-point tensor of any shape.
+
+    >>> pixels_to_uint8(torch.tensor([-1.5, -1.0, 0.0031, 1.0])).tolist()
+    [0, 0, 128, 255]
+    """
+    return ((pixels.float() + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
+
+
+def uint8_to_pixels(images: Tensor) -> Tensor:
+    """Convert uint8 in [0, 255] to float32 in [-1, 1]. `pixels_to_uint8` inverts it exactly.
+
+    Args:
+        images: uint8 tensor of any shape.
+
+    >>> uint8_to_pixels(torch.tensor([0, 255], dtype=torch.uint8)).tolist()
+    [-1.0, 1.0]
+    """
+    return images.float() / 127.5 - 1
+
+
+def image_to_pixels(image: Image.Image) -> Tensor:
+    """Convert an 8-bit RGB image to (3, H, W) float32 in [-1, 1]."""
+    from torchvision.transforms.v2.functional import pil_to_tensor
+
+    return uint8_to_pixels(pil_to_tensor(image))
+
+
+def frames_as_images(x: Tensor) -> Tensor:
+    """Reshape clips (B, C, T, H, W) to images (B T, C, H, W). Images are returned unchanged."""
+    return x if x.ndim == 4 else x.transpose(1, 2).flatten(0, 1)

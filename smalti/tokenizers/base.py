@@ -1,0 +1,137 @@
+"""Base classes of encoders and decoders. Each family of architectures implements them in a package under `models`.
+
+Shapes: B batch; T frames, H, W pixels; t, h, w latent positions; C channels per position.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from smalti.tokenizers.configurable import Configurable
+
+
+class StreamState:
+    """What the layers of a network carry from one chunk of a clip to the next.
+
+    A long clip passes through an encoder or a decoder chunk by chunk, with the same state each time. Each layer whose
+    receptive field extends beyond the current chunk stores the frames it needs here, keyed by the layer. No module holds
+    hidden state, so two clips can stream through one network. A whole clip is a stream of one chunk, its last.
+
+    Use one state per clip and per direction (encoding or decoding).
+
+    Args:
+        last: whether the next chunk is the last.
+
+    Attributes:
+        last: set it before the last chunk. Nothing is stored any more, and layers that look ahead release the frames they
+            held back.
+    """
+
+    def __init__(self, *, last: bool = False) -> None:
+        self.last = last
+        self._stored: dict[object, Tensor] = {}
+        self._substates: dict[object, StreamState] = {}
+
+    def is_first_chunk(self, layer: object) -> bool:
+        """Return whether the layer sees the clip for the first time. Call it once per chunk."""
+        first = (layer, "seen") not in self._stored
+        self.store((layer, "seen"), torch.empty(0))
+        return first
+
+    def load(self, layer: object) -> Tensor | None:
+        """Return what the layer stored in the previous chunk, or None in its first chunk."""
+        return self._stored.get(layer)
+
+    def store(self, layer: object, x: Tensor) -> None:
+        """Store x for the layer's next chunk, as a copy: a view would keep the whole chunk in memory."""
+        if not self.last:
+            self._stored[layer] = x.clone()
+
+    def substate(self, name: object) -> StreamState:
+        """Return the state of a part of the clip that streams separately, such as one tile of its frames."""
+        substate = self._substates.setdefault(name, StreamState())
+        substate.last = self.last
+        return substate
+
+
+class Encoder(Configurable):
+    """Base class of encoders: pixels to latent grids.
+
+    Every encoder can stream: it is causal in time, or it encodes each frame separately.
+
+    Attributes:
+        stride: pixels per latent position along (T, H, W).
+        out_dim: channels C per position.
+    """
+
+    stride: tuple[int, int, int]
+    out_dim: int
+
+    @abstractmethod
+    def forward(self, x: Tensor, state: StreamState | None = None) -> tuple[Tensor, ...]:
+        """Encode a clip, or the next chunk of one.
+
+        Args:
+            x: (B, 3, T, H, W) in [-1, 1], of a size that `padded_size` returns. In a stream: the next frames of the clip,
+                first as many as `padded_size` returns, then multiples of the temporal stride.
+            state: state of the stream; None if x is a whole clip.
+
+        Returns:
+            One (B, C, t, h, w) tensor per grid.
+        """
+        raise NotImplementedError
+
+    def padded_size(self, size: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Return the smallest (T, H, W) that the encoder accepts and that contains `size`.
+
+        Here: 1 + k * stride frames, and multiples of the stride in space.
+        """
+        t, h, w = (-(-n // s) * s for n, s in zip((size[0] - 1, *size[1:]), self.stride, strict=True))
+        return 1 + t, h, w
+
+
+class Decoder(Configurable):
+    """Base class of decoders: latent grids to pixels.
+
+    Attributes:
+        in_dim: channels C per position.
+        generative: whether the decoder draws noise, so that its output depends on a seed.
+    """
+
+    in_dim: int
+    generative: bool = False
+
+    @property
+    def last_layer(self) -> nn.Module:
+        """The last layer, whose gradients can balance the losses (VQGAN, arXiv 2012.09841, eq. 7)."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def forward(
+        self, latents: tuple[Tensor, ...], generator: torch.Generator | None = None, state: StreamState | None = None
+    ) -> Tensor:
+        """Decode a clip, or the next chunk of one.
+
+        Args:
+            latents: one (B, C, t, h, w) tensor per grid. In a stream: what the encoder returned, chunk by chunk.
+            generator: source of a generative decoder's noise; None for the global generator.
+            state: state of the stream; None if the latents are those of a whole clip. A decoder that looks ahead holds
+                frames back until the next chunk.
+
+        Returns:
+            (B, 3, T, H, W), approximately in [-1, 1], not clamped.
+        """
+        raise NotImplementedError
+
+    def adapt_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Adapt the weights of another decoder so that this one starts by computing the same function.
+
+        The default returns them unchanged.
+
+        Args:
+            weights: state dict of the other decoder.
+        """
+        return weights

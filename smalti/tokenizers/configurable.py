@@ -1,0 +1,180 @@
+"""Modules that remember their constructor arguments, so that an exported tokenizer can be rebuilt.
+
+The configuration of a module is the tree that its YAML has: the public path of the class and its arguments. Every
+`Configurable` provides it without any code in its constructor.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from importlib import import_module
+from typing import Any, Self
+
+from torch import nn
+
+from smalti.errors import SmaltiError
+from smalti.legacy import upgrade_config
+
+Config = dict[str, Any]
+"""{"class_path": "package.Class", "init_args": {...}}, where an argument may be a configuration again."""
+
+_TRUSTED_PREFIX = "smalti."
+
+
+class Configurable(nn.Module):
+    """A module that remembers its constructor arguments.
+
+    Arguments are values that JSON can represent, or other `Configurable` modules. The constructor must store the latter
+    under the name of the argument.
+    """
+
+    _arguments: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Record the arguments for `get_config`."""
+        module = super().__new__(cls)
+        # bind_partial: copying and unpickling call this without arguments and restore `_arguments` afterwards.
+        bound = inspect.signature(cls.__init__).bind_partial(module, *args, **kwargs)
+        bound.apply_defaults()
+        arguments = dict(list(bound.arguments.items())[1:])
+        # `get_config` reads child modules from the module itself, so that a child that was replaced is described correctly.
+        plain = {name: None if isinstance(value, Configurable) else value for name, value in arguments.items()}
+        object.__setattr__(module, "_arguments", plain)
+        return module
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+def public_path(cls: type) -> str:
+    """Return the shortest path from which a class can be imported, such as `smalti.tokenizers.WeTokEncoder`.
+
+    Configurations hold this path and not the module path, so that files can move.
+
+    Args:
+        cls: a class that is defined at the top level of a module.
+    """
+    parts = cls.__module__.split(".")
+    for length in range(1, len(parts)):
+        package = ".".join(parts[:length])
+        if getattr(sys.modules.get(package), cls.__name__, None) is cls:
+            return f"{package}.{cls.__name__}"
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def get_config(module: Configurable) -> Config:
+    """Return the configuration from which `from_config` builds a module like this one, without its weights.
+
+    Raises:
+        SmaltiError: an argument is not a value that JSON can represent.
+    """
+    arguments: dict[str, Any] = {}
+    for name, value in module._arguments.items():
+        child = getattr(module, name, None)
+        if isinstance(child, Configurable):
+            arguments[name] = get_config(child)
+            continue
+        try:
+            arguments[name] = json.loads(json.dumps(value))
+        except TypeError:
+            raise SmaltiError(
+                f"The argument '{name}' of {type(module).__name__} is a {type(value).__name__}, which cannot be written to "
+                "a configuration: pass a number, a string, a list, or a Configurable that the constructor stores under the "
+                "name of the argument."
+            ) from None
+    return {"class_path": public_path(type(module)), "init_args": arguments}
+
+
+def from_config(config: Config) -> Configurable:
+    """Build a module with random weights from its configuration, which may be that of an earlier version.
+
+    Only classes of `smalti`, and classes whose module the caller has already imported, are built: a configuration from an
+    untrusted source cannot make Python import anything.
+
+    Args:
+        config: what `get_config` returned.
+
+    Raises:
+        SmaltiError: the configuration is malformed, its class does not exist or is not a `Configurable`, or the class does
+            not accept the arguments.
+    """
+    return _build(upgrade_config(config))
+
+
+def normalize_config(config: Config) -> Config:
+    """Return a configuration as this version would write it: with today's names, and defaults filled in.
+
+    Two configurations describe the same module if and only if they are equal after normalization.
+
+    Raises:
+        SmaltiError: see `from_config`.
+    """
+    return _normalize(upgrade_config(config))
+
+
+def _normalize(config: Config) -> Config:
+    cls = _find_class(config)
+    arguments = _bind(cls, config.get("init_args") or {})
+    return {
+        "class_path": public_path(cls),
+        "init_args": {name: _normalize(value) if _is_config(value) else value for name, value in arguments.items()},
+    }
+
+
+def _build(config: Config) -> Configurable:
+    cls = _find_class(config)
+    arguments = {
+        name: _build(value) if _is_config(value) else value for name, value in (config.get("init_args") or {}).items()
+    }
+    _bind(cls, arguments)
+    try:
+        return cls(**arguments)
+    except (TypeError, ValueError) as error:
+        raise SmaltiError(f"{public_path(cls)} cannot be built from its configuration: {error}.") from error
+
+
+def _is_config(value: Any) -> bool:
+    return isinstance(value, dict) and "class_path" in value
+
+
+def _bind(cls: type[Configurable], arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments with defaults filled in."""
+    try:
+        bound = inspect.signature(cls).bind(**arguments)
+    except TypeError as error:
+        raise SmaltiError(f"{public_path(cls)} cannot be built from its configuration: {error}.") from error
+    bound.apply_defaults()
+    return dict(bound.arguments)
+
+
+def _find_class(config: Any) -> type[Configurable]:
+    if not (isinstance(config, dict) and isinstance(config.get("class_path"), str)):
+        raise SmaltiError("The configuration of the tokenizer has no class_path: it was not written by smalti.")
+    path: str = config["class_path"]
+    module_name, _, class_name = path.rpartition(".")
+    if path.startswith(_TRUSTED_PREFIX):
+        _import(module_name, class_name)
+    cls = getattr(sys.modules.get(module_name), class_name, None)
+    if cls is None:
+        raise SmaltiError(
+            f"The tokenizer uses {path}, which is not part of this smalti: import {module_name or path} before loading, "
+            "or install the version of smalti that wrote the file."
+        )
+    if not (isinstance(cls, type) and issubclass(cls, Configurable)):
+        raise SmaltiError(f"{path} is not a part of a tokenizer: the configuration was not written by smalti.")
+    return cls
+
+
+def _import(module_name: str, class_name: str) -> None:
+    try:
+        getattr(import_module(module_name), class_name, None)  # some classes are imported when they are first used
+    except ModuleNotFoundError as error:
+        if error.name and not error.name.startswith("smalti"):
+            raise SmaltiError(
+                f"{class_name} is built on {error.name}, which is not installed: run `pip install {error.name}`."
+            ) from error
+        raise SmaltiError(
+            f"This smalti has no {module_name}.{class_name}: install the version that wrote the file."
+        ) from error
