@@ -1,7 +1,10 @@
-# make demo    trains, evaluates and exports a small tokenizer on real photos; ends by naming the files it wrote
-# make test    the tests
-# make lint    ruff, pyright, import-linter
-# Everything is installed into .venv; Python >= 3.11 is all that must be there.
+# make demo      train, evaluate and export a small tokenizer on real photos; prints the files it wrote
+# make test      run the tests
+# make lint      run ruff, pyright and import-linter
+# make format    fix what ruff can fix automatically
+# make install   create the virtual environment .venv and install everything into it; the targets above do this first
+# make clean     remove .venv, builds and caches
+# Requires Python 3.11 or newer.
 
 PYTHON ?= python3
 VENV := .venv
@@ -30,7 +33,7 @@ install: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Smalti needs Python 3.11 or newer, and $(PYTHON) is older: run make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	  { echo "Smalti requires Python 3.11 or newer, but $(PYTHON) is older: run make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -e '.[dev]'
 	@touch $@

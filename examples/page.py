@@ -1,4 +1,4 @@
-"""The demo's page: one HTML file, with its pictures inside."""
+"""The results page of the demo: one HTML file with embedded images."""
 
 from __future__ import annotations
 
@@ -27,47 +27,49 @@ svg text { fill: var(--soft); font-size: 11px } code { font-size: .92em }
 
 @dataclass(frozen=True)
 class Page:
-    """What the page shows.
+    """Content of the results page.
 
     Attributes:
-        run: the training run's folder, with TensorBoard's events.
-        metrics: the contents of metrics.json.
-        sheet: originals beside reconstructions.
-        photo: a photo before, `tokens` as tokens, `back` after.
-        tokens: its token file.
-        back: its reconstruction.
-        seconds: that training took.
-        files: paths to name, each with what it is.
+        run: folder of the training run, with TensorBoard event files.
+        metrics: content of metrics.json.
+        contact_sheet: image of originals, reconstructions and differences.
+        photo: an original photo.
+        token_file: the tokens of the photo.
+        reconstruction: the photo reconstructed from its tokens.
+        training_seconds: duration of the training.
+        files: output files, each with a description.
     """
 
     run: Path
     metrics: dict[str, Any]
-    sheet: Path
+    contact_sheet: Path
     photo: Path
-    tokens: Path
-    back: Path
-    seconds: float
+    token_file: Path
+    reconstruction: Path
+    training_seconds: float
     files: list[tuple[Path, str]]
 
 
 def write_page(page: Page, file: Path) -> Path:
-    """Write the page; returns its path."""
-    curves = read_curves(page.run, ("train/loss", "val/psnr", "val/perceptual"))
+    """Write the page and return its path."""
+    curves = read_curves(page.run, ("train/loss", "val/psnr"))
     charts = "".join(chart(name, points) for name, points in curves.items())
     steps = curves["train/loss"][-1][0] + 1 if curves["train/loss"] else 0
-    photo, tokens = page.photo.stat().st_size, page.tokens.stat().st_size
+    photo_kib, token_kib = page.photo.stat().st_size / 1024, page.token_file.stat().st_size / 1024
     rows = "".join(
-        f"<tr><td><code>{html.escape(str(p))}</code></td><td class=note>{what}</td></tr>" for p, what in page.files
+        f"<tr><td><code>{html.escape(str(path))}</code></td><td class=note>{html.escape(description)}</td></tr>"
+        for path, description in page.files
     )
     file.write_text(
         f"""<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Smalti: a tokenizer trained in minutes</title><style>{_STYLE}</style>
-<h1>A tokenizer, trained in {page.seconds / 60:.1f} minutes</h1>
-<p class="lead">{steps} steps on packaged photos, on a CPU; every picture below was held out of training.</p>
-<h2>Original, reconstruction, difference</h2>{image(page.sheet)}
-<h2>A photo as tokens, and back</h2>
-<div class="pair"><figure>{image(page.photo)}<figcaption>{photo / 1024:.0f} KiB as PNG</figcaption></figure>
-<figure>{image(page.back)}<figcaption>from {tokens / 1024:.1f} KiB of tokens</figcaption></figure></div>
+<h1>A tokenizer trained in {page.training_seconds / 60:.1f} minutes</h1>
+<p class="lead">{steps} steps on packaged photos. All images below were held out of training.</p>
+<h2>Original, reconstruction, difference</h2>{image(page.contact_sheet)}
+<h2>A photo and its reconstruction from tokens</h2>
+<div class="pair"><figure>{image(page.photo)}<figcaption>Original: {photo_kib:.0f} KiB as PNG</figcaption></figure>
+<figure>{image(page.reconstruction)}<figcaption>Reconstruction from {token_kib:.1f} KiB of tokens</figcaption></figure>
+</div>
 <h2>Metrics</h2>{metrics_table(page.metrics)}
 <h2>Training</h2><div class="charts">{charts}</div>
 <h2>Files</h2><table>{rows}</table></html>
@@ -78,13 +80,13 @@ def write_page(page: Page, file: Path) -> Path:
 
 
 def image(file: Path) -> str:
-    """An <img> that carries its picture."""
+    """Return an <img> element with an embedded PNG file."""
     data = base64.b64encode(file.read_bytes()).decode()
     return f'<img alt="{html.escape(file.stem)}" src="data:image/png;base64,{data}">'
 
 
 def read_curves(run: Path, names: tuple[str, ...]) -> dict[str, list[tuple[int, float]]]:
-    """(step, value) points of each scalar that the run logged."""
+    """Return the (step, value) points of each named scalar; an empty list if the run did not log it."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(run))
@@ -94,7 +96,7 @@ def read_curves(run: Path, names: tuple[str, ...]) -> dict[str, list[tuple[int, 
 
 
 def chart(name: str, points: list[tuple[int, float]], width: int = 300, height: int = 150) -> str:
-    """A line chart as SVG, with the first, last and extreme values written at it."""
+    """Return a line chart as SVG, labeled with the last value and the range of steps; empty if there are no points."""
     if not points:
         return ""
     low, high = min(v for _, v in points), max(v for _, v in points)
@@ -115,20 +117,20 @@ def chart(name: str, points: list[tuple[int, float]], width: int = 300, height: 
 
 
 def metrics_table(metrics: dict[str, Any]) -> str:
-    """The metrics beside the baseline's; what is not comparable with published values says so."""
+    """Return a table of the metrics and those of the baseline, with a note next to metrics that are proxies."""
     rows = []
     for name, entry in metrics["metrics"].items():
         baseline = metrics["baseline"]["metrics"].get(name, {}).get("value")
-        note = "" if entry["comparable"] else "stand-in: not comparable with published values"
-        other = "" if baseline is None else f"{baseline:.4g}"
-        rows.append(f"<tr><td>{name}</td><td>{entry['value']:.4g}</td><td>{other}</td><td class=note>{note}</td></tr>")
-    code = metrics["codebook"]
-    rows.append(f"<tr><td>bits a pixel</td><td>{code['bits_per_pixel']:.4g}</td><td></td><td></td></tr>")
-    rows.append(
-        f"<tr><td>compression of 24-bit RGB</td><td>{code['compression_ratio']:.4g}x</td><td></td><td></td></tr>"
-    )
-    for i, group in enumerate(code["groups"]):
-        note = f"{group['used']} of {code['codebook_size']} codes used"
-        perplexity = f"<td>perplexity of token {i}</td><td>{group['perplexity']:.4g}</td>"
-        rows.append(f"<tr>{perplexity}<td></td><td class=note>{note}</td></tr>")
+        note = "" if entry["comparable"] else "proxy, not comparable with published values"
+        rows.append(_row(name, f"{entry['value']:.4g}", "" if baseline is None else f"{baseline:.4g}", note))
+    codebook = metrics["codebook"]
+    rows.append(_row("bits per pixel", f"{codebook['bits_per_pixel']:.4g}"))
+    rows.append(_row("compression of 24-bit RGB", f"{codebook['compression_ratio']:.4g}x"))
+    for index, group in enumerate(codebook["groups"]):
+        note = f"{group['used']} of {codebook['codebook_size']} codewords used"
+        rows.append(_row(f"perplexity of token {index}", f"{group['perplexity']:.4g}", note=note))
     return f"<table><tr><th>held-out photos</th><th>tokenizer</th><th>bicubic</th><th></th></tr>{''.join(rows)}</table>"
+
+
+def _row(name: str, value: str, baseline: str = "", note: str = "") -> str:
+    return f"<tr><td>{name}</td><td>{value}</td><td>{baseline}</td><td class=note>{note}</td></tr>"

@@ -1,4 +1,4 @@
-"""Smalti trains, evaluates and exports visual tokenizers: image and video, discrete and continuous.
+"""Train, evaluate and export visual tokenizers: image and video, discrete and continuous.
 
 >>> import smalti
 >>> tokenizer = smalti.load("path/to/export")  # doctest: +SKIP
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Tokenizer", "__version__", "load"]
 
-_HOMES = {"Tokenizer": "smalti.tokenizers.tokenizer", "load": "smalti.tokenizers.checkpoints"}
+_MODULES = {"Tokenizer": "smalti.tokenizers.tokenizer", "load": "smalti.tokenizers.checkpoints"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for, and torch with it, only then: `smalti --help` must not wait for torch."""
-    if name not in _HOMES:
+    """Import a public name when it is first used, because `smalti --help` must not wait for the import of torch."""
+    if name not in _MODULES:
         raise AttributeError(f"module 'smalti' has no attribute '{name}'")
     from importlib import import_module
 
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)

@@ -1,7 +1,9 @@
-"""The command: `smalti COMMAND ...`, or `python -m smalti COMMAND ...`."""
+"""The entry point: `smalti COMMAND ...`, or `python -m smalti COMMAND ...`."""
 
 from __future__ import annotations
 
+import os
+import select
 import sys
 from importlib import import_module
 
@@ -10,30 +12,43 @@ from smalti.version import __version__
 
 _COMMANDS = {
     "fit": ("fit", "train a tokenizer from recipes"),
-    "validate": ("fit", "measure a checkpoint on the recipe's validation data"),
-    "test": ("fit", "measure a checkpoint on the recipe's test data"),
-    "evaluate": ("evaluate", "PSNR, SSIM, LPIPS, rFID or rFVD and codebook use on a set of images or videos"),
-    "reconstruct": ("file_commands", "images, videos or folders of them through a tokenizer and back"),
-    "tokenize": ("file_commands", "images and videos to token files"),
-    "detokenize": ("file_commands", "token files to images and videos"),
-    "export": ("export", "a training checkpoint to a folder that smalti.load reads"),
-    "import": ("import_published", "a published checkpoint to a folder that smalti.load reads"),
-    "recipes": ("recipes", "list the recipes that are installed"),
+    "validate": ("fit", "evaluate a checkpoint on the validation data of its recipe"),
+    "test": ("fit", "evaluate a checkpoint on the test data of its recipe"),
+    "evaluate": ("evaluate", "measure PSNR, SSIM, LPIPS, rFID or rFVD and codebook usage on images or videos"),
+    "reconstruct": ("reconstruct", "encode and decode images, videos or folders of them"),
+    "tokenize": ("tokenize", "convert images and videos to token files"),
+    "detokenize": ("detokenize", "convert token files to images and videos"),
+    "export": ("export", "convert a training checkpoint to a folder for smalti.load"),
+    "import": ("import_published", "convert a published checkpoint to a folder for smalti.load"),
+    "recipes": ("recipes", "list the installed recipes"),
 }
-"""Each command's file in smalti.commands, imported only when it is called, and what it does."""
+"""Command name: its module in `smalti.commands`, which is imported when the command is called, and a summary."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        argv: the arguments after `smalti`; None: those of the process.
+        argv: the arguments after `smalti`; None for those of the process.
 
     Returns:
-        The exit code: 0; 2 for bad input, which one sentence on standard error explains; 130 when interrupted (1 in
-        training, which saves first).
+        The exit code: 0 for success; 1 if the reader of standard output has closed it; 2 for bad input, with one sentence
+        on standard error; 130 if interrupted (1 for training, which saves first).
     """
-    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        try:
+            return _run(sys.argv[1:] if argv is None else argv)
+        finally:
+            sys.stdout.flush()  # here and not at exit, where a closed pipe could not be handled
+    except BrokenPipeError:
+        if not _stdout_is_closed():
+            raise
+        # Discard what is still buffered: Python would try to write it at exit and report another error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
         return 0
@@ -52,17 +67,24 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _help() -> str:
-    lines = "\n".join(f"  {name:<12} {text}" for name, (_, text) in _COMMANDS.items())
+    lines = "\n".join(f"  {name:<12} {summary}" for name, (_, summary) in _COMMANDS.items())
     return (
         f"smalti {__version__}: train, evaluate and export visual tokenizers\n\n"
         f"usage: smalti COMMAND [options]\n\ncommands:\n{lines}\n\n"
-        "`smalti COMMAND --help` tells a command's options."
+        "Run `smalti COMMAND --help` for the options of a command."
     )
 
 
 def _fail(where: str, message: str) -> int:
     print(f"{where}: error: {message}", file=sys.stderr)
     return 2
+
+
+def _stdout_is_closed() -> bool:
+    """Return whether the reader of standard output, such as `head`, has closed the pipe."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)  # errors are always reported
+    return bool(poll.poll(0))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Errors that are meant for people: one sentence that says what is wrong, where, and what to do."""
+"""Errors for users: one sentence that says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
 
 class SmaltiError(Exception):
-    """Bad input that the user can mend; the command prints its one sentence and exits with code 2.
+    """Bad input that the user can fix. The command line prints the message and exits with code 2.
 
-    Raise it where the user's file, recipe, option or machine is at fault, never for a defect of ours.
+    Raise it if a file, recipe, option or machine of the user is at fault, never for a bug in Smalti.
     """
 
 
@@ -16,7 +16,7 @@ class MissingExtraError(SmaltiError):
     Args:
         package: the package that could not be imported.
         extra: the extra of smalti that installs it.
-        purpose: what needs it, as the start of a sentence ("The packaged photos").
+        purpose: what needs the package, a plural noun that starts the message ("The packaged photos").
     """
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
@@ -24,27 +24,29 @@ class MissingExtraError(SmaltiError):
 
 
 class UnreadableError(SmaltiError):
-    """A file, or the bytes of one, that is not what it should be; loaders skip it, count it and name it in the log.
+    """A file, or the bytes of a file, cannot be decoded. Data loaders skip it, count it and log its name.
 
     Args:
-        name: the file, or what stands for it.
-        reason: what is wrong with it, without a full stop.
+        name: path of the file, or a description of the bytes.
+        reason: what is wrong with it, without a period at the end.
 
     Attributes:
-        kind: what it should be, with its article.
+        kind: what the file should be, with an article. Subclasses override it.
     """
 
     kind = "a file"
 
     def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"{name} cannot be read as {self.kind} ({reason}): check that it is whole, or take it out.")
+        super().__init__(
+            f"{name} cannot be read as {self.kind} ({reason}): check that the file is complete, or remove it."
+        )
         self.name = name
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[UnreadableError], tuple[str, str]]:
-        """Pickle by the two arguments: exceptions cross from a worker to its parent."""
+        """Pickle the two arguments: the error is sent from data loader workers to the main process."""
         return type(self), (self.name, self.reason)
 
 
 class DivergedError(SmaltiError):
-    """Training met a number that is not finite and stopped before it could spoil the weights."""
+    """A loss or gradient is NaN or infinite. Training stopped before it reached the weights."""

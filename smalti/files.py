@@ -70,7 +70,7 @@ def check_overwrite(folder: Path, kind: str, marker: str, *, overwrite: bool) ->
 
     Args:
         folder: the folder to write; may be missing.
-        kind: what the folder may contain, for the error message: "{folder} is not an {kind}, ...".
+        kind: what the folder may contain, with its article, for the error message: "{folder} is not {kind}, ...".
         marker: name of a file that identifies a folder of this kind.
         overwrite: whether a folder of this kind may be overwritten.
 
@@ -82,7 +82,7 @@ def check_overwrite(folder: Path, kind: str, marker: str, *, overwrite: bool) ->
     if not overwrite:
         raise SmaltiError(f"{folder} already exists and is not empty: choose another folder, or pass --overwrite.")
     if not (folder / marker).is_file():
-        raise SmaltiError(f"{folder} is not an {kind}, so it is not overwritten: choose another folder.")
+        raise SmaltiError(f"{folder} is not {kind}, so it is not overwritten: choose another folder.")
 
 
 def sha256(file: Path) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 _BOTTLENECKS = ("BSQ", "FSQ", "GQ", "Joint", "KL", "Projected", "ResidualFSQ", "ResidualVQ", "SimVQ", "VQ")
 _NETWORKS = (
-    *("LTXDecoder", "LTXEncoder", "OneVAEDecoder", "OneVAEEncoder"),
+    *("LTXDecoder", "LTXEncoder", "OneVAEDecoder", "OneVAEEncoder", "TiledDecoder", "TiledEncoder"),
     *("WeTokDecoder", "WeTokEncoder", "WeTokGenerativeDecoder"),
 )
 

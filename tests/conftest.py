@@ -1,4 +1,4 @@
-"""What tests of several rooms share: small real tokenizers, parity vectors, and a guard on threads."""
+"""Fixtures for several packages: small real tokenizers, parity vectors, a photo. Limits the number of threads."""
 
 import json
 import math
@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-# Small models on few cores: one thread each is faster, here and in the processes that tests start.
+# One thread is faster for small models, here and in the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 
@@ -28,7 +28,7 @@ def _uniform(name, n):
 
 
 def _fill(key, shape):
-    """The parameter that the publisher calls `key`, decided by its name alone, in exact integer arithmetic."""
+    """Return the parameter that the publisher calls `key`. It follows from the name, in exact integer arithmetic."""
     size = math.prod(shape)
     u = _uniform(key, size).reshape(shape)
     last = key.rpartition(".")[2]
@@ -44,7 +44,7 @@ def _fill(key, shape):
 
 
 class Vectors:
-    """A parity file: the publisher's configuration, its weights by name, and what the published code computed."""
+    """A parity file: the publisher's configuration and weights, and the outputs of the published code."""
 
     def __init__(self, name):
         with safe_open(PARITY / f"{name}.safetensors", "pt") as file:
@@ -59,7 +59,7 @@ class Vectors:
 
 @pytest.fixture(scope="session")
 def vectors():
-    """A function that opens the parity file of a name."""
+    """Return a function that opens a parity file by name."""
     return Vectors
 
 
@@ -90,7 +90,7 @@ def manifests():
 
 @pytest.fixture
 def small():
-    """A function that builds the smallest WeTok tokenizer, f4, 2 x 4 bits; arguments replace its parts."""
+    """Return a function that builds the smallest WeTok tokenizer: stride 4, 2 x 4 bits per latent position."""
     from smalti.tokenizers import Tokenizer, WeTokDecoder, WeTokEncoder, WeTokGenerativeDecoder
     from smalti.tokenizers.bottlenecks import GQ
 

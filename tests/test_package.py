@@ -1,5 +1,7 @@
-"""What is installed: the recipes travel in the wheel, and a missing extra is named in one sentence."""
+"""Packaging: the wheel contains the recipes, and the error for a missing extra names it."""
 
+import importlib
+import importlib.util
 import subprocess
 import sys
 import zipfile
@@ -12,7 +14,7 @@ from smalti.errors import MissingExtraError
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_wheel_carries_the_recipes(tmp_path):
+def test_the_wheel_contains_the_recipes(tmp_path):
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
@@ -25,37 +27,21 @@ def test_the_wheel_carries_the_recipes(tmp_path):
     assert not any(name.startswith(("tests/", "examples/", "configs/")) for name in names)
 
 
-def test_installed_recipes_are_found_by_name(tmp_path, monkeypatch):
-    """Where the package has its recipes inside, as the wheel does, they are found from any folder."""
-    import smalti
-    from smalti.cli import recipe_files as recipes
-
-    package = tmp_path / "smalti"
-    (package / "recipes" / "wetok").mkdir(parents=True)
-    (package / "recipes" / "wetok" / "f16.yaml").write_text("# A recipe\n")
-    monkeypatch.setattr(smalti, "__file__", str(package / "__init__.py"))
-    monkeypatch.chdir(tmp_path)
-    assert recipes.find("wetok/f16.yaml") == recipes.find("configs/wetok/f16.yaml")
-    assert recipes.names() == ["wetok/f16.yaml"]
-
-
 @pytest.mark.parametrize(
-    ("module", "build", "extra"),
+    ("package", "module", "class_name", "arguments", "extra"),
     [
-        ("skimage", lambda: __import__("smalti.data", fromlist=["Photos"]).Photos("validation"), "photos"),
+        ("skimage", "smalti.data", "Photos", ["validation"], "photos"),
         (
-            "efficientnet_lite_pytorch",
-            lambda: __import__("smalti.eval.feature_networks.perceptual", fromlist=["x"]).EffLite0Perceptual(),
-            "offline",
+            *("efficientnet_lite_pytorch", "smalti.eval.feature_networks.efflite0_perceptual"),
+            *("EffLite0Perceptual", [], "offline"),
         ),
     ],
 )
-def test_a_missing_extra_is_named(module, build, extra, monkeypatch):
-    import importlib.util
-
-    real = importlib.util.find_spec
-    monkeypatch.setitem(sys.modules, module, None)
-    for place in ("importlib.util.find_spec", "smalti.data.packaged_files.find_spec"):
-        monkeypatch.setattr(place, lambda name, *rest: None if name == module else real(name, *rest))
+def test_the_error_for_a_missing_extra_names_it(package, module, class_name, arguments, extra, monkeypatch):
+    cls = getattr(importlib.import_module(module), class_name)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setitem(sys.modules, package, None)
+    for target in ("importlib.util.find_spec", "smalti.data.packaged_files.find_spec"):
+        monkeypatch.setattr(target, lambda name, *rest: None if name == package else find_spec(name, *rest))
     with pytest.raises(MissingExtraError, match=rf"pip install 'smalti\[{extra}\]'"):
-        build()
+        cls(*arguments)

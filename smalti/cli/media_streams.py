@@ -1,4 +1,4 @@
-"""Images and videos on their way through a tokenizer, chunk by chunk; an image is a video of one frame.
+"""Encoding and decoding image and video files chunk by chunk. An image is treated as a video with one frame.
 
 Shapes: T frames, H, W pixels.
 """
@@ -27,31 +27,30 @@ from smalti.files import atomic_write
 from smalti.pixels import pixels_to_uint8, uint8_to_pixels
 from smalti.tokenizers.tokenizer import DEFAULT_CHUNK, Tokenizer
 from smalti.types import Latents, Layout
-from smalti.video import VIDEO_SUFFIXES, WRITTEN_SUFFIXES, probe, read_frames, write_video
+from smalti.video import VIDEO_SUFFIXES, WRITABLE_SUFFIXES, probe, read_frames, write_video
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 
-
-def _writable() -> frozenset[str]:
-    """The suffixes of the formats that Pillow writes."""
+def _writable_image_suffixes() -> frozenset[str]:
+    """Return the suffixes of the formats that Pillow can write."""
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in Image.SAVE)
 
 
-IMAGE = FileKind("an image", ".png", _writable())
-VIDEO = FileKind("a video", ".mp4", frozenset(WRITTEN_SUFFIXES))
+IMAGE = FileKind("an image", ".png", _writable_image_suffixes())
+VIDEO = FileKind("a video", ".mp4", frozenset(WRITABLE_SUFFIXES))
 TOKENS = FileKind("a token file", ".safetensors")
 
 
 @dataclass(frozen=True)
-class Stream:
-    """An image or a video, encoded as it is asked for.
+class LatentStream:
+    """The latents of an image or a video, computed while they are iterated over.
 
     Attributes:
-        latents: of consecutive parts; of an image, one, whose `frames` is None.
-        rate: frames a second; None: an image.
-        frames: about how many there are, for progress; None: the file does not say.
+        latents: latents of consecutive parts of a video; for an image, one part whose `frames` is None.
+        rate: frames per second; None for an image.
+        frames: approximate number of frames, for progress; None if the file does not specify it.
     """
 
     latents: Iterator[Latents]
@@ -60,57 +59,63 @@ class Stream:
 
 
 def find_media(source: Path) -> list[Path]:
-    """The file itself, or all images and videos below a folder.
+    """Return the file itself, or all images and videos in a folder and its subfolders.
 
     Raises:
-        SmaltiError: the folder holds none.
+        SmaltiError: the folder contains none.
     """
     files = find_files(source, IMAGE_SUFFIXES | VIDEO_SUFFIXES) if source.is_dir() else [source]
     if not files:
         raise SmaltiError(
-            f"The folder {source} holds no images or videos: put .png, .jpg or .mp4 files in or below it."
+            f"The folder {source} contains no images or videos: put .png, .jpg or .mp4 files into it or its subfolders."
         )
     return files
 
 
-def kind_of(file: Path) -> FileKind:
-    """What comes out of an image or a video file: the same."""
+def media_kind(file: Path) -> FileKind:
+    """Return whether a file is an image or a video, by its suffix."""
     return VIDEO if file.suffix.lower() in VIDEO_SUFFIXES else IMAGE
 
 
-def encode_file(tokenizer: Tokenizer, file: Path, rate: Fraction | None) -> Stream:
-    """An image or a video file as a stream of its latents.
+def encode_file(tokenizer: Tokenizer, file: Path, rate: Fraction | None) -> LatentStream:
+    """Encode an image or a video file.
 
     Args:
-        tokenizer: in evaluation mode.
+        tokenizer: a tokenizer in evaluation mode.
         file: the image or the video.
-        rate: frames a second at which a video is sampled by its timestamps; None: every frame as it is, once, and the
-            file's average rate.
+        rate: frames per second at which a video is sampled by its timestamps; None to use every frame once, at the average
+            frame rate of the file.
 
     Raises:
-        SmaltiError: here or later, when it is met: the file cannot be read.
+        SmaltiError: here or during iteration: the file cannot be read.
     """
     weight = next(tokenizer.parameters())
-    if kind_of(file) is IMAGE:
+    if media_kind(file) is IMAGE:
         pixels = uint8_to_pixels(pil_to_tensor(decode_image(file))[None])
-        return Stream(iter([tokenizer.encode(pixels.to(weight))]))
+        return LatentStream(iter([tokenizer.encode(pixels.to(weight))]))
     info = probe(file)
     frames = None if info.duration is None else math.ceil(info.duration * (rate or info.rate))
-    chunks = _chunks(read_frames(file, rate=rate), _chunk(tokenizer))
+    chunks = _stack_frames(read_frames(file, rate=rate), _chunk_size(tokenizer))
     latents = tokenizer.encode_stream(uint8_to_pixels(chunk).to(weight) for chunk in chunks)
-    return Stream(latents, rate or info.rate, frames if rate else info.frames or frames)
+    return LatentStream(latents, rate or info.rate, frames if rate else info.frames or frames)
 
 
-def decode_tokens(tokenizer: Tokenizer, content: TokenFile) -> Stream:
-    """A token file as a stream of its latents, in the parts in which `encoded` gives them."""
+def decode_tokens(tokenizer: Tokenizer, content: TokenFile) -> LatentStream:
+    """Look up the latents of a token file, split into the same parts as `encode_file` yields."""
     device = next(tokenizer.parameters()).device
-    parts = content.tokens.split_time(tokenizer.encoder.stride[0], _chunk(tokenizer))
+    parts = content.tokens.split_time(tokenizer.encoder.stride[0], _chunk_size(tokenizer))
     latents = (tokenizer.dequantize(part.to(device)) for part in parts)
-    return Stream(latents, content.rate, content.tokens.frames or 1)
+    return LatentStream(latents, content.rate, content.tokens.frames or 1)
 
 
-def with_progress(stream: Stream, name: str, progress: Progress) -> Iterator[Latents]:
-    """The latents of a stream; of a video, with a bar that tells the time left."""
+def with_progress(stream: LatentStream, name: str, progress: Progress) -> Iterator[Latents]:
+    """Yield the latents of a stream. For a video, show a progress bar with the remaining time.
+
+    Args:
+        stream: the stream to iterate over.
+        name: text next to the bar.
+        progress: the display to which the bar is added.
+    """
     if stream.rate is None:
         yield from stream.latents
         return
@@ -123,31 +128,33 @@ def with_progress(stream: Stream, name: str, progress: Progress) -> Iterator[Lat
         progress.remove_task(task)
 
 
-def write_media(tokenizer: Tokenizer, latents: Iterable[Latents], rate: Fraction | None, file: Path, seed: int) -> Layout:
-    """Decode a stream and write it, chunk by chunk, whole or not at all.
+def write_media(
+    tokenizer: Tokenizer, latents: Iterable[Latents], rate: Fraction | None, file: Path, seed: int
+) -> Layout:
+    """Decode latents chunk by chunk and write the image or the video atomically.
 
     Args:
-        tokenizer: in evaluation mode.
-        latents: of consecutive parts.
-        rate: frames a second; None: an image.
+        tokenizer: a tokenizer in evaluation mode.
+        latents: latents of consecutive parts.
+        rate: frames per second; None for an image.
         file: the image or the video to write.
-        seed: of a generative decoder's noise.
+        seed: seed for the noise of a generative decoder.
 
     Returns:
-        The layout of the whole.
+        The layout of the whole image or video.
 
     Raises:
-        SmaltiError: the pixels are not finite, or the file cannot be written.
+        SmaltiError: a pixel is NaN or infinite, or the file cannot be written.
     """
     layouts: list[Layout] = []
 
-    def passing() -> Iterator[Latents]:
+    def record_layouts() -> Iterator[Latents]:
         for part in latents:
             layouts.append(part.layout())
             yield part
 
-    decoded = tokenizer.decode_stream(passing(), torch.Generator().manual_seed(seed))
-    frames = (frame for part in decoded for frame in _eight_bits(part))
+    decoded = tokenizer.decode_stream(record_layouts(), torch.Generator().manual_seed(seed))
+    frames = (frame for part in decoded for frame in _to_uint8_frames(part))
     try:
         if rate is None:
             _write_image(next(frames), file)
@@ -159,40 +166,49 @@ def write_media(tokenizer: Tokenizer, latents: Iterable[Latents], rate: Fraction
 
 
 def describe(tokenizer: Tokenizer, layout: Layout, rate: Fraction | None) -> str:
-    """Frames, size, positions and what each holds, and of a discrete tokenizer the true bits a pixel."""
+    """Describe an encoded image or video: frames, size, and tokens or channels per latent position.
+
+    For a discrete tokenizer, the bits per pixel are those of this file, with its true size and number of positions.
+
+    Args:
+        tokenizer: the tokenizer that encoded it.
+        layout: its layout.
+        rate: frames per second; None for an image.
+    """
     height, width = layout.size
-    film = "" if rate is None else f"{layout.frames} frames at {float(rate):.5g} a second, "
-    start = f"{film}{width} x {height} pixels, {layout.positions} positions x"
+    frames = "" if rate is None else f"{layout.frames} frames at {float(rate):.5g} fps, "
+    size = f"{frames}{width} x {height} pixels, {layout.positions} positions x"
     if not tokenizer.discrete:
-        return f"{start} {tokenizer.bottleneck.out_dim} channels"
+        return f"{size} {tokenizer.bottleneck.out_dim} channels"
     quantizer = tokenizer.quantizer
     bits = layout.positions * quantizer.bits_per_position / ((layout.frames or 1) * height * width)
-    return f"{start} {quantizer.tokens_per_position} tokens, {bits:.3g} bits a pixel"
+    return f"{size} {quantizer.tokens_per_position} tokens, {bits:.3g} bits per pixel"
 
 
-def _chunk(tokenizer: Tokenizer) -> int:
-    """Frames that are coded at a time: a multiple of the stride."""
+def _chunk_size(tokenizer: Tokenizer) -> int:
+    """Return the number of frames to encode per chunk, a multiple of the stride."""
     stride = tokenizer.encoder.stride[0]
     return -(-DEFAULT_CHUNK // stride) * stride
 
 
-def _chunks(frames: Iterator[Tensor], size: int) -> Iterator[Tensor]:
-    """Frame 0 alone, as causal networks code it, then `size` frames at a time, as (1, 3, T, H, W)."""
-    many = 1
-    while chunk := list(islice(frames, many)):
-        yield torch.stack(chunk, dim=1)[None]
-        many = size
+def _stack_frames(frames: Iterator[Tensor], chunk: int) -> Iterator[Tensor]:
+    """Yield frame 0 alone, as causal networks encode it, then up to `chunk` frames each, as (1, 3, T, H, W)."""
+    length = 1
+    while part := list(islice(frames, length)):
+        yield torch.stack(part, dim=1)[None]
+        length = chunk
 
 
-def _eight_bits(pixels: Tensor) -> tuple[Tensor, ...]:
-    """(1, 3, T, H, W) in [-1, 1] to T frames (3, H, W) uint8.
+def _to_uint8_frames(pixels: Tensor) -> tuple[Tensor, ...]:
+    """Convert (1, 3, T, H, W) in [-1, 1] to T frames (3, H, W) uint8.
 
     Raises:
-        SmaltiError: a pixel is not finite.
+        SmaltiError: a pixel is NaN or infinite.
     """
     if not pixels.isfinite().all():
         raise SmaltiError(
-            f"The tokenizer's pixels are not finite: its weights are damaged, or {pixels.dtype} is too small a type for it."
+            "The tokenizer decodes to pixels that are NaN or infinite: its weights are damaged, or they overflow in "
+            f"{pixels.dtype}."
         )
     return pixels_to_uint8(pixels)[0].cpu().unbind(1)
 

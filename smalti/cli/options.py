@@ -1,9 +1,13 @@
-"""What several commands share: the tokenizer and the device to use, files in and out, and progress."""
+"""Command-line options that several commands share, and loading the tokenizer and the device that they name.
+
+This module does not import torch until a command runs: `smalti COMMAND --help` is instant.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,46 +20,90 @@ if TYPE_CHECKING:
 
 
 TOKENIZER_VARIABLE = "SMALTI_TOKENIZER"
+"""Environment variable with the default of `--tokenizer`."""
+
+MEDIA_INPUT_HELP = "image, video, or folder of images and videos"
+MEDIA_OUTPUT_HELP = "image (.png) or video (.mp4) to write; for an input folder, the folder to write to"
+VIDEO_NOTES = (
+    "Videos are processed as a stream: memory does not depend on their length. By default, every frame is used once, and "
+    "the frame rate is the average frame rate of the file. With --rate, frames are sampled by their timestamps, which "
+    "preserves the speed of videos with a variable frame rate. Videos are written as H.264, which requires an even height "
+    "and width: the last row or column of an odd size is repeated. Audio is dropped."
+)
 
 
-def add_tokenizer(parser: argparse.ArgumentParser, *, fallback: str = "") -> None:
-    """Give a command `--tokenizer`, `--device` and `--tile`."""
+def add_file_options(parser: argparse.ArgumentParser, input_help: str, output_help: str) -> None:
+    """Add the input argument, `--out` and `--overwrite`."""
+    parser.add_argument("input", type=Path, help=input_help)
+    parser.add_argument("--out", "-o", type=Path, required=True, help=output_help)
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+
+
+def add_tokenizer_options(parser: argparse.ArgumentParser, *, fallback: str = "") -> None:
+    """Add `--tokenizer`, `--device` and `--tile`.
+
+    Args:
+        parser: the parser of the command.
+        fallback: what the command uses if neither the option nor the environment variable is set, for the help text.
+    """
+    default = f"the environment variable {TOKENIZER_VARIABLE}" + (f", then {fallback}" if fallback else "")
     parser.add_argument(
         "--tokenizer",
         type=Path,
         default=Path(os.environ[TOKENIZER_VARIABLE]) if os.environ.get(TOKENIZER_VARIABLE) else None,
-        help=f"an exported folder or a .ckpt file; else {fallback}the environment variable {TOKENIZER_VARIABLE}",
+        help=f"exported folder or .ckpt file (default: {default})",
     )
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one")
+    parser.add_argument(
+        "--device",
+        default="auto",
+        help="cpu, cuda, cuda:1 or mps; auto uses a GPU if one is available (default: %(default)s)",
+    )
     parser.add_argument(
         "--tile",
         type=int,
-        help="code frames in tiles of so many pixels a side, overlapping by a quarter: for frames too large for the memory",
+        help="process frames in tiles of this height and width in pixels, which overlap by a quarter, if whole frames do "
+        "not fit into memory (default: whole frames)",
     )
 
 
-def add_path(parser: argparse.ArgumentParser) -> None:
-    """Give a command `--as`, which `open_tokenizer` takes as `path`."""
+def add_branch_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--as`, stored as `branch`, for the argument of `open_tokenizer`."""
     parser.add_argument(
         "--as",
-        dest="path",
+        dest="branch",
         choices=("discrete", "continuous"),
-        help="the path to take of a joint tokenizer, which has both (discrete)",
+        help="branch of a joint tokenizer to use (default: discrete)",
     )
 
 
-def add_files(parser: argparse.ArgumentParser, inputs: str, outputs: str) -> None:
-    """Give a command its input, `--out` and `--overwrite`."""
-    parser.add_argument("input", type=Path, help=inputs)
-    parser.add_argument("--out", "-o", type=Path, required=True, help=outputs)
-    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+def add_rate_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--rate`, a `Fraction` or None.
+
+    An invalid frame rate raises a SmaltiError while the arguments are parsed.
+    """
+    parser.add_argument(
+        "--rate",
+        type=_parse_rate,
+        help="sample videos by timestamps at this many frames per second, such as 12.5 or 30000/1001 (default: use every "
+        "frame)",
+    )
+
+
+def add_seed_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--seed`."""
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="seed for the noise of a generative decoder, the same for every file (default: %(default)s)",
+    )
 
 
 def open_device(name: str) -> torch.device:
-    """The device of that name.
+    """Return the device of a name; "auto" is a GPU if one is available, else the CPU.
 
     Raises:
-        SmaltiError: no such device here.
+        SmaltiError: this machine has no such device.
     """
     import torch
 
@@ -65,31 +113,45 @@ def open_device(name: str) -> torch.device:
         torch.empty(0, device=name)
         return torch.device(name)
     except (RuntimeError, AssertionError) as error:
-        raise SmaltiError(f"There is no device '{name}' on this machine ({str(error).splitlines()[0]}).") from error
+        reason = str(error).splitlines()[0]
+        raise SmaltiError(f"The device '{name}' is not available on this machine ({reason}).") from error
 
 
 def open_tokenizer(
-    file: Path | None, device: torch.device, path: str | None = None, tile: int | None = None
+    file: Path | None, device: torch.device, branch: str | None = None, tile: int | None = None
 ) -> Tokenizer:
-    """Load the tokenizer that `--tokenizer` names.
+    """Load a tokenizer as the options of the command line describe it.
 
     Args:
-        file: an exported folder, or a checkpoint.
-        device: where to put it.
-        path: "discrete" or "continuous", of a joint tokenizer; None: the tokenizer as it is.
-        tile: pixels a side, in which it codes frames; None: frames whole.
+        file: an exported folder or a checkpoint.
+        device: device to load it to.
+        branch: "discrete" or "continuous" for one branch of a joint tokenizer; None for the tokenizer unchanged.
+        tile: height and width of tiles in pixels; None to process whole frames.
+
+    Returns:
+        The tokenizer in evaluation mode.
 
     Raises:
-        SmaltiError: none is named, it cannot be loaded, it has no such path, or a tile is no multiple of its stride.
+        SmaltiError: `file` is None or cannot be loaded, the tokenizer has no such branch, or `tile` is not a multiple
+            of its stride.
     """
     from smalti.tokenizers.checkpoints import load
 
     if file is None:
-        raise SmaltiError(f"No tokenizer is named: pass --tokenizer DIR, or set {TOKENIZER_VARIABLE}.")
+        raise SmaltiError(f"No tokenizer is given: pass --tokenizer DIR, or set {TOKENIZER_VARIABLE}.")
     tokenizer = load(file, device)
-    if path is not None:
-        tokenizer = tokenizer.as_discrete() if path == "discrete" else tokenizer.as_continuous()
+    if branch is not None:
+        tokenizer = tokenizer.as_discrete() if branch == "discrete" else tokenizer.as_continuous()
     if tile is not None:
         stride = tokenizer.encoder.stride[1]
         tokenizer = tokenizer.tiled(tile, overlap=-(-tile // (4 * stride)) * stride)
     return tokenizer
+
+
+def _parse_rate(text: str) -> Fraction:
+    from smalti.video import normalize_frame_rate
+
+    try:
+        return normalize_frame_rate(Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        raise SmaltiError(f"--rate is '{text}': give frames per second, such as 12.5 or 30000/1001.") from None

@@ -1,4 +1,4 @@
-"""What several commands share: the tokenizer and the device to use, files in and out, and progress."""
+"""Commands that process one file or a folder of files: where results are written, and progress."""
 
 from __future__ import annotations
 
@@ -11,103 +11,117 @@ from typing import TYPE_CHECKING
 from smalti.errors import SmaltiError
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress
 
+
+@dataclass(frozen=True)
+class FileKind:
+    """A kind of file that commands write.
+
+    Attributes:
+        name: name with an article, such as "an image".
+        suffix: suffix of results in a folder, with its dot.
+        other_suffixes: further suffixes that the user may choose for a single result.
+    """
+
+    name: str
+    suffix: str
+    other_suffixes: frozenset[str] = frozenset()
+
+    def check_suffix(self, file: Path) -> None:
+        """Check that a file has a suffix of this kind.
+
+        Raises:
+            SmaltiError: it has another suffix.
+        """
+        if file.suffix.lower() not in self.other_suffixes | {self.suffix}:
+            raise SmaltiError(f"{file} is not a valid name for {self.name}: choose a name that ends in {self.suffix}.")
 
 
 def plan_outputs(
     source: Path, files: list[Path], out: Path, kind: Callable[[Path], FileKind], *, overwrite: bool
 ) -> list[tuple[Path, Path]]:
-    """Where each file's result goes: for one file `out`, for a folder the same tree below `out`.
+    """Choose where to write the result of each file: to `out`, or for a folder to the same tree below `out`.
+
+    In a folder, files whose names differ in the suffix only keep the suffix in the name of the result: a.jpg and a.png
+    become a.jpg.png and a.png.png.
 
     Args:
-        source: the file or folder that was named.
-        files: the file itself, or the folder's.
+        source: the input file or folder.
+        files: the input file itself, or the files in the folder.
         out: the file or folder to write.
-        kind: of a file's result; it gives results in a folder their suffix.
-        overwrite: whether results that are there may be replaced.
+        kind: returns the kind of a file's result.
+        overwrite: whether existing results may be replaced.
 
     Returns:
-        Pairs (file, result). Files of one folder that differ in their suffix alone keep it in the result's name.
+        Pairs (file, result).
 
     Raises:
-        SmaltiError: `out` is of the wrong kind, or a result is there already.
+        SmaltiError: `out` has the wrong suffix or is a file instead of a folder, or a result exists.
     """
-    if not source.is_dir():
-        made = kind(source)
-        target = out / f"{source.stem}{made.suffix}" if out.is_dir() else out
-        made.check(target)
-        pairs = [(source, target)]
+    if source.is_dir():
+        pairs = _plan_folder(source, files, out, kind)
     else:
-        if out.is_file():
-            raise SmaltiError(f"{out} is a file, but a folder's results need a folder: choose another --out.")
-        stems = [file.relative_to(source).with_suffix("") for file in files]
-        shared = Counter(stems)
-        pairs = [
-            (file, out / stem.parent / f"{file.name if shared[stem] > 1 else stem.name}{kind(file).suffix}")
-            for file, stem in zip(files, stems, strict=True)
-        ]
-    for _, target in pairs:
-        if target.exists() and not overwrite:
-            raise SmaltiError(f"{target} is there already: choose another --out, or pass --overwrite.")
+        result_kind = kind(source)
+        result = out / f"{source.stem}{result_kind.suffix}" if out.is_dir() else out
+        result_kind.check_suffix(result)
+        pairs = [(source, result)]
+    for _, result in pairs:
+        if result.exists() and not overwrite:
+            raise SmaltiError(f"{result} already exists: choose another --out, or pass --overwrite.")
     return pairs
 
 
-def console():  # noqa: ANN201 (rich is imported only when it is used)
-    """Where progress is shown: standard error, so that standard output stays clean."""
+def process_files(
+    pairs: list[tuple[Path, Path]], description: str, process: Callable[[Path, Path, Progress], None]
+) -> None:
+    """Process every pair and show progress. A file that cannot be processed does not stop the others.
+
+    Args:
+        pairs: (file, result) each, as `plan_outputs` returns them.
+        description: what is shown next to the progress bar if there are several files.
+        process: processes one pair. It may add its own bar to the progress display.
+
+    Raises:
+        SmaltiError: the only file cannot be processed; or, after all others are done, some of several were skipped.
+    """
+    from rich.progress import Progress
+
+    failures: list[str] = []
+    with Progress(console=get_console(), transient=True) as progress:
+        if len(pairs) == 1:
+            process(*pairs[0], progress)
+            return
+        for file, result in progress.track(pairs, description=description):
+            try:
+                process(file, result, progress)
+            except SmaltiError as error:
+                failures.append(str(error))
+                progress.console.print(f"[yellow]Skipped:[/yellow] {error}", highlight=False)
+    if failures:
+        raise SmaltiError(
+            f"{len(failures)} of {len(pairs)} files were skipped; the others are done. The first error: {failures[0]}"
+        )
+
+
+def get_console() -> Console:
+    """Return a console for progress. It writes to standard error, which keeps standard output clean."""
     from rich.console import Console
 
     return Console(stderr=True)
 
 
-def process_each(pairs: list[tuple[Path, Path]], what: str, work: Callable[[Path, Path, Progress], None]) -> None:
-    """Do the work for every pair; a file that cannot be read does not stop the others.
-
-    Args:
-        pairs: a file and its result, each.
-        what: is done, for the progress bar of several files, which tells the time left.
-        work: does one; it may add a bar of its own to the progress.
-
-    Raises:
-        SmaltiError: at the end, where some could not be read; it names them.
-    """
-    from rich.progress import Progress
-
-    failures: list[str] = []
-    with Progress(console=console(), transient=True) as progress:
-        if len(pairs) == 1:
-            work(*pairs[0], progress)
-            return
-        for file, target in progress.track(pairs, description=what):
-            try:
-                work(file, target, progress)
-            except SmaltiError as error:
-                failures.append(str(error))
-                progress.console.print(f"[yellow]Skipped:[/yellow] {error}", highlight=False)
-    if failures:
-        raise SmaltiError(f"{len(failures)} of {len(pairs)} files were skipped; the others are done. {failures[0]}")
-
-
-
-@dataclass(frozen=True)
-class FileKind:
-    """A kind of file that is written.
-
-    Attributes:
-        name: with its article.
-        suffix: what it is given in a folder, with its dot.
-        others: further suffixes that a single file may have.
-    """
-
-    name: str
-    suffix: str
-    others: frozenset[str] = frozenset()
-
-    def check(self, file: Path) -> None:
-        """Refuse a name that says another kind.
-
-        Raises:
-            SmaltiError: it does.
-        """
-        if file.suffix.lower() not in self.others | {self.suffix}:
-            raise SmaltiError(f"{file} is no name for {self.name}: choose one that ends in {self.suffix}.")
+def _plan_folder(
+    source: Path, files: list[Path], out: Path, kind: Callable[[Path], FileKind]
+) -> list[tuple[Path, Path]]:
+    if out.is_file():
+        raise SmaltiError(
+            f"{out} is a file, but the results of a folder are written to a folder: choose another --out."
+        )
+    stems = [file.relative_to(source).with_suffix("") for file in files]
+    counts = Counter(stems)
+    return [
+        (file, out / stem.parent / f"{file.name if counts[stem] > 1 else stem.name}{kind(file).suffix}")
+        for file, stem in zip(files, stems, strict=True)
+    ]

@@ -1,4 +1,4 @@
-"""The recipes that travel with the package: finding one by name, and `smalti recipes`."""
+"""Finding the recipes that are installed with the package."""
 
 from __future__ import annotations
 
@@ -9,34 +9,37 @@ from smalti.errors import SmaltiError
 
 
 def recipe_folder() -> Path:
-    """Where the recipes are: inside an installed package, or at the top of a checkout."""
+    """Return the folder of the recipes: inside an installed package, or `configs/` at the top of a checkout."""
     package = Path(smalti.__file__).parent
     installed = package / "recipes"
     return installed if installed.is_dir() else package.parent / "configs"
 
 
 def recipe_names() -> list[str]:
-    """All recipes, as `smalti fit -c` takes them."""
+    """Return the sorted names of all installed recipes, such as "wetok/f16.yaml", as `smalti fit -c` accepts them."""
     root = recipe_folder()
     return sorted(path.relative_to(root).as_posix() for path in root.rglob("*.yaml"))
 
 
 def find_recipe(name: str) -> Path:
-    """A recipe's file: the user's own, or the installed one of that name, with or without `configs/` before it.
+    """Return the file of a recipe: a file of the user, or else an installed recipe.
+
+    Args:
+        name: a path, or the name of an installed recipe, with or without a leading `configs/`.
 
     Raises:
-        SmaltiError: neither is there.
+        SmaltiError: neither exists, or the user's file is not text.
     """
-    own = Path(name)
-    if own.is_file():
+    file = Path(name)
+    if file.is_file():
         try:
-            own.read_text(encoding="utf-8")
+            file.read_text(encoding="utf-8")
         except (UnicodeDecodeError, OSError) as error:
-            raise SmaltiError(f"{own} cannot be read as a recipe: give a YAML file.") from error
-        return own
-    shipped = recipe_folder() / name.removeprefix("configs/")
-    if not own.is_absolute() and shipped.is_file():
-        return shipped
+            raise SmaltiError(f"{file} cannot be read as a recipe: give a YAML file.") from error
+        return file
+    installed = recipe_folder() / name.removeprefix("configs/")
+    if not file.is_absolute() and installed.is_file():
+        return installed
     raise SmaltiError(
-        f"There is no recipe '{name}', neither a file nor installed: `smalti recipes` lists the installed."
+        f"There is no recipe '{name}', neither as a file nor installed: run `smalti recipes` to list the installed ones."
     )

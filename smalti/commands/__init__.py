@@ -1,1 +1,1 @@
-"""The commands of `smalti`, a file each; only they know every room of the house."""
+"""The commands of `smalti`, one file per command. Only they may import every package."""

@@ -1,4 +1,4 @@
-"""`smalti evaluate`: a tokenizer measured on a set of images or videos, by a named protocol."""
+"""`smalti evaluate`: measure a tokenizer on images or videos by a named protocol."""
 
 from __future__ import annotations
 
@@ -7,167 +7,239 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from smalti.cli.options import add_path, add_tokenizer, open_device, open_tokenizer
-from smalti.cli.outputs import console
+from smalti.cli.options import add_branch_option, add_tokenizer_options, open_device, open_tokenizer
+from smalti.cli.outputs import get_console
 from smalti.errors import SmaltiError
 
 if TYPE_CHECKING:
     from torch import nn
 
     from smalti.data import Source
+    from smalti.eval.metrics import Metric
+    from smalti.eval.metrics.registry import MetricBuilder
     from smalti.eval.protocols import Protocol
+    from smalti.eval.results import Evaluation
 
 
 def run(name: str, arguments: list[str]) -> int:
-    """Evaluate, write the report, show the table.
+    """Evaluate, write the report and print the table.
 
-    Under `torchrun` each process takes its share of the set, and the first writes the report of the whole.
+    Under `torchrun`, each process measures its part of the dataset, and rank 0 writes the report for the whole dataset.
     """
     options = _parse(name, arguments)
 
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from smalti.data import IndexedSource, evaluation_loader, open_source
-    from smalti.eval.evaluate import evaluate
-    from smalti.eval.feature_networks.selection import frechet_network, perceptual_network
-    from smalti.eval.protocols import protocol
-    from smalti.eval.report import Provenance, refuse_existing, table, write
-    from smalti.tokenizers.checkpoints import fingerprint, provenance
+    from smalti.data import open_source
+    from smalti.eval.metrics import find_metric
+    from smalti.eval.protocols import get_protocol
+    from smalti.eval.report import check_report_folder
 
     if not options.overwrite:
-        refuse_existing(options.out)
-    how = protocol(options.protocol)
+        check_report_folder(options.out)
+    protocol = get_protocol(options.protocol)
     source = open_source(options.data)
-    transform = _transform(source, how)
-    with _processes() as (rank, world):
-        device = open_device(options.device)
-        tokenizer = open_tokenizer(options.tokenizer, device, options.path, options.tile)
-        # Samples that are not cut to one size cannot stand in one batch.
-        batch_size = options.batch_size if how.crop else 1
-        loader = evaluation_loader(source, transform, batch_size, options.workers, rank, world, options.max_bad)
-        bar = Progress(
-            TextColumn("Evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            console=console(), disable=rank > 0,
-        )  # fmt: skip
-        with bar:
-            total = len(source) if isinstance(source, IndexedSource) else None
-            task = bar.add_task("", total=total)
-            result = evaluate(
-                tokenizer,
-                loader,
-                seed=options.seed,
-                device=device,
-                perceptual=perceptual_network(options.lpips, options.weights),
-                features=frechet_network("i3d" if how.clips else "inception", options.weights),
-                progress=lambda done: bar.update(task, completed=min(done * world, total or done * world)),
-            )
-        skipped = _sum_of_processes(loader.skipped.count, world)
-    if rank > 0:
-        return 0
-    origin = {
-        "path": str(options.tokenizer),
-        "as": options.path,
-        "tile": options.tile,
-        "fingerprint": fingerprint(options.tokenizer),
-    }
-    about = Provenance(
-        protocol=how,
-        tokenizer=origin | provenance(options.tokenizer),
-        data={"source": options.data, "max_bad": options.max_bad, "batch_size": batch_size},
-        skipped=skipped,
-    )
-    files = write(result, options.out, about, overwrite=options.overwrite)
-    from rich.console import Console
-
-    Console().print(table(result))
-    for file in files:
-        print(file)
+    transform = _build_transform(source, protocol)
+    requested = {name: find_metric(name) for name in options.metric}
+    with _process_group() as rank:
+        evaluation, skipped = _evaluate(options, source, transform, protocol, requested, rank)
+    if rank == 0:
+        _report(options, protocol, evaluation, skipped)
     return 0
-
-
-def _transform(source: Source, how: Protocol) -> nn.Module:
-    """What the protocol does to an image or a video.
-
-    Raises:
-        SmaltiError: the protocol is for the other kind.
-    """
-    from smalti.data import EvaluationTransform, VideoEvaluationTransform
-
-    if source.videos != how.clips:
-        has, wanted = ("videos", "images") if source.videos else ("images", "videos")
-        other = "clip17x128@24" if source.videos else "imagenet256"
-        raise SmaltiError(
-            f"{source} holds {has}, and the protocol {how.name} is for {wanted}: take one for {has}, such as {other}."
-        )
-    spatial = {"resize": how.resize, "crop": how.crop, "interpolation": how.interpolation, "antialias": how.antialias}
-    return VideoEvaluationTransform(how.frames, how.rate, **spatial) if how.clips else EvaluationTransform(**spatial)
 
 
 def _parse(name: str, arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         f"smalti {name}",
-        description="PSNR, SSIM, LPIPS, rFID (of videos, rFVD) and codebook use, sample by sample, beside a baseline.",
-        epilog="Several GPUs: torchrun --nproc-per-node 8 -m smalti evaluate ...",
+        description="Measure PSNR, SSIM, LPIPS, rFID (for videos: rFVD) and codebook usage of a tokenizer, and the same "
+        "metrics of a baseline. Write a report with values per sample.",
+        epilog="Multiple GPUs: torchrun --nproc-per-node 8 -m smalti evaluate ...",
     )
-    add_tokenizer(parser)
-    add_path(parser)
+    add_tokenizer_options(parser)
+    add_branch_option(parser)
     parser.add_argument(
         "--data",
         required=True,
-        help="a folder, an image, a video, shards (a pattern or URL of .tar files; videos:... where they hold videos), "
-        "photos:validation or clips:validation",
+        help="folder, image, video, shards (a pattern or URL of .tar files; videos:... if they contain videos), "
+        "photos:validation, clips:validation, or the class path of a source (my_package.MySource)",
     )
-    parser.add_argument("--out", "-o", type=Path, required=True, help="the folder to write the report to")
+    parser.add_argument("--out", "-o", type=Path, required=True, help="folder to write the report to")
     parser.add_argument(
         "--protocol",
         default="imagenet256",
-        help="what is done to an image (imagenet256, native, square64, ...) or a video (clip17x128@24: 17 frames of 128 x "
-        "128 at 24 a second; %(default)s)",
+        help="how samples are prepared: for images imagenet256, native, square64, ...; for videos clip17x128@24 (17 frames "
+        "of 128 x 128 pixels at 24 frames per second), ... (default: %(default)s)",
     )
     parser.add_argument(
-        "--batch-size", type=int, default=8, help="images or clips at a time, of one process (%(default)s)"
+        "--metric",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="additional metric, such as lpips_alex or fd_efflite0, or the class path of your own (my_package.MyMetric); "
+        "repeat the option for several",
     )
-    parser.add_argument("--workers", type=int, default=2, help="processes that read data (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="decides the noise of a generative decoder (%(default)s)")
     parser.add_argument(
-        "--lpips", default="lpips_vgg", choices=("lpips_vgg", "lpips_alex"), help="network (%(default)s)"
+        "--lpips",
+        default="lpips_vgg",
+        choices=("lpips_vgg", "lpips_alex"),
+        help="network for LPIPS (default: %(default)s)",
     )
     parser.add_argument(
-        "--weights", type=Path, help="folder of the metric networks' weights; else SMALTI_WEIGHTS, else download"
+        "--weights",
+        type=Path,
+        help="folder with the pretrained weights of the metrics' networks (default: the environment variable "
+        "SMALTI_WEIGHTS, then download)",
     )
-    parser.add_argument("--max-bad", type=float, default=0.01, help="share of unreadable files that is still no error")
-    parser.add_argument("--overwrite", action="store_true", help="replace a report that is there")
+    parser.add_argument(
+        "--batch-size", type=int, default=8, help="images or clips per batch and process (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=2, help="data loading processes per process (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed for the noise of a generative decoder (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-bad",
+        type=float,
+        default=0.01,
+        help="maximum fraction of unreadable files to skip before evaluation stops with an error (default: %(default)s)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing report")
     options = parser.parse_args(arguments)
     if options.weights is not None and not options.weights.is_dir():
-        raise SmaltiError(f"--weights names {options.weights}, which is no folder.")
+        raise SmaltiError(f"--weights is {options.weights}, which is not a folder.")
     return options
 
 
+def _build_transform(source: Source, protocol: Protocol) -> nn.Module:
+    """Return the transform of a protocol.
+
+    Raises:
+        SmaltiError: the protocol is for images and the source contains videos, or the reverse.
+    """
+    from smalti.data import EvaluationTransform, VideoEvaluationTransform
+
+    if source.videos != protocol.clips:
+        present, expected = ("videos", "images") if source.videos else ("images", "videos")
+        example = "clip17x128@24" if source.videos else "imagenet256"
+        raise SmaltiError(
+            f"{source} contains {present}, but the protocol {protocol.name} is for {expected}: use one for {present}, such "
+            f"as {example}."
+        )
+    spatial: dict[str, Any] = {
+        "resize": protocol.resize,
+        "crop": protocol.crop,
+        "interpolation": protocol.interpolation,
+        "antialias": protocol.antialias,
+    }
+    if protocol.clips:
+        return VideoEvaluationTransform(protocol.frames, protocol.rate, **spatial)
+    return EvaluationTransform(**spatial)
+
+
+def _build_metrics(
+    options: argparse.Namespace, protocol: Protocol, requested: dict[str, MetricBuilder]
+) -> list[Metric]:
+    """Return the default metrics and the requested ones.
+
+    Raises:
+        SmaltiError: a requested metric does not measure this kind of samples, or its weights are not available.
+    """
+    from smalti.eval.metrics import default_metrics
+
+    metrics = default_metrics(clips=protocol.clips, lpips=options.lpips, weights=options.weights)
+    names = {metric.name for metric in metrics}
+    metrics += [build(options.weights) for name, build in requested.items() if name not in names]
+    for metric in metrics:
+        metric.check_medium("clips" if protocol.clips else "images")
+    return metrics
+
+
+def _evaluate(
+    options: argparse.Namespace,
+    source: Source,
+    transform: nn.Module,
+    protocol: Protocol,
+    requested: dict[str, MetricBuilder],
+    rank: int,
+) -> tuple[Evaluation, int]:
+    """Evaluate this process's part of the data.
+
+    Returns:
+        The results and the number of skipped samples, both of all processes.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from smalti.data import IndexedSource, evaluation_loader
+    from smalti.distributed import gather, world_size
+    from smalti.eval.evaluate import evaluate
+
+    device = open_device(options.device)
+    tokenizer = open_tokenizer(options.tokenizer, device, options.branch, options.tile)
+    metrics = _build_metrics(options, protocol, requested)
+    batch_size = _batch_size(options, protocol)
+    world = world_size()
+    loader = evaluation_loader(source, transform, batch_size, options.workers, rank, world, options.max_bad)
+    bar = Progress(
+        TextColumn("Evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=get_console(), disable=rank > 0,
+    )  # fmt: skip
+    with bar:
+        total = len(source) if isinstance(source, IndexedSource) else None
+        task = bar.add_task("", total=total)
+        evaluation = evaluate(
+            tokenizer,
+            loader,
+            metrics,
+            seed=options.seed,
+            device=device,
+            progress=lambda done: bar.update(task, completed=min(done * world, total or done * world)),
+        )
+    return evaluation, sum(gather(loader.skipped.count))
+
+
+def _batch_size(options: argparse.Namespace, protocol: Protocol) -> int:
+    """Return the batch size: 1 if the protocol does not crop, because the samples then differ in size."""
+    return options.batch_size if protocol.crop else 1
+
+
+def _report(options: argparse.Namespace, protocol: Protocol, evaluation: Evaluation, skipped: int) -> None:
+    """Write the report, and print the table and the names of the files."""
+    from rich.console import Console
+
+    from smalti.eval.report import Provenance, results_table, write_report
+    from smalti.tokenizers.checkpoints import fingerprint, provenance
+
+    origin = {
+        "path": str(options.tokenizer),
+        "as": options.branch,
+        "tile": options.tile,
+        "fingerprint": fingerprint(options.tokenizer),
+    }
+    data = {"source": options.data, "max_bad": options.max_bad, "batch_size": _batch_size(options, protocol)}
+    report_provenance = Provenance(
+        protocol=protocol, tokenizer=origin | provenance(options.tokenizer), data=data, skipped=skipped
+    )
+    files = write_report(evaluation, options.out, report_provenance, overwrite=options.overwrite)
+    Console().print(results_table(evaluation))
+    for file in files:
+        print(file)
+
+
 @contextmanager
-def _processes() -> Iterator[tuple[int, int]]:
-    """(rank, world): one process, or those that `torchrun` started, joined."""
+def _process_group() -> Iterator[int]:
+    """Join the processes that `torchrun` started, if any. Yields the rank."""
     import torch
     from torch import distributed
 
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
-        yield 0, 1
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield 0
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
-        yield distributed.get_rank(), world
+        yield distributed.get_rank()
     finally:
         distributed.destroy_process_group()
-
-
-def _sum_of_processes(count: int, world: int) -> int:
-    from torch import distributed
-
-    counts = [count] * world
-    if world > 1:
-        distributed.all_gather_object(counts, count)
-    return sum(counts)

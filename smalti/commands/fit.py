@@ -1,80 +1,94 @@
-"""`smalti fit`, `validate` and `test`: Lightning's command line over the training module."""
+"""`smalti fit`, `validate` and `test`: Lightning's command line for the training module."""
 
 from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import yaml
+from jsonargparse import get_loader, set_loader
 from jsonargparse.typing import lazy_instance
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from smalti.cli.recipe_files import find_recipe
 from smalti.errors import SmaltiError
-from smalti.tokenizers.checkpoints import read_checkpoint
+from smalti.legacy import upgrade_recipe
+from smalti.tokenizers.weight_files import read_checkpoint
 from smalti.trainers import Checkpoints, ReconstructionGrid, Throughput, TokenizerEMA, TokenizerTraining, WarmStart
 from smalti.trainers.latent_statistics import LatentStatisticsCallback
+from smalti.trainers.log_progress import LogProgress
 
 _CONFIG_OPTIONS = ("-c", "--config")
+_NOISE = ("💡 Tip", "TPU available")
+"""Beginnings of messages that Lightning logs at every start and that say nothing about the run."""
+_load_yaml = get_loader("yaml")
 
 
-class _Command(LightningCLI):
-    """Lightning's command line with the callbacks that every run has."""
+class _TrainingCLI(LightningCLI):
+    """Lightning's command line with the callbacks of every run."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Callbacks that every run has, each with a section of its own in a recipe, and options such as --ema.decay."""
+        """Give each callback of every run its own section in the recipe, and options such as --ema.decay."""
         parser.add_lightning_class_args(WarmStart, "warm_start")
         parser.add_lightning_class_args(TokenizerEMA, "ema")
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
-        parser.add_lightning_class_args(ReconstructionGrid, "pictures")
+        parser.add_lightning_class_args(ReconstructionGrid, "visualization")
         parser.add_lightning_class_args(LatentStatisticsCallback, "statistics")
         parser.set_defaults({"trainer.logger": lazy_instance(TensorBoardLogger, save_dir="runs", name="")})
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """As Lightning; into a file, where its live display shows nothing, progress goes as plain text."""
+        """Build the trainer, with progress as plain text if the output is not a terminal."""
         if not sys.stdout.isatty() and self._get(self.config_init, "trainer.enable_progress_bar") is not False:
-            self.trainer_defaults["callbacks"].append(TQDMProgressBar(refresh_rate=50))
+            self.trainer_defaults["callbacks"].append(LogProgress())
         if self._get(self.config_init, "trainer.logger") is not False:
             self.trainer_defaults["callbacks"] += [Throughput(), LearningRateMonitor("step")]
         return super().instantiate_trainer(**kwargs)
 
     def before_instantiate_classes(self) -> None:
-        """Look at the checkpoint first: it is wanted, there and whole, or nothing starts.
+        """Check the checkpoint before anything is built.
 
         Raises:
-            SmaltiError: it is not.
+            SmaltiError: the checkpoint is required and not given, does not exist, or is damaged.
         """
         path = self._get(self.config, "ckpt_path")
         if path is None and self.subcommand != "fit":
-            raise SmaltiError("No checkpoint is named, and fresh weights are not worth measuring: pass --ckpt_path.")
+            raise SmaltiError(f"`smalti {self.subcommand}` measures trained weights: pass --ckpt_path.")
         if path is not None and path not in ("last", "best", "hpc", "registry"):
             read_checkpoint(Path(path))
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Lightning's, but for predict: `smalti reconstruct` does that."""
-        theirs = LightningCLI.subcommands()
-        return {name: theirs[name] for name in ("fit", "validate", "test")}
+        """Return Lightning's subcommands without predict, for which there is `smalti reconstruct`."""
+        subcommands = LightningCLI.subcommands()
+        return {name: subcommands[name] for name in ("fit", "validate", "test")}
 
 
 def run(name: str, arguments: list[str]) -> int:
-    """Run Lightning's command line with installed recipes found by name.
+    """Run Lightning's command line. Recipes are found by name, and those of earlier versions are upgraded.
+
+    Args:
+        name: fit, validate or test.
+        arguments: the arguments after the command's name.
 
     Raises:
-        SmaltiError: a recipe that is not there, or settings that contradict each other.
+        SmaltiError: a recipe does not exist, or a setting is wrong.
     """
+    _quiet_lightning()
+    set_loader("yaml", _load_recipe, exceptions=(yaml.YAMLError,))
     logging.getLogger("smalti").setLevel(logging.INFO)
     logging.basicConfig(format="%(message)s")
-    # Set, not passed: the processes that data parallelism starts repeat the command from here.
-    sys.argv[1:] = [name, *_with_recipes(arguments)]
+    # Set and not passed: the processes that DDP launches repeat the command from sys.argv.
+    sys.argv[1:] = [name, *_resolve_recipes(arguments)]
     try:
-        _Command(
+        _TrainingCLI(
             TokenizerTraining,
             pl.LightningDataModule,
             subclass_mode_data=True,
@@ -82,44 +96,59 @@ def run(name: str, arguments: list[str]) -> int:
             auto_configure_optimizers=False,
             parser_kwargs={"prog": "smalti", "exit_on_error": False},
             trainer_defaults={"callbacks": []},
-            save_config_kwargs={"overwrite": True},  # a run that is resumed in its own folder has its config there
+            save_config_kwargs={"overwrite": True},  # a run that is resumed in its own folder has a config there
         )
     except (ArgumentError, ValueError) as error:
-        ours = _ours_behind(error)
-        if ours is not None:
-            raise ours from error
+        cause = _find_smalti_error(error)
+        if cause is not None:
+            raise cause from error
         if not isinstance(error, ArgumentError):
             raise
         if str(error).endswith(f"required: {name}.data"):
-            raise SmaltiError("No data is named: add a data recipe, such as -c data/folder.yaml.") from error
-        # Its lines are the path to what is wrong, one level each.
+            raise SmaltiError("No data is given: add a data recipe, such as -c data/folder.yaml.") from error
+        # The lines of the message are the path to the wrong setting, one level per line.
         raise SmaltiError(" ".join(str(error).split())) from error
     except MisconfigurationException as error:
         raise SmaltiError(f"The trainer's settings do not fit together: {error}") from error
     return 0
 
 
-def _ours_behind(error: BaseException) -> SmaltiError | None:
-    """The error for people that a library wrapped in its own, if there is one."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, SmaltiError):
-            return seen
-        seen = seen.__cause__ or seen.__context__
+def _quiet_lightning() -> None:
+    """Drop Lightning's tips and a deprecation warning of its own code."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_about_the_run)
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
+
+
+def _is_about_the_run(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(_NOISE)
+
+
+def _load_recipe(text: str) -> Any:
+    """Load YAML, upgrading what an earlier version wrote."""
+    return upgrade_recipe(_load_yaml(text))
+
+
+def _find_smalti_error(error: BaseException) -> SmaltiError | None:
+    """Return the error for users that a library has wrapped in its own errors, if there is one."""
+    current: BaseException | None = error
+    while current is not None:
+        if isinstance(current, SmaltiError):
+            return current
+        current = current.__cause__ or current.__context__
     return None
 
 
-def _with_recipes(arguments: list[str]) -> list[str]:
-    """The arguments with each recipe's name replaced by its file."""
-    found: list[Any] = []
+def _resolve_recipes(arguments: list[str]) -> list[str]:
+    """Replace the name of each recipe by the path of its file."""
+    resolved: list[str] = []
     previous = ""
     for argument in arguments:
         option, equals, value = argument.partition("=")
         if previous in _CONFIG_OPTIONS:
-            found.append(str(find_recipe(argument)))
+            resolved.append(str(find_recipe(argument)))
         elif equals and option in _CONFIG_OPTIONS:
-            found.append(f"{option}={find_recipe(value)}")
+            resolved.append(f"{option}={find_recipe(value)}")
         else:
-            found.append(argument)
+            resolved.append(argument)
         previous = argument
-    return found
+    return resolved

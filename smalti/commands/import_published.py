@@ -1,78 +1,100 @@
-"""`smalti import`: a publisher's checkpoint to a folder that smalti.load reads."""
+"""`smalti import`: convert a publisher's checkpoint to a folder for `smalti.load`."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from smalti.commands.export import report
+from smalti.commands.export import print_files
 from smalti.errors import SmaltiError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_CONFIG_PATHS = (("model", "init_args"), ("model", "params"), ())
+"""Where a training configuration has the configuration of the model; () is the top level."""
 
 
 def run(name: str, arguments: list[str]) -> int:
-    """Import strictly, then export.
+    """Import a published checkpoint and export it.
 
     Raises:
-        SmaltiError: see `from_published`; or a file that cannot be read.
+        SmaltiError: see `load_family` and `from_published`; or a file cannot be read or written.
     """
     from smalti.tokenizers.checkpoints import fingerprint, save
-    from smalti.tokenizers.importers import families, from_published
+    from smalti.tokenizers.importers import families, find_family, from_published, load_family
 
+    listing = "; ".join(f"{family}: {find_family(family).description}" for family in families())
     parser = argparse.ArgumentParser(
         f"smalti {name}",
-        description="Bring a published model in, every weight of it or none, and write it as smalti's own.",
+        description="Import a published model, all of its weights or none, and write it as an exported tokenizer.",
+        epilog=f"Families are {listing}.",
     )
-    parser.add_argument("family", help=f"whose release it is: {', '.join(families())}")
+    parser.add_argument(
+        "family",
+        help=f"family of the model: {', '.join(families())}, or the dotted path of a Family of your own, such as "
+        "my_package.my_release.FAMILY, which is imported",
+    )
     parser.add_argument("checkpoint", type=Path, help="the publisher's .ckpt, .pt or .safetensors file")
     parser.add_argument("--config", type=Path, required=True, help="the publisher's YAML or JSON configuration")
-    parser.add_argument("--out", "-o", type=Path, required=True, help="the folder to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace an exported tokenizer that is there")
+    parser.add_argument("--out", "-o", type=Path, required=True, help="folder to write")
+    parser.add_argument("--overwrite", action="store_true", help="overwrite an existing exported tokenizer")
     options = parser.parse_args(arguments)
 
+    family = load_family(options.family) if "." in options.family else find_family(options.family)
     config = _read_config(options.config)
-    tokenizer = from_published(options.family, config, _read_weights(options.checkpoint))
+    tokenizer = from_published(family, config, _read_weights(options.checkpoint))
     origin = {
-        "family": options.family,
+        "family": family.name,
         "checkpoint": options.checkpoint.name,
         "checkpoint_sha256": fingerprint(options.checkpoint),
         "config": config,
     }
     save(tokenizer, options.out, provenance=origin, overwrite=options.overwrite)
-    report(options.out)
+    print_files(options.out)
     return 0
 
 
 def _read_config(file: Path) -> dict[str, Any]:
-    """The model's keys of a configuration, whether they stand alone or inside a training configuration."""
+    """Read the configuration of a model, from a file of its own or from a training configuration.
+
+    Raises:
+        SmaltiError: the file does not exist, is no YAML, or contains no configuration.
+    """
     import yaml
 
     if not file.is_file():
-        raise SmaltiError(f"There is no configuration {file}: give the YAML file that the publisher released.")
+        raise SmaltiError(f"There is no configuration {file}: pass the file that the publisher released.")
     try:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SmaltiError(f"{file} is no YAML ({' '.join(str(error).split())}): give the publisher's file.") from error
-    for path in (("model", "init_args"), ("model", "params"), ()):
-        inner = config
+        reason = " ".join(str(error).split())
+        raise SmaltiError(f"{file} is no valid YAML ({reason}): pass the publisher's file.") from error
+    for path in _CONFIG_PATHS:
+        section = config
         for key in path:
-            inner = inner.get(key) if isinstance(inner, dict) else None
-        if isinstance(inner, dict):
-            return inner
-    raise SmaltiError(f"{file} holds no configuration of a model: give the publisher's file.")
+            section = section.get(key) if isinstance(section, dict) else None
+        if isinstance(section, dict):
+            return section
+    raise SmaltiError(f"{file} contains no configuration of a model: pass the publisher's file.")
 
 
-def _read_weights(file: Path) -> Mapping[str, Any]:
-    """The state dict of a checkpoint, whether it stands alone or inside a training checkpoint."""
+def _read_weights(file: Path) -> Mapping[str, Tensor]:
+    """Read a state dict, from a file of its own or from a training checkpoint.
+
+    Raises:
+        SmaltiError: the file does not exist, is damaged, or contains no state dict.
+    """
     from torch import Tensor
 
-    from smalti.tokenizers.checkpoints import read_checkpoint, read_safetensors
+    from smalti.tokenizers.weight_files import read_checkpoint, read_safetensors
 
     if file.suffix == ".safetensors":
         return read_safetensors(file)
     checkpoint = read_checkpoint(file)
-    state = checkpoint.get("state_dict", checkpoint)
-    if not (isinstance(state, dict) and state and all(isinstance(value, Tensor) for value in state.values())):
-        raise SmaltiError(f"{file} holds no state dict, neither alone nor under 'state_dict'.")
-    return state
+    state_dict = checkpoint.get("state_dict", checkpoint)
+    if not (isinstance(state_dict, dict) and state_dict and all(isinstance(v, Tensor) for v in state_dict.values())):
+        raise SmaltiError(f"{file} contains no state dict, neither at the top level nor under 'state_dict'.")
+    return state_dict

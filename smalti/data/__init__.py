@@ -1,15 +1,16 @@
-"""Images and videos from folders, shards and packages, and the data modules that feed them to training.
+"""Images and videos from folders, shards and Python packages, and the data modules for training on them.
 
-A source holds images (`Images`, `Shards`) or videos (`Videos`, `VideoShards`); a transform makes pixels of one item, and
-the loaders batches (`smalti.types.Batch`): (B, 3, H, W) of images, (B, 3, T, H, W) of clips. For evaluation:
+A source provides images (`ImageSource`, `Shards`) or videos (`VideoSource`, `VideoShards`). A transform converts each item
+to pixels, and a loader yields batches (`smalti.types.Batch`): (B, 3, H, W) for images, (B, 3, T, H, W) for clips. For
+example, to evaluate on videos:
 
     source = open_source("clips:validation")
-    transform = VideoEvaluationTransform(frames=17, rate=12.5, stride=1, resize=256, crop=256)   # rate None: as it is
-    loader = evaluation_loader(source, transform, batch_size, workers, rank, world, max_bad)     # as for images
+    transform = VideoEvaluationTransform(frames=17, rate=12.5, stride=1, resize=256, crop=256)
+    loader = evaluation_loader(source, transform, batch_size, workers, rank, world_size, max_bad)
 
-gives one clip a video, from its start; a sample is called by its file and the clip's start, "bikes.mp4@7.480". With the
-transform None, images and whole videos come one at a time, as they are. `loader.skipped` counts and names what could not be
-read or was too short.
+This yields one clip from the start of each video. A sample is named by its file and the start of the clip in seconds,
+"bikes.mp4@7.480". With `rate=None`, videos keep their frame rate. With `transform=None`, complete images or videos of their
+original size are yielded one at a time. `loader.skipped` counts and names the items that were unreadable or too short.
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 from smalti.data.build_loaders import evaluation_loader, training_loader
 from smalti.data.clip_transforms import Clip, ClipTransform, VideoEvaluationTransform, VideoTrainingTransform
+from smalti.data.file_lists import ImageFiles, VideoFiles
 from smalti.data.folders import Folder, VideoFolder
 from smalti.data.image_decoding import UnreadableImageError, decode_image
+from smalti.data.image_transforms import EvaluationTransform, TrainingTransform
 from smalti.data.loader import Loader, Skipped
-from smalti.data.open_source import open_source
 from smalti.data.packaged_clips import Clips
 from smalti.data.packaged_photos import Photos
 from smalti.data.shards import Shards, VideoShards
-from smalti.data.sources import ImageFiles, ImageSource, IndexedSource, Source, VideoFiles, VideoSegment, VideoSource
-from smalti.data.transforms import EvaluationTransform, TrainingTransform
+from smalti.data.source_spec import open_source
+from smalti.data.sources import ImageSource, IndexedSource, Source, VideoSegment, VideoSource
 
 if TYPE_CHECKING:
     from smalti.data.data_modules import ImageData, VideoData
@@ -37,10 +39,9 @@ __all__ = [
     "ClipTransform",
     "Clips",
     "EvaluationTransform",
-    "ImageFiles",
     "Folder",
-    "VideoSegment",
     "ImageData",
+    "ImageFiles",
     "ImageSource",
     "IndexedSource",
     "Loader",
@@ -55,9 +56,10 @@ __all__ = [
     "VideoEvaluationTransform",
     "VideoFiles",
     "VideoFolder",
+    "VideoSegment",
     "VideoShards",
-    "VideoTrainingTransform",
     "VideoSource",
+    "VideoTrainingTransform",
     "decode_image",
     "evaluation_loader",
     "open_source",
@@ -66,7 +68,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import Lightning, which takes seconds, only where a data module is asked for."""
+    """Import Lightning, which takes seconds, only when a data module is used."""
     if name in ("ImageData", "VideoData"):
         from smalti.data import data_modules
 

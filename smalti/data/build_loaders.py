@@ -1,4 +1,4 @@
-"""Loaders of batches, for training and for evaluation, and the source that a command's `--data` names."""
+"""Building the loaders for training and for evaluation."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from smalti.data.datasets import (
     Transform,
     collate,
 )
-from smalti.data.loader import Loader, Training
-from smalti.data.sampler import Position, TrainingSampler
+from smalti.data.loader import Loader, TrainingOrder
+from smalti.data.sampler import TrainingPosition, TrainingSampler
 from smalti.data.shards import Shards
 from smalti.data.sources import IndexedSource, Source
 from smalti.errors import SmaltiError
@@ -35,53 +35,55 @@ def training_loader(
     seed: int = 0,
     max_bad: float = 0.01,
     rank: int = 0,
-    world: int = 1,
-    position: Callable[[], Position] = Position,
+    world_size: int = 1,
+    get_position: Callable[[], TrainingPosition] = TrainingPosition,
 ) -> Loader:
-    """Whole batches for training, whose order and augmentation are decided by the seed, the epoch and the index alone.
+    """Build a loader of complete training batches. Order and augmentation depend on seed, epoch and index only.
 
-    Workers are kept from one epoch to the next: `close` the loader when done.
+    Workers are kept from one epoch to the next: call `close` when the loader is not needed any more.
 
     Args:
         source: images or videos, in files or shards.
-        transform: of each image, or of each video (`ClipTransform`), random.
-        batch_size: of one process.
-        workers: processes that read and transform; 0: none besides this one. The batches do not depend on it.
-        repeats: times that an epoch visits each file, each time with another augmentation; not of shards.
-        seed: of order and augmentation.
-        max_bad: greatest share of samples that may be skipped; see `Loader`.
-        rank: of this process.
-        world: number of processes.
-        position: asked at the start of each iteration which epoch it is of, and how many batches of it are done already.
+        transform: random transform of each image, or of each video (`ClipTransform`).
+        batch_size: samples per process.
+        workers: number of worker processes; 0 to load in the main process. The batches do not depend on it.
+        repeats: how often each file is used per epoch, each time with a different augmentation. Must be 1 for shards.
+        seed: seed for shuffling and augmentation.
+        max_bad: maximum fraction of unreadable samples; see `Loader`.
+        rank: rank of this process.
+        world_size: number of processes.
+        get_position: returns the training position. It is called at the start of each iteration.
 
     Raises:
-        SmaltiError: less than one batch a process, fewer shards than processes, shards without `samples`, a bad number, or
-            a transform for the other kind of source.
+        SmaltiError: an epoch has less than one batch per process, there are fewer shards than processes, the shards have no
+            `samples`, a number is out of range, or the transform is for the other kind of source.
     """
     _check_kind(source, transform)
     for name, value in {"batch_size": batch_size, "repeats": repeats}.items():
         if value < 1:
             raise SmaltiError(f"{name} is {value}: give at least 1.")
-    samples = _epoch_of(source, repeats, world)
-    if samples // world < batch_size:
+    samples = _samples_per_epoch(source, repeats, world_size)
+    if samples // world_size < batch_size:
         raise SmaltiError(
-            f"An epoch of {source} has {samples} samples, fewer than one batch of {batch_size} on each of {world} "
-            f"processes: make batch_size smaller, or repeats (of shards: samples) greater."
+            f"An epoch of {source} has {samples} samples, fewer than one batch of {batch_size} on each of {world_size} "
+            "processes: decrease batch_size, or increase repeats (for shards: samples)."
         )
-    if isinstance(source, IndexedSource):
-        view = IndexedTrainingDataset(source, transform, seed)
+    indexed = isinstance(source, IndexedSource)
+    if indexed:
+        dataset = IndexedTrainingDataset(source, transform, seed)
     else:
-        view = ShardTrainingDataset(_shards(source), transform, seed, batch_size, rank, world)
+        dataset = ShardTrainingDataset(_as_shards(source), transform, seed, batch_size, rank, world_size)
     sampler = TrainingSampler(
-        samples, shuffle=isinstance(source, IndexedSource), rank=rank, world=world, seed=seed, batch_size=batch_size
+        samples, shuffle=indexed, rank=rank, world_size=world_size, seed=seed, batch_size=batch_size
     )
-    description = {"samples": samples, "batch_size": batch_size, "processes": world, "seed": seed}
+    settings = {"samples": samples, "batch_size": batch_size, "processes": world_size, "seed": seed}
+    options = _worker_options(workers, keep=True)
     return Loader(
-        DataLoader(view, batch_size=batch_size, sampler=sampler, drop_last=True, **_workers(workers, keep=True)),
+        DataLoader(dataset, batch_size=batch_size, sampler=sampler, drop_last=True, **options),
         source=str(source),
         max_bad=max_bad,
-        samples=samples // world,
-        training=Training(sampler, position, description),
+        samples=samples // world_size,
+        order=TrainingOrder(sampler, get_position, settings),
     )
 
 
@@ -91,78 +93,84 @@ def evaluation_loader(
     batch_size: int = 1,
     workers: int = 0,
     rank: int = 0,
-    world: int = 1,
+    world_size: int = 1,
     max_bad: float = 0.01,
     keep_workers: bool = False,
 ) -> Loader:
-    """Every sample exactly once over all processes; what cannot be read is left out, counted and named in the log.
+    """Build a loader that yields every sample exactly once over all processes. Unreadable samples are left out and logged.
 
-    Files come in their order, every world-th on each process; of a video, the transform takes one clip. Shards are dealt
-    whole, to processes and to their workers: where there are fewer, some have nothing to do. Processes may get different
-    numbers of batches.
+    Files come in order: process `rank` gets every world_size-th file. The transform cuts one clip from each video. Shards
+    are distributed over the processes and their workers; if there are fewer shards, some have nothing to do. Processes may
+    get different numbers of batches.
 
     Args:
         source: images or videos, in files or shards.
-        transform: of each image, or of each video (`ClipTransform`), to one size; None: the images or the whole videos as
-            they are, one at a time, and `batch_size` is not used.
-        batch_size: of one process; the last batch, and one with skipped samples, is smaller.
-        workers: processes that read and transform; 0: none besides this one.
-        rank: of this process.
-        world: number of processes.
-        max_bad: greatest share of samples that may be skipped; see `Loader`.
-        keep_workers: for the next iteration; then `close` the loader when done.
+        transform: deterministic transform of each image, or of each video (`ClipTransform`), to one size. None for
+            complete images or videos of their original size, one per batch; `batch_size` is ignored then.
+        batch_size: samples per process. The last batch, and batches with unreadable samples, are smaller.
+        workers: number of worker processes; 0 to load in the main process.
+        rank: rank of this process.
+        world_size: number of processes.
+        max_bad: maximum fraction of unreadable samples; see `Loader`.
+        keep_workers: whether to keep the workers for the next iteration. Call `close` when the loader is not needed any
+            more.
 
     Raises:
-        SmaltiError: a number is out of range, or the transform is for the other kind of source; while iterating, more was
-            skipped than may be.
+        SmaltiError: a number is out of range, or the transform is for the other kind of source; while iterating, too many
+            samples are unreadable.
     """
     if batch_size < 1:
         raise SmaltiError(f"batch_size is {batch_size}: give at least 1.")
-    size = batch_size if transform else 1
-    options = _workers(workers, keep_workers)
     if transform is None:
+        batch_size = 1
         transform = VideoEvaluationTransform(None, resize=None, crop=None) if source.videos else image_to_pixels
     _check_kind(source, transform)
+    options = _worker_options(workers, keep_workers)
+    samples = None
     if isinstance(source, IndexedSource):
-        mine = range(rank, len(source), world)
-        samples = len(mine)
-        batches = DataLoader(IndexedEvaluationDataset(source, transform), batch_size=size, sampler=mine, **options)
+        indices = range(rank, len(source), world_size)
+        samples = len(indices)
+        dataset = IndexedEvaluationDataset(source, transform)
+        batches = DataLoader(dataset, batch_size=batch_size, sampler=indices, **options)
     else:
-        samples = None
-        batches = DataLoader(ShardEvaluationDataset(_shards(source), transform, rank, world), batch_size=size, **options)
+        dataset = ShardEvaluationDataset(_as_shards(source), transform, rank, world_size)
+        batches = DataLoader(dataset, batch_size=batch_size, **options)
     return Loader(batches, source=str(source), max_bad=max_bad, samples=samples)
 
 
-def _epoch_of(source: Source, repeats: int, world: int) -> int:
-    """Samples of an epoch over all processes."""
+def _samples_per_epoch(source: Source, repeats: int, world_size: int) -> int:
+    """Return the number of samples of a training epoch over all processes."""
     if isinstance(source, IndexedSource):
         return len(source) * repeats
-    shards = _shards(source)
+    shards = _as_shards(source)
     if shards.samples is None:
-        raise SmaltiError(f"Training on {source} needs Shards' samples: give the number that counts as an epoch.")
+        raise SmaltiError(f"Training on {source} needs the number of samples per epoch: set `samples` of the shards.")
     if repeats != 1:
-        raise SmaltiError(f"repeats is {repeats}, but {source} are shards: give Shards' samples instead.")
-    if len(shards.urls) < world:
+        raise SmaltiError(f"repeats is {repeats}, but {source} are shards: set their `samples` per epoch instead.")
+    if len(shards.urls) < world_size:
         raise SmaltiError(
-            f"{source} has {len(shards.urls)} shards for {world} processes: write more and smaller ones, at least one each."
+            f"{source} has {len(shards.urls)} shards for {world_size} processes: write more and smaller shards, at least "
+            "one per process."
         )
     return shards.samples
 
 
 def _check_kind(source: Source, transform: Transform) -> None:
-    """Refuse a transform of clips for images, and one of images for videos."""
+    """Refuse a clip transform for images, and an image transform for videos."""
     if source.videos != isinstance(transform, ClipTransform):
-        has, wanted = ("videos", "images") if source.videos else ("images", "videos")
-        raise SmaltiError(f"{source} holds {has}, and {wanted} are wanted: give other data, or a recipe for {has}.")
+        actual, expected = ("videos", "images") if source.videos else ("images", "videos")
+        raise SmaltiError(
+            f"{source} contains {actual}, but {expected} are expected: use other data, or a recipe for {actual}."
+        )
 
 
-def _shards(source: Source) -> Shards:
+def _as_shards(source: Source) -> Shards:
     if not isinstance(source, Shards):
-        raise TypeError(f"{type(source).__name__} is neither Indexed nor Shards.")
+        raise TypeError(f"{type(source).__name__} is neither an IndexedSource nor Shards.")
     return source
 
 
-def _workers(workers: int, keep: bool) -> dict[str, Any]:
+def _worker_options(workers: int, keep: bool) -> dict[str, Any]:
     if workers < 0:
         raise SmaltiError(f"workers is {workers}: give 0 or more.")
     return {

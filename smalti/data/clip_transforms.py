@@ -1,9 +1,9 @@
-"""From footage to clips: which frames are taken, and what is done to each of them."""
+"""Transforms from videos to clips: which frames are read, and the image transform that is applied to each."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 from itertools import chain, islice
 from typing import NamedTuple
@@ -13,21 +13,18 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import to_pil_image
 
+from smalti.data.image_transforms import EvaluationTransform, ImageTransform, TrainingTransform
 from smalti.data.sources import VideoSegment
-from smalti.data.transforms import EvaluationTransform, TrainingTransform
 from smalti.errors import SmaltiError
-from smalti.video import UnreadableVideoError, as_rate, probe, read_frames
-
-FrameTransform = Callable[[Image.Image], Tensor]
-"""What is done to a frame: an 8-bit RGB image to (3, H, W) float32 in [-1, 1]."""
+from smalti.video import UnreadableVideoError, normalize_frame_rate, probe, read_frames
 
 
 class Clip(NamedTuple):
-    """A clip of a video.
+    """A clip cut from a video.
 
     Attributes:
         pixels: (3, T, H, W) float32 in [-1, 1].
-        name: the file's, "@", and the clip's start in seconds: "bikes.mp4@1.320".
+        name: name of the video, "@", and the start of the clip in seconds: "bikes.mp4@1.320".
     """
 
     pixels: Tensor
@@ -35,15 +32,15 @@ class Clip(NamedTuple):
 
 
 class ClipTransform(nn.Module):
-    """Cuts a clip from footage; frames are read one by one, and only as many as are wanted.
+    """Base class of transforms that cut a clip from a video. Frames are read one by one, and only as many as needed.
 
     Args:
-        frames: of a clip; None: all from its start on.
-        rate: frames a second, sampled by timestamps; None: every `stride`-th frame as it is.
-        stride: of frames; with a rate, of the frames at that rate.
+        frames: frames per clip; None for all frames from the start of the clip on.
+        rate: frame rate in frames per second, sampled by timestamps; None for the frames of the file.
+        stride: temporal stride: every stride-th frame is used, counted after resampling to `rate`.
 
     Raises:
-        SmaltiError: frames or stride below 1, or a rate that is not positive.
+        SmaltiError: `frames` or `stride` is less than 1, or `rate` is not positive.
     """
 
     def __init__(self, frames: int | None, rate: float | None, stride: int) -> None:
@@ -52,71 +49,72 @@ class ClipTransform(nn.Module):
             if value is not None and value < 1:
                 raise SmaltiError(f"{name} is {value}: give at least 1.")
         self.frames = frames
-        self.rate = None if rate is None else as_rate(rate)
+        self.rate = None if rate is None else normalize_frame_rate(rate)
         self.stride = stride
 
     @abstractmethod
-    def start(self, footage: VideoSegment) -> Fraction:
-        """Where the clip starts, in seconds from the start of the file."""
+    def start_time(self, segment: VideoSegment) -> Fraction:
+        """Return where the clip starts, in seconds from the start of the file."""
 
     @abstractmethod
-    def each(self, first: Image.Image) -> FrameTransform:
-        """What is done to all frames of a clip, its first one given."""
+    def frame_transform(self, first: Image.Image) -> ImageTransform:
+        """Return the transform of all frames of a clip, given the first frame."""
 
-    def forward(self, footage: VideoSegment) -> Clip:
-        """A clip of footage.
+    def forward(self, segment: VideoSegment) -> Clip:
+        """Cut a clip from a video.
 
         Raises:
-            UnreadableVideoError: it cannot be read, or is too short.
+            UnreadableVideoError: the video cannot be read, or is too short.
         """
-        start = self.start(footage)
+        start = self.start_time(segment)
         try:
-            pixels = self._cut(footage, start)
+            pixels = self._cut(segment, start)
         except _TooShortError:
-            if start == footage.start:
+            if start == segment.start:
                 raise
-            # The file says that it is longer than its frames are, or they are rarer here than on average.
-            start = footage.start
-            pixels = self._cut(footage, start)
-        return Clip(pixels, f"{footage.name}@{float(start):.3f}")
+            # The file overstates its duration, or its frame rate is lower here than on average.
+            start = segment.start
+            pixels = self._cut(segment, start)
+        return Clip(pixels, f"{segment.name}@{float(start):.3f}")
 
-    def _cut(self, footage: VideoSegment, start: Fraction) -> Tensor:
-        images = islice(self._images(footage, start), self.frames)
+    def _cut(self, segment: VideoSegment, start: Fraction) -> Tensor:
+        """Read and transform the frames from `start` on; returns (3, T, H, W)."""
+        images = islice(self._read_images(segment, start), self.frames)
         first = next(images, None)
-        cut = [] if first is None else [*map(self.each(first), chain([first], images))]
-        if len(cut) < (self.frames or 1):
-            raise _TooShortError(footage.name, self._shortage(len(cut), footage.start))
-        return torch.stack(cut, dim=1)
+        frames = [] if first is None else [*map(self.frame_transform(first), chain([first], images))]
+        if len(frames) < (self.frames or 1):
+            raise _TooShortError(segment.name, self._shortage(len(frames), segment.start))
+        return torch.stack(frames, dim=1)
 
-    def _images(self, footage: VideoSegment, start: Fraction) -> Iterator[Image.Image]:
-        # One thread: the loader's workers are as many as there are cores.
-        video, rate, stride = footage.video, self.rate, self.stride
-        frames = read_frames(video, rate=rate, start=start, stop=footage.stop, stride=stride, threads=1)
+    def _read_images(self, segment: VideoSegment, start: Fraction) -> Iterator[Image.Image]:
+        # Decode with one thread: the loader already runs about one worker per core.
+        video, rate, stride = segment.video, self.rate, self.stride
+        frames = read_frames(video, rate=rate, start=start, stop=segment.stop, stride=stride, threads=1)
         return map(to_pil_image, frames)
 
     def _shortage(self, frames: int, start: Fraction) -> str:
-        pace = "" if self.rate is None else f" at {float(self.rate):.6g} a second"
-        pace += "" if self.stride == 1 else f" with a stride of {self.stride}"
+        sampling = "" if self.rate is None else f" at {float(self.rate):.6g} frames per second"
+        sampling += "" if self.stride == 1 else f" with a stride of {self.stride}"
         place = f" from {float(start):.2f} s on" if start else ""
-        return f"has {frames} frames{pace}{place}, and {self.frames or 1} are wanted"
+        return f"has {frames} frames{sampling}{place}, but {self.frames or 1} are needed"
 
 
 class VideoTrainingTransform(ClipTransform):
-    """A clip from anywhere in the footage; all of its frames get the same random crop and flip.
+    """Cut a clip at a random time; all of its frames get the same random resized crop and flip.
 
-    Draws from torch's global generator; the loader seeds it for each sample. Where a file does not say how long it is,
+    Draws from torch's global generator, which the loader seeds for each sample. If a file does not state its duration,
     clips start at its beginning.
 
     Args:
-        frames: of a clip.
-        rate: frames a second, sampled by timestamps; None: every `stride`-th frame as it is.
-        stride: of frames; with a rate, of the frames at that rate.
+        frames: frames per clip.
+        rate: frame rate in frames per second, sampled by timestamps; None for the frames of the file.
+        stride: temporal stride: every stride-th frame is used, counted after resampling to `rate`.
         size: height and width of the result in pixels.
-        scale: least and greatest area of the part, as a share of the frame's, in (0, 1].
-        flip: mirror half of the clips left to right.
+        scale: minimum and maximum area of the crop as a fraction of the frame area, in (0, 1].
+        flip: whether to flip half of the clips horizontally.
 
     Raises:
-        SmaltiError: a number is out of range.
+        SmaltiError: an argument is out of range.
     """
 
     def __init__(
@@ -131,36 +129,38 @@ class VideoTrainingTransform(ClipTransform):
         super().__init__(frames, rate, stride)
         self._spatial = TrainingTransform(size, scale, flip)
 
-    def start(self, footage: VideoSegment) -> Fraction:
-        """Anywhere from which the frames that are wanted should still come, each moment as likely."""
-        info = probe(footage.video)
-        share = Fraction(float(torch.rand((), dtype=torch.float64)))
-        stop = info.duration if footage.stop is None else footage.stop
+    def start_time(self, segment: VideoSegment) -> Fraction:
+        """Draw a start time uniformly from those that should leave enough frames."""
+        info = probe(segment.video)
+        # Drawn in any case, so that the crop does not depend on whether the file states its duration.
+        fraction = Fraction(float(torch.rand((), dtype=torch.float64)))
+        stop = info.duration if segment.stop is None else segment.stop
         if stop is None:
-            return footage.start
+            return segment.start
         length = (((self.frames or 1) - 1) * self.stride + 1) / (self.rate or info.rate)
-        room = max(Fraction(0), stop - footage.start - length)
-        return (footage.start + room * share).limit_denominator(1_000_000)
+        slack = max(Fraction(0), stop - segment.start - length)
+        return (segment.start + slack * fraction).limit_denominator(1_000_000)
 
-    def each(self, first: Image.Image) -> FrameTransform:
-        """One crop and one flip for all."""
-        return self._spatial.drawn(first)
+    def frame_transform(self, first: Image.Image) -> ImageTransform:
+        """Draw one crop and one flip for all frames."""
+        return self._spatial.draw(first)
 
 
 class VideoEvaluationTransform(ClipTransform):
-    """What an evaluation protocol does to a video: the frames from its start, each resized and cropped as an image is.
+    """Cut a clip from the start of a video; each frame is resized and cropped as in `EvaluationTransform`.
 
     Args:
-        frames: of a clip; None: all of the video.
-        rate: frames a second, sampled by timestamps; None: every `stride`-th frame as it is.
-        stride: of frames; with a rate, of the frames at that rate.
-        resize: pixels of the shorter side afterwards, aspect ratio kept; None: no resize.
-        crop: height and width of the central square cut afterwards, black where the frame is smaller; None: no crop.
-        interpolation: of the resize, as torchvision calls it.
-        antialias: whether the resize filters before it shrinks (Pillow's images are always filtered).
+        frames: frames per clip; None for all frames of the video.
+        rate: frame rate in frames per second, sampled by timestamps; None for the frames of the file.
+        stride: temporal stride: every stride-th frame is used, counted after resampling to `rate`.
+        resize: length of the shorter side after resizing, in pixels; the aspect ratio is kept. None to skip the resize.
+        crop: height and width of the central square crop after the resize, in pixels, padded with black if the frame is
+            smaller. None to skip the crop.
+        interpolation: interpolation mode of the resize, as named by torchvision.
+        antialias: whether to apply an antialiasing filter when downsampling. PIL images are always filtered.
 
     Raises:
-        SmaltiError: a number is out of range.
+        SmaltiError: an argument is out of range.
     """
 
     def __init__(
@@ -176,14 +176,14 @@ class VideoEvaluationTransform(ClipTransform):
         super().__init__(frames, rate, stride)
         self._spatial = EvaluationTransform(resize, crop, interpolation, antialias)
 
-    def start(self, footage: VideoSegment) -> Fraction:
-        """The start of the footage."""
-        return footage.start
+    def start_time(self, segment: VideoSegment) -> Fraction:
+        """Return the start of the segment."""
+        return segment.start
 
-    def each(self, first: Image.Image) -> FrameTransform:
-        """The protocol's resize and crop."""
+    def frame_transform(self, first: Image.Image) -> ImageTransform:
+        """Return the resize and center crop."""
         return self._spatial
 
 
 class _TooShortError(UnreadableVideoError):
-    """Footage that has fewer frames than are wanted."""
+    """A video has fewer frames than a clip needs."""

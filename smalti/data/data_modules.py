@@ -1,4 +1,4 @@
-"""The data of a training run, for Lightning."""
+"""Lightning data modules for training on images or on videos."""
 
 from __future__ import annotations
 
@@ -11,77 +11,77 @@ from lightning.pytorch import LightningDataModule, Trainer
 from smalti.data.build_loaders import evaluation_loader, training_loader
 from smalti.data.clip_transforms import VideoEvaluationTransform, VideoTrainingTransform
 from smalti.data.datasets import Transform
+from smalti.data.image_transforms import EvaluationTransform, TrainingTransform
 from smalti.data.loader import Loader
-from smalti.data.sampler import Position
+from smalti.data.sampler import TrainingPosition
 from smalti.data.sources import Source
-from smalti.data.transforms import EvaluationTransform, TrainingTransform
 
 
-class Closing(Protocol):
-    """What has workers to let go of."""
+class Closable(Protocol):
+    """A loader with workers to stop."""
 
     def close(self) -> None: ...  # noqa: D102
 
 
-Opened = TypeVar("Opened", bound=Closing)
+AnyLoader = TypeVar("AnyLoader", bound=Closable)
 
 
 class TrainingData(LightningDataModule):
-    """What all data of training runs do: ask the trainer where it stands, and stop the workers in the end.
+    """Base class of data modules: asks the trainer for its position, and stops the workers at the end.
 
-    Killed at any step and resumed from a checkpoint, a run goes on with exactly the batches that it would have seen,
-    whatever the number of workers.
+    A run that is killed at any step and resumed from a checkpoint continues with exactly the batches that it would have
+    seen, for any number of workers.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        # One process's share of a small validation set may be empty.
+        # The validation samples of one process may be none if the validation set is small.
         self.allow_zero_length_dataloader_with_multiple_devices = True
-        self._open: list[Closing] = []
+        self._loaders: list[Closable] = []
 
     @abstractmethod
     def val_dataloader(self) -> Loader:
-        """Every validation sample once."""
+        """Return a loader that yields every validation sample once."""
 
     def test_dataloader(self) -> Loader:
-        """The same as for validation."""
+        """Return the validation loader."""
         return self.val_dataloader()
 
     def teardown(self, stage: str) -> None:
         """Stop the workers."""
-        while self._open:
-            self._open.pop().close()
+        while self._loaders:
+            self._loaders.pop().close()
 
     def on_exception(self, exception: BaseException) -> None:
         """Stop the workers."""
         self.teardown("fit")
 
-    def place(self) -> tuple[int, int]:
-        """The rank of this process, and the number of processes."""
+    def rank_and_world_size(self) -> tuple[int, int]:
+        """Return the rank of this process and the number of processes; (0, 1) without a trainer."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def position(self) -> Position:
-        """Where the trainer stands."""
-        return position_of(self.trainer) if self.trainer else Position()
+    def position(self) -> TrainingPosition:
+        """Return the position of the trainer; the start of training without a trainer."""
+        return trainer_position(self.trainer) if self.trainer else TrainingPosition()
 
-    def until_teardown(self, loader: Opened) -> Opened:
-        """The loader, which is closed when the run ends."""
-        self._open.append(loader)
+    def close_at_teardown(self, loader: AnyLoader) -> AnyLoader:
+        """Register a loader to be closed when the run ends, and return it."""
+        self._loaders.append(loader)
         return loader
 
 
 class SourceData(TrainingData):
-    """Batches of one source for training, and of another for validation.
+    """Data module with one source for training and one for validation.
 
     Args:
-        train: where training samples come from.
-        validation: where validation samples come from; each is seen exactly once, over all processes.
-        transforms: for training and for validation.
-        batch_size: of one process.
-        workers: processes that read and transform, for each of training and validation.
-        repeats: times that an epoch visits each training file.
-        seed: of order and augmentation.
-        max_bad: share of an epoch's samples that may be skipped because they cannot be read.
+        train: source of the training samples.
+        validation: source of the validation samples. Each is used exactly once, over all processes.
+        transforms: transforms for training and for validation.
+        batch_size: samples per process.
+        workers: number of worker processes of each loader.
+        repeats: how often each training file is used per epoch.
+        seed: seed for shuffling and augmentation.
+        max_bad: maximum fraction of unreadable samples.
     """
 
     def __init__(
@@ -107,45 +107,51 @@ class SourceData(TrainingData):
         self._transforms = transforms
 
     def train_dataloader(self) -> Loader:
-        """Whole batches, from where the trainer stands; the length is the whole epoch's."""
-        return self.until_teardown(self.training(*self.place(), self.position))
+        """Return a loader of complete training batches that starts at the trainer's position.
+
+        Its length is that of the complete epoch.
+        """
+        return self.close_at_teardown(self.build_training_loader(*self.rank_and_world_size(), self.position))
 
     def val_dataloader(self) -> Loader:
-        """Every validation sample once."""
-        return self.until_teardown(self.validating(*self.place()))
+        """Return a loader that yields every validation sample once."""
+        return self.close_at_teardown(self.build_validation_loader(*self.rank_and_world_size()))
 
-    def training(self, rank: int, world: int, position: Callable[[], Position]) -> Loader:
-        """The loader of a process for training; see `training_loader`."""
+    def build_training_loader(self, rank: int, world_size: int, get_position: Callable[[], TrainingPosition]) -> Loader:
+        """Build the training loader of a process; see `training_loader`."""
         return training_loader(
             self.train, self._transforms[0], batch_size=self.batch_size, workers=self.workers, repeats=self.repeats,
-            seed=self.seed, max_bad=self.max_bad, rank=rank, world=world, position=position,
+            seed=self.seed, max_bad=self.max_bad, rank=rank, world_size=world_size, get_position=get_position,
         )  # fmt: skip
 
-    def validating(self, rank: int, world: int) -> Loader:
-        """The loader of a process for validation; see `evaluation_loader`."""
+    def build_validation_loader(self, rank: int, world_size: int) -> Loader:
+        """Build the validation loader of a process; see `evaluation_loader`."""
         return evaluation_loader(
-            self.validation, self._transforms[1], self.batch_size, self.workers, rank, world, self.max_bad,
+            self.validation, self._transforms[1], self.batch_size, self.workers, rank, world_size, self.max_bad,
             keep_workers=True,
         )  # fmt: skip
 
 
 class ImageData(SourceData):
-    """Batches (B, 3, size, size) of images: random crops for training, the protocol's resize and crop for validation.
+    """Batches of images, (B, 3, size, size) in [-1, 1].
+
+    Training uses random resized crops and flips; validation uses the resize and center crop of `EvaluationTransform`.
 
     Args:
-        train: where training images come from.
-        validation: where validation images come from; each is seen exactly once, over all processes.
-        size: height and width of the pixels.
-        batch_size: of one process.
-        workers: processes that read and transform, for each of training and validation.
-        repeats: times that an epoch visits each training image, each time with another crop; for small sets. Images only.
-        seed: of order, crops and flips.
-        scale: least and greatest area of a training crop, as a share of the image's.
-        flip: mirror half of the training samples.
-        max_bad: share of an epoch's samples that may be skipped because they cannot be read.
+        train: Source of the training images.
+        validation: Source of the validation images. Each is used exactly once, over all processes.
+        size: Height and width of the images in pixels.
+        batch_size: Samples per process.
+        workers: Number of worker processes that load data, for training and for validation each.
+        repeats: How often each image is used per epoch, with a different crop each time (increase it for small datasets).
+            Must be 1 for shards.
+        seed: Seed for shuffling, crops and flips.
+        scale: Minimum and maximum area of training crops, as a fraction of the image area.
+        flip: Whether to flip half of the training images horizontally.
+        max_bad: Maximum fraction of unreadable images to skip before training stops with an error.
 
     Raises:
-        SmaltiError: size or scale out of range; when training starts, see `training_loader`.
+        SmaltiError: `size` or `scale` is out of range; when training starts, see `training_loader`.
     """
 
     def __init__(
@@ -169,28 +175,30 @@ class ImageData(SourceData):
 
 
 class VideoData(SourceData):
-    """Batches (B, 3, frames, size, size) of clips.
+    """Batches of clips, (B, 3, frames, size, size) in [-1, 1].
 
-    For training, a clip is cut anywhere in a video, with one random crop and flip for all of its frames; for validation,
-    one from the start of each video, with the protocol's resize and crop.
+    Training uses one clip from a random time of each video, with one random resized crop and flip for all of its frames.
+    Validation uses one clip from the start of each video, with the resize and center crop of `EvaluationTransform`.
 
     Args:
-        train: where training videos come from.
-        validation: where validation videos come from; one clip of each is seen, exactly once over all processes.
-        frames: of a clip.
-        rate: frames a second, sampled by timestamps, so that all videos keep their pace; null: frames as they are.
-        stride: of frames: every so many-th is taken.
-        size: height and width of the pixels.
-        batch_size: of one process.
-        workers: processes that read and transform, for each of training and validation.
-        repeats: times that an epoch visits each training video, each time with another clip. Not of shards.
-        seed: of order, clips, crops and flips.
-        scale: least and greatest area of a training crop, as a share of the frame's.
-        flip: mirror half of the training clips.
-        max_bad: share of an epoch's videos that may be skipped because they cannot be read or are too short.
+        train: Source of the training videos.
+        validation: Source of the validation videos. One clip of each is used exactly once, over all processes.
+        frames: Frames per clip.
+        rate: Frame rate to which all videos are resampled by timestamps, in frames per second. With null, every video keeps
+            its own frame rate.
+        stride: Temporal stride. Every stride-th frame is used, counted after resampling.
+        size: Height and width of the clips in pixels.
+        batch_size: Samples per process.
+        workers: Number of worker processes that load data, for training and for validation each.
+        repeats: How often each video is used per epoch, with a different clip each time (increase it for small datasets).
+            Must be 1 for shards.
+        seed: Seed for shuffling, clips, crops and flips.
+        scale: Minimum and maximum area of training crops, as a fraction of the frame area.
+        flip: Whether to flip half of the training clips horizontally.
+        max_bad: Maximum fraction of unreadable or too short videos to skip before training stops with an error.
 
     Raises:
-        SmaltiError: a number is out of range; when training starts, see `training_loader`.
+        SmaltiError: an argument is out of range; when training starts, see `training_loader`.
     """
 
     def __init__(
@@ -217,9 +225,9 @@ class VideoData(SourceData):
             train, validation, transforms,
             batch_size=batch_size, workers=workers, repeats=repeats, seed=seed, max_bad=max_bad,
         )  # fmt: skip
-        self.rate = rate  # films of validation play at it
+        self.rate = rate  # frame rate of the validation videos that are logged
 
 
-def position_of(trainer: Trainer) -> Position:
-    """Where a trainer stands that asks for its next batch: after a restart, in the epoch that was broken off."""
-    return Position(trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_progress.current.ready)
+def trainer_position(trainer: Trainer) -> TrainingPosition:
+    """Return the position of a trainer that requests its next batch; after a restart, within the interrupted epoch."""
+    return TrainingPosition(trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_progress.current.ready)

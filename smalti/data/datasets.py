@@ -1,7 +1,7 @@
-"""How a source looks to a loader's workers: keys or indices in, transformed samples and faults out.
+"""Datasets for the workers of a loader: they map keys or indices to transformed samples and read failures.
 
-A worker raises nothing for a bad file. It sends what went wrong along with the samples, and the loader judges it in the
-main process: so the count is right whatever the number of workers, and the log is the program's own.
+A worker raises no error for an unreadable file. It returns the failure along with the samples, and the loader handles it in
+the main process. The count is therefore right for any number of workers, and the log is written by the main process.
 """
 
 from __future__ import annotations
@@ -16,82 +16,85 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from smalti.data.clip_transforms import Clip
 from smalti.data.image_decoding import UnreadableImageError
-from smalti.data.sampler import Key
+from smalti.data.sampler import SampleKey
 from smalti.data.shard_cursor import ShardCursor
-from smalti.data.shard_reading import Encoded
+from smalti.data.shard_reading import EncodedSample
 from smalti.data.shards import Shards
-from smalti.data.sources import Fault, IndexedSource
+from smalti.data.sources import IndexedSource, ReadFailure
 from smalti.errors import UnreadableError
 from smalti.seeds import derive_seed
 from smalti.types import Batch
 
 Transform = Callable[[Any], Tensor | Clip]
-"""An image to (3, H, W) float32 in [-1, 1], or footage to a clip; it may draw from torch's global generator."""
+"""Function from an image to (3, H, W) float32 in [-1, 1], or from a `VideoSegment` to a `Clip`.
 
-TRIES = 16
-"""Samples that are tried in the place of one before training gives it up."""
+It may draw from torch's global generator.
+"""
+
+MAX_ATTEMPTS = 16
+"""Number of samples to try for one training sample before training stops."""
 
 
-class Item(NamedTuple):
-    """An image or a video before it is read.
+class LazyItem(NamedTuple):
+    """An image or a video that is not read yet.
 
     Attributes:
-        name: in its source.
-        load: gives it, or raises what is wrong with it.
+        name: its name in the source.
+        load: function that reads it, or raises an `UnreadableError`.
     """
 
     name: str
     load: Callable[[], Any]
 
 
-class Sample(NamedTuple):
-    """What was asked for, or why it is not there.
+class LoadedSample(NamedTuple):
+    """A requested sample, or the reason why it is missing.
 
     Attributes:
-        pixels: (3, H, W) or (3, T, H, W) float32 in [-1, 1]; None: nothing could be read.
-        name: of the sample that was read.
-        faults: what was met on the way.
-        asked: 1, or 0 where only a fault is reported.
+        pixels: (3, H, W) or (3, T, H, W) float32 in [-1, 1]; None if nothing could be read.
+        name: name of the sample that was read.
+        failures: the unreadable samples that it replaces, and damaged or missing shards.
+        requested: 1; 0 if only a failure is reported.
     """
 
     pixels: Tensor | None
     name: str
-    faults: tuple[Fault, ...] = ()
-    asked: int = 1
+    failures: tuple[ReadFailure, ...] = ()
+    requested: int = 1
 
 
-class Loaded(NamedTuple):
-    """A batch and what went wrong on the way to it.
+class LoadedBatch(NamedTuple):
+    """A batch, and what could not be read.
 
     Attributes:
-        batch: of the samples that could be read; None: none could.
-        faults: of all samples, and of what was tried in their places.
-        asked: samples that were asked for.
-        bad: those of them that could not be read.
+        batch: the samples that could be read; None if there are none.
+        failures: failures of all samples, including those of replacements.
+        requested: number of samples that were requested.
+        unreadable: how many of them could not be read.
     """
 
     batch: Batch | None
-    faults: list[Fault]
-    asked: int
-    bad: int
+    failures: list[ReadFailure]
+    requested: int
+    unreadable: int
 
 
-def collate(samples: list[Sample]) -> Loaded:
-    """Samples, all of one size, to a batch (B, 3, H, W) or (B, 3, T, H, W)."""
+def collate(samples: list[LoadedSample]) -> LoadedBatch:
+    """Stack samples of one size to a batch (B, 3, H, W) or (B, 3, T, H, W)."""
     pixels = [sample.pixels for sample in samples if sample.pixels is not None]
     names = [sample.name for sample in samples if sample.pixels is not None]
-    faults = [fault for sample in samples for fault in sample.faults]
-    bad = sum(any(not fault.shards for fault in sample.faults) for sample in samples)
+    failures = [failure for sample in samples for failure in sample.failures]
+    unreadable = sum(any(not failure.num_shards for failure in sample.failures) for sample in samples)
     batch = Batch(torch.stack(pixels), names) if pixels else None
-    return Loaded(batch, faults, sum(sample.asked for sample in samples), bad)
+    return LoadedBatch(batch, failures, sum(sample.requested for sample in samples), unreadable)
 
 
-class TrainingDataset(Dataset[Sample]):
-    """Training samples by key. What cannot be read is replaced by another sample that the key decides.
+class TrainingDataset(Dataset[LoadedSample]):
+    """Base class of training datasets. An unreadable sample is replaced by another one, which the key determines.
 
     Args:
-        transform: its random numbers are decided by the seed and the key alone.
-        seed: of the random numbers.
+        transform: transform of each item. Its random numbers depend on the seed and the key only.
+        seed: seed for the random numbers.
     """
 
     def __init__(self, transform: Transform, seed: int) -> None:
@@ -99,126 +102,154 @@ class TrainingDataset(Dataset[Sample]):
         self.seed = seed
 
     @abstractmethod
-    def pick(self, key: Key, attempt: int) -> Item:
-        """What a key asks for (attempt 0), or another in its place (1, 2, ...)."""
+    def select(self, key: SampleKey, attempt: int) -> LazyItem:
+        """Return the item of a key (attempt 0), or one of its replacements (attempt 1, 2, ...)."""
 
-    def __getitem__(self, key: Key) -> Sample:
-        faults: list[Fault] = []
-        for attempt in range(TRIES):
-            item = self.pick(key, attempt)
+    def __getitem__(self, key: SampleKey) -> LoadedSample:
+        failures: list[ReadFailure] = []
+        for attempt in range(MAX_ATTEMPTS):
+            item = self.select(key, attempt)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(derive_seed(self.seed, *key))
-                sample = _attempt(item, self.transform)
-            faults += sample.faults
+                sample = _load(item, self.transform)
+            failures += sample.failures
             if sample.pixels is not None:
-                return sample._replace(faults=tuple(faults))
-        return Sample(None, "", tuple(faults))
+                return sample._replace(failures=tuple(failures))
+        return LoadedSample(None, "", tuple(failures))
 
 
 class IndexedTrainingDataset(TrainingDataset):
-    """Items by key: sample i of an epoch is item i modulo their number, each visit with its own augmentation."""
+    """Training samples of an indexed source.
+
+    Sample i of an epoch is item i modulo the number of items, with a different augmentation each time.
+
+    Args:
+        source: images or videos.
+        transform: random transform of each item.
+        seed: seed for augmentation and replacements.
+    """
 
     def __init__(self, source: IndexedSource, transform: Transform, seed: int) -> None:
         super().__init__(transform, seed)
         self.source = source
 
-    def pick(self, key: Key, attempt: int) -> Item:
-        """The item of a key, or one drawn at random in its place."""
-        index = derive_seed(self.seed, *key, attempt) if attempt else key.sample
-        return _indexed(self.source, index % len(self.source))
+    def select(self, key: SampleKey, attempt: int) -> LazyItem:
+        """Return the item of a key, or a random replacement."""
+        index = derive_seed(self.seed, *key, attempt) if attempt else key.sample_index
+        return _indexed_item(self.source, index % len(self.source))
 
 
 class ShardTrainingDataset(TrainingDataset):
-    """The samples of a process's lanes by key, for keys that ascend within an epoch (others are right, but slow).
+    """Training samples from the lanes of one process.
+
+    Keys should ascend within an epoch. Any other order gives the same samples but is slow.
 
     Args:
         source: the shards.
-        transform: of each sample.
-        seed: of order and augmentation.
-        batch: samples in a row that come from one lane.
-        rank: of the process.
-        world: number of processes.
+        transform: random transform of each item.
+        seed: seed for shuffling and augmentation.
+        batch_size: number of consecutive samples that come from one lane.
+        rank: rank of the process.
+        world_size: number of processes.
     """
 
-    def __init__(self, source: Shards, transform: Transform, seed: int, batch: int, rank: int, world: int) -> None:
+    def __init__(
+        self, source: Shards, transform: Transform, seed: int, batch_size: int, rank: int, world_size: int
+    ) -> None:
         super().__init__(transform, seed)
         self.source = source
-        self.batch = batch
+        self.batch_size = batch_size
         self.rank = rank
-        self.world = world
+        self.world_size = world_size
         self._epoch = -1
         self._cursors: dict[int, ShardCursor] = {}
 
-    def __getitem__(self, key: Key) -> Sample:
+    def __getitem__(self, key: SampleKey) -> LoadedSample:
         sample = super().__getitem__(key)
-        broken = [fault for cursor in self._cursors.values() for fault in cursor.take_faults()]
-        return sample._replace(faults=(*broken, *sample.faults))
+        broken_shards = [failure for cursor in self._cursors.values() for failure in cursor.take_failures()]
+        return sample._replace(failures=(*broken_shards, *sample.failures))
 
-    def pick(self, key: Key, attempt: int) -> Item:
-        """The sample of a key, or one that follows it in its lane."""
-        encoded = self._cursor_at(key).peek(attempt)
-        return _encoded(self.source, encoded) if encoded else Item(str(self.source), _no_more)
+    def select(self, key: SampleKey, attempt: int) -> LazyItem:
+        """Return the sample of a key, or one that follows it in its lane."""
+        sample = self._cursor_at(key).peek(attempt)
+        return _shard_item(self.source, sample) if sample else LazyItem(str(self.source), _raise_exhausted)
 
-    def _cursor_at(self, key: Key) -> ShardCursor:
+    def _cursor_at(self, key: SampleKey) -> ShardCursor:
         if key.epoch != self._epoch:
             self._epoch, self._cursors = key.epoch, {}
-        lanes = self.source.lanes_of(self.rank, self.world)
-        batch, place = divmod(key.sample, self.batch)
-        lane, position = batch % lanes, batch // lanes * self.batch + place
+        num_lanes = self.source.num_lanes(self.rank, self.world_size)
+        batch, index_in_batch = divmod(key.sample_index, self.batch_size)
+        lane, position = batch % num_lanes, batch // num_lanes * self.batch_size + index_in_batch
         cursor = self._cursors.get(lane)
         if cursor is None or cursor.position > position:
-            items = self.source.lane(lane, seed=self.seed, epoch=key.epoch, rank=self.rank, world=self.world)
+            items = self.source.read_lane(
+                lane, seed=self.seed, epoch=key.epoch, rank=self.rank, world_size=self.world_size
+            )
             cursor = self._cursors[lane] = ShardCursor(items)
         cursor.seek(position)
         return cursor
 
 
-class IndexedEvaluationDataset(Dataset[Sample]):
-    """Items by index, each as it is: what cannot be read is left out."""
+class IndexedEvaluationDataset(Dataset[LoadedSample]):
+    """Evaluation samples of an indexed source. Unreadable items are left out.
+
+    Args:
+        source: images or videos.
+        transform: deterministic transform of each item.
+    """
 
     def __init__(self, source: IndexedSource, transform: Transform) -> None:
         self.source = source
         self.transform = transform
 
-    def __getitem__(self, index: int) -> Sample:
-        return _attempt(_indexed(self.source, index), self.transform)
+    def __getitem__(self, index: int) -> LoadedSample:
+        return _load(_indexed_item(self.source, index), self.transform)
 
 
-class ShardEvaluationDataset(IterableDataset[Sample]):
-    """Every sample of the shards once, over all processes and workers: each takes whole shards in turn."""
+class ShardEvaluationDataset(IterableDataset[LoadedSample]):
+    """Every sample of the shards once, over all processes and their workers. Each shard is read by one worker.
 
-    def __init__(self, source: Shards, transform: Transform, rank: int, world: int) -> None:
+    Args:
+        source: the shards.
+        transform: deterministic transform of each item.
+        rank: rank of the process.
+        world_size: number of processes.
+    """
+
+    def __init__(self, source: Shards, transform: Transform, rank: int, world_size: int) -> None:
         self.source = source
         self.transform = transform
         self.rank = rank
-        self.world = world
+        self.world_size = world_size
 
-    def __iter__(self) -> Iterator[Sample]:
+    def __iter__(self) -> Iterator[LoadedSample]:
         info = get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        for item in self.source.part(self.rank + self.world * worker, self.world * workers):
-            if isinstance(item, Fault):
-                shards = len(self.source.urls[self.rank :: self.world])
-                yield Sample(None, "", (item._replace(shards=shards),), asked=0)
+        worker, num_workers = (info.id, info.num_workers) if info else (0, 1)
+        num_shards = len(self.source.urls[self.rank :: self.world_size])
+        reader, num_readers = self.rank + self.world_size * worker, self.world_size * num_workers
+        for item in self.source.read_partition(reader, num_readers):
+            if isinstance(item, ReadFailure):
+                yield LoadedSample(None, "", (item._replace(num_shards=num_shards),), requested=0)
             else:
-                yield _attempt(_encoded(self.source, item), self.transform)
+                yield _load(_shard_item(self.source, item), self.transform)
 
 
-def _indexed(source: IndexedSource, index: int) -> Item:
-    return Item(source.name(index), lambda: source[index])
+def _indexed_item(source: IndexedSource, index: int) -> LazyItem:
+    return LazyItem(source.name(index), lambda: source[index])
 
 
-def _encoded(source: Shards, encoded: Encoded) -> Item:
-    return Item(encoded.name, lambda: source.item(encoded))
+def _shard_item(source: Shards, sample: EncodedSample) -> LazyItem:
+    return LazyItem(sample.name, lambda: source.decode(sample))
 
 
-def _no_more() -> NoReturn:
-    raise UnreadableImageError("", "its shards hold no more samples")
+def _raise_exhausted() -> NoReturn:
+    raise UnreadableImageError("", "its shards contain no more samples")
 
 
-def _attempt(item: Item, transform: Transform) -> Sample:
+def _load(item: LazyItem, transform: Transform) -> LoadedSample:
+    """Read and transform an item. If it is unreadable, return the failure instead."""
     try:
         result = transform(item.load())
     except UnreadableError as error:
-        return Sample(None, "", (Fault(item.name, error.reason),))
-    return Sample(*result) if isinstance(result, Clip) else Sample(result, item.name)
+        return LoadedSample(None, "", (ReadFailure(item.name, error.reason),))
+    return LoadedSample(*result) if isinstance(result, Clip) else LoadedSample(result, item.name)

@@ -1,4 +1,4 @@
-"""Folders of images and of videos."""
+"""Data sources that are folders of images or of videos."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Set
 from pathlib import Path
 
-from smalti.data.sources import ImageFiles, VideoFiles
+from smalti.data.file_lists import ImageFiles, VideoFiles
 from smalti.errors import SmaltiError
 from smalti.video import VIDEO_SUFFIXES
 
@@ -16,93 +16,98 @@ IMAGE_SUFFIXES = frozenset(
         *(".jp2", ".j2k", ".tga", ".ppm", ".pgm", ".pbm", ".pnm"),
     )
 )
-"""File names that are taken for images, whatever their case; everything else in a folder is left alone."""
+"""Suffixes of image files, in lower case; files are matched case-insensitively. Other files in a folder are ignored."""
 
 
 class Folder(ImageFiles):
-    """Every image in a folder and the folders below it, sorted by relative path, links followed.
+    """All images in a folder and its subfolders, sorted by relative path. Symbolic links are followed.
 
-    Hidden files and folders (.cache, ._photo.jpg) are left alone.
+    Hidden files and folders (.cache, ._photo.jpg) are ignored.
 
     Args:
-        path: the folder.
+        path: Path of the folder.
 
     Raises:
-        SmaltiError: there is no such folder, it is a file, or it holds no image.
+        SmaltiError: the folder does not exist, is a file, or contains no image.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        root = _root(path, "images")
-        paths = find_files(root, IMAGE_SUFFIXES)
-        if not paths:
-            raise SmaltiError(
-                f"The folder {root} holds no images: put .jpg, .png or .webp files in it or below it, or give shards by a "
-                f"pattern such as '{root}/*.tar'."
-            )
-        super().__init__(paths, root)
+        super().__init__(*_list_folder(path, "images", IMAGE_SUFFIXES, ".jpg, .png or .webp"))
 
 
 class VideoFolder(VideoFiles):
-    """Every video in a folder and the folders below it, sorted and found as the images of `Folder`.
+    """All videos in a folder and its subfolders, listed by the same rules as the images of `Folder`.
 
     Args:
-        path: the folder.
+        path: Path of the folder.
 
     Raises:
-        SmaltiError: there is no such folder, it is a file, or it holds no video.
+        SmaltiError: the folder does not exist, is a file, or contains no video.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        root = _root(path, "videos")
-        paths = find_files(root, VIDEO_SUFFIXES)
-        if not paths:
-            raise SmaltiError(
-                f"The folder {root} holds no videos: put .mp4, .webm or .mkv files in it or below it, or give shards by a "
-                f"pattern such as '{root}/*.tar'."
-            )
-        super().__init__(paths, root)
+        super().__init__(*_list_folder(path, "videos", VIDEO_SUFFIXES, ".mp4, .webm or .mkv"))
 
 
 def open_folder(path: Path) -> Folder | VideoFolder:
-    """The images or the videos of a folder, whichever it holds.
+    """Open a folder of images or of videos, depending on its content.
 
     Raises:
-        SmaltiError: it holds both, or neither.
+        SmaltiError: the folder contains both images and videos, or neither.
     """
-    root = _root(path, "images or videos")
+    root = _check_folder(path, "images or videos")
     images, videos = find_files(root, IMAGE_SUFFIXES), find_files(root, VIDEO_SUFFIXES)
     if images and videos:
         raise SmaltiError(
-            f"The folder {root} holds {len(images)} images ({images[0].name}, ...) and {len(videos)} videos "
-            f"({videos[0].name}, ...): say which are meant by 'images:{root}' or 'videos:{root}'."
+            f"The folder {root} contains {len(images)} images ({images[0].name}, ...) and {len(videos)} videos "
+            f"({videos[0].name}, ...): choose one kind with 'images:{root}' or 'videos:{root}'."
         )
     return VideoFolder(root) if videos else Folder(root)
 
 
 def find_files(root: Path, suffixes: Set[str]) -> list[Path]:
-    """Files of these suffixes below a folder that are not hidden, sorted by relative path."""
+    """Return the files with these suffixes in a folder and its subfolders, sorted by relative path.
+
+    Hidden files and folders are ignored; symbolic links are followed.
+
+    Args:
+        root: the folder.
+        suffixes: suffixes with their dot, in lower case; files are matched case-insensitively.
+    """
     return sorted((file for file in _walk(root) if file.suffix.lower() in suffixes), key=Path.as_posix)
 
 
-def _root(path: str | os.PathLike[str], what: str) -> Path:
+def _list_folder(path: str | os.PathLike[str], kind: str, suffixes: Set[str], examples: str) -> tuple[list[Path], Path]:
+    """Return the files of one kind in a folder, at least one, and the folder."""
+    root = _check_folder(path, kind)
+    paths = find_files(root, suffixes)
+    if not paths:
+        raise SmaltiError(
+            f"The folder {root} contains no {kind}: put {examples} files into it or its subfolders, or name shards by a "
+            f"pattern such as '{root}/*.tar'."
+        )
+    return paths, root
+
+
+def _check_folder(path: str | os.PathLike[str], kind: str) -> Path:
     root = Path(path).expanduser()
     if not root.exists():
-        raise SmaltiError(f"There is no folder {root}: check the path.")
+        raise SmaltiError(f"The folder {root} does not exist: check the path.")
     if not root.is_dir():
-        raise SmaltiError(f"{root} is a file: give the folder that holds the {what}.")
+        raise SmaltiError(f"{root} is a file: give the folder that contains the {kind}.")
     return root
 
 
 def _walk(root: Path) -> list[Path]:
-    """Files below `root` that are not hidden; a link that leads back up is not followed twice."""
+    """Return the files below `root` that are not hidden. Each folder is visited once, so that cyclic links end."""
     files: list[Path] = []
-    seen: set[str] = set()
-    for folder, below, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            below.clear()
+    visited: set[str] = set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        real_path = os.path.realpath(folder)
+        if real_path in visited:
+            subfolders.clear()
             continue
-        seen.add(real)
-        below[:] = sorted(name for name in below if not name.startswith("."))
+        visited.add(real_path)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         files += [Path(folder, name) for name in names if not name.startswith(".")]
     return files

@@ -1,4 +1,4 @@
-"""Any image file becomes right 8-bit RGB, or an error that says why it cannot."""
+"""Decoding image files of any format and mode to 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ _WHITE = (255, 255, 255, 255)
 
 
 class UnreadableImageError(UnreadableError):
-    """A file, or the bytes of one, that holds no whole image."""
+    """A file, or the bytes of one, is not a complete image."""
 
     kind = "an image"
 
 
 def decode_image(image: str | os.PathLike[str] | bytes) -> Image.Image:
-    """Read an image file as people are meant to see it, in 8-bit RGB.
+    """Decode an image file to 8-bit RGB, as an image viewer displays it.
 
     - The EXIF orientation is applied.
-    - Transparency is composited on white: alpha, transparent palette entries, and a transparent colour (not of 16-bit RGB,
-      whose colours Pillow rounds first).
-    - 16-bit grey (and 32-bit integers of the same range) is scaled, v * 255 / 65535 rounded, never clipped. Of 16-bit
-      colour and 16-bit grey with alpha, Pillow keeps the high byte: v // 256, at most one level away.
-    - CMYK becomes RGB by Pillow's formula, with Adobe's inversion undone. Embedded colour profiles are not applied.
-    - Of an animation, the first frame is taken.
+    - Transparency is composited on white: alpha, transparent palette entries, and a transparent color (except in 16-bit
+      RGB, whose colors Pillow rounds first).
+    - 16-bit grayscale (and 32-bit integers of the same range) is scaled, v * 255 / 65535 rounded, and never clipped. For
+      16-bit color and 16-bit grayscale with alpha, Pillow keeps the high byte, v // 256, which differs by at most one
+      level.
+    - CMYK is converted by Pillow's formula, with Adobe's inversion undone. Embedded color profiles are not applied.
+    - Of an animation, the first frame is used.
 
     Args:
         image: a path, or the bytes of a file.
@@ -39,8 +40,8 @@ def decode_image(image: str | os.PathLike[str] | bytes) -> Image.Image:
         A PIL image of mode RGB, at least 1 x 1.
 
     Raises:
-        UnreadableImageError: missing, no image, corrupt, truncated, larger than Pillow's limit, or of a kind whose range of
-            values is not known (floating point, 32-bit integers beyond 16 bits).
+        UnreadableImageError: the file is missing, not an image, corrupt, truncated, larger than Pillow's limit, or of a
+            format with an unknown range of values (floating point, 32-bit integers beyond 16 bits).
     """
     name = "The image" if isinstance(image, bytes) else os.fspath(image)
     try:
@@ -55,12 +56,12 @@ def decode_image(image: str | os.PathLike[str] | bytes) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert a loaded image of any mode."""
+    """Convert a loaded image of any mode to 8-bit RGB."""
     if image.mode == "F":
-        raise ValueError("floating-point pixels, whose range is not known")
+        raise ValueError("floating-point pixels of unknown range")
     if image.mode == "I" or image.mode.startswith("I;16"):
         image = _to_8_bits(image)
-    if image.mode == "La":  # Pillow converts premultiplied grey to LA alone
+    if image.mode == "La":  # Pillow converts grayscale with premultiplied alpha to LA only
         image = image.convert("LA")
     if not (image.has_transparency_data or "transparency" in image.info):
         return image.convert("RGB")
@@ -69,22 +70,23 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """16-bit grey to mode L, or LA where a PNG names one grey level as transparent."""
+    """Convert 16-bit grayscale to mode L, or to LA if a PNG declares one gray level transparent."""
     values = F.pil_to_tensor(image.convert("I")).int()
     low, high = (int(bound) for bound in values.aminmax())
     if low < 0 or high > 65535:
-        raise ValueError(f"32-bit pixels from {low} to {high}, whose range is not known")
-    grey = ((values * 255 + 32767) // 65535).to(torch.uint8)
-    key = image.info.get("transparency")
-    if not isinstance(key, int):
-        return F.to_pil_image(grey, mode="L")
-    return F.to_pil_image(torch.cat([grey, (values != key).to(torch.uint8) * 255]), mode="LA")
+        raise ValueError(f"32-bit pixels of unknown range, with values from {low} to {high}")
+    gray = ((values * 255 + 32767) // 65535).to(torch.uint8)
+    transparent_level = image.info.get("transparency")
+    if not isinstance(transparent_level, int):
+        return F.to_pil_image(gray, mode="L")
+    alpha = (values != transparent_level).to(torch.uint8) * 255
+    return F.to_pil_image(torch.cat([gray, alpha]), mode="LA")
 
 
 def _reason(error: Exception) -> str:
-    """One line without a full stop; Pillow's sentences sometimes hold an address in memory."""
+    """Describe an error in one line without a period at the end. Some of Pillow's messages contain a memory address."""
     if isinstance(error, Image.UnidentifiedImageError):
-        return "no known image format"
+        return "unknown image format"
     if isinstance(error, FileNotFoundError):
         return "no such file"
     text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

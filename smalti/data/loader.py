@@ -1,4 +1,4 @@
-"""The loader: batches out, and an account of what had to be skipped."""
+"""The loader: iterates over batches, and reports unreadable samples."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from smalti.data.datasets import Loaded
-from smalti.data.sampler import Position, TrainingSampler
+from smalti.data.datasets import LoadedBatch
+from smalti.data.sampler import TrainingPosition, TrainingSampler
 from smalti.errors import SmaltiError
 from smalti.types import Batch
 
@@ -19,61 +19,65 @@ logger = logging.getLogger("smalti.data")
 
 @dataclass
 class Skipped:
-    """What a loader could not read, counted in the main process; of a process of several, its own share.
+    """The samples that a loader could not read. Each of several processes counts its own.
 
     Attributes:
-        asked: samples asked for so far, over all epochs of the loader.
-        count: those of them that could not be read; a file that is met twice counts twice.
-        names: every sample or shard that was skipped, and why.
+        requested: number of samples requested so far, over all epochs of the loader.
+        count: how many of them could not be read; a file that is requested twice counts twice.
+        names: the reason for each sample or shard that was skipped, by name.
     """
 
-    asked: int = 0
+    requested: int = 0
     count: int = 0
     names: dict[str, str] = field(default_factory=dict)
 
-    def add(self, loaded: Loaded) -> None:
-        """Count a batch, and name in the log what was not met before."""
-        self.asked += loaded.asked
-        self.count += loaded.bad
-        for fault in loaded.faults:
-            if fault.name not in self.names:
-                self.names[fault.name] = fault.reason
-                logger.warning("Skipped %s: %s.", fault.name, fault.reason)
+    def add(self, loaded: LoadedBatch) -> None:
+        """Count the samples of a batch, and log the names of failures that are new."""
+        self.requested += loaded.requested
+        self.count += loaded.unreadable
+        for failure in loaded.failures:
+            if failure.name not in self.names:
+                self.names[failure.name] = failure.reason
+                logger.warning("Skipped %s: %s.", failure.name, failure.reason)
 
 
 @dataclass(frozen=True)
-class Training:
-    """What a loader for training has besides.
+class TrainingOrder:
+    """The order of a training loader, and where it starts.
 
     Attributes:
-        sampler: that decides the order.
-        position: asked at the start of each iteration where in training it stands.
-        description: what must be the same when a run is resumed, for it to go on exactly; by name.
+        sampler: determines the order.
+        get_position: returns the training position. It is called at the start of each iteration.
+        settings: the settings, by name, that must be the same for a run to resume exactly.
     """
 
     sampler: TrainingSampler
-    position: Callable[[], Position]
-    description: dict[str, Any]
+    get_position: Callable[[], TrainingPosition]
+    settings: dict[str, Any]
 
 
 class Loader:
-    """Batches of a DataLoader whose workers report what they skipped; an epoch is one iteration.
+    """Iterates over the batches of a DataLoader whose workers report unreadable samples. One iteration is one epoch.
 
-    What may be skipped is a share of an epoch: the samples that were skipped over those that the epoch asks for, plus, of
-    shards that broke off, their share of the shards. It is judged as soon as it is certain to be passed (of 20 files with
-    the share 0.01, at the first bad one), and at the end where the number of samples is not known before (shards in
-    evaluation). On several processes each judges its own part.
+    Training or evaluation stops if the fraction of unreadable data in an epoch exceeds `max_bad`. This fraction is the
+    number of unreadable samples divided by the number of requested samples, plus the fraction of shards that are damaged or
+    missing. The error is raised as soon as the limit is certain to be exceeded (with 20 files and a limit of 0.01, at the
+    first unreadable file), or at the end if the number of samples is not known in advance (shards in evaluation). Each of
+    several processes checks its own samples.
 
     Args:
-        batches: what is loaded; `collate` made each.
-        source: what it is called in messages.
-        max_bad: greatest share that may be skipped.
-        samples: that an epoch asks for; None: not known.
-        training: where every batch must be whole, and an iteration may start late; None: samples that were skipped are
-            left out.
+        batches: loader whose batches were made by `collate`.
+        source: name of the source in messages.
+        max_bad: maximum fraction of unreadable samples.
+        samples: number of samples requested per epoch; None if not known in advance.
+        order: order of training, where every batch must be complete and an iteration may start within an epoch; None for
+            evaluation, where unreadable samples are left out.
 
     Attributes:
-        skipped: what could not be read so far.
+        skipped: the samples that could not be read so far.
+
+    Raises:
+        SmaltiError: `max_bad` is not in [0, 1]; while iterating, too many samples are unreadable.
     """
 
     def __init__(
@@ -83,78 +87,87 @@ class Loader:
         source: str,
         max_bad: float,
         samples: int | None,
-        training: Training | None = None,
+        order: TrainingOrder | None = None,
     ) -> None:
         if not 0 <= max_bad <= 1:
-            raise SmaltiError(f"max_bad is {max_bad}: give the share of samples that may be skipped, from 0 to 1.")
+            raise SmaltiError(f"max_bad is {max_bad}: give the maximum fraction of unreadable samples, from 0 to 1.")
         self.skipped = Skipped()
         self._batches = batches
         self._source = source
         self._max_bad = max_bad
         self._samples = samples
-        self._training = training
+        self._order = order
 
     def __len__(self) -> int:
-        """Batches of a whole epoch, wherever it starts; a TypeError for shards in evaluation."""
+        """Return the number of batches of a complete epoch, wherever it starts.
+
+        Raises:
+            TypeError: shards in evaluation, whose number of samples is not known.
+        """
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        # All of this runs when the first batch is asked for: by then a trainer that resumes knows where it stands.
-        if self._training:
-            self._training.sampler.position = self._training.position()
-        asked, bad = 0, 0
-        broken: dict[str, float] = {}
+        # All of this runs when the first batch is requested: by then a trainer that resumes knows its position.
+        if self._order:
+            self._order.sampler.position = self._order.get_position()
+        requested, unreadable = 0, 0
+        broken_shards: dict[str, float] = {}
         for loaded in self._batches:
-            asked, bad = asked + loaded.asked, bad + loaded.bad
-            broken |= {fault.name: 1 / fault.shards for fault in loaded.faults if fault.shards}
+            requested, unreadable = requested + loaded.requested, unreadable + loaded.unreadable
+            broken_shards |= {failure.name: 1 / failure.num_shards for failure in loaded.failures if failure.num_shards}
             self.skipped.add(loaded)
             batch = loaded.batch
-            if self._training and (batch is None or len(batch.names) < loaded.asked):
-                raise self._too_many(f"No sample of {self._source} could be read in the place of one that was skipped")
-            self._judge(bad, self._samples, sum(broken.values()))
+            if self._order and (batch is None or len(batch.names) < loaded.requested):
+                raise self._error(f"No readable replacement was found for an unreadable sample of {self._source}")
+            self._check_limit(unreadable, self._samples, sum(broken_shards.values()))
             if batch is not None:
                 yield batch
-        self._judge(bad, self._samples or asked, sum(broken.values()))
-        if broken and not asked:
-            raise self._too_many(f"{self._source} holds no sample that could be read")
+        self._check_limit(unreadable, self._samples or requested, sum(broken_shards.values()))
+        if broken_shards and not requested:
+            raise self._error(f"{self._source} contains no readable sample")
 
     def close(self) -> None:
-        """Let go of workers that were kept for another epoch.
+        """Stop workers that were kept for another epoch.
 
-        They stop with their last reference. Left to the garbage collector, which may take their queues from them first,
-        each would take five seconds.
+        They stop when their last reference is deleted. If this is left to the garbage collector, which may delete their
+        queues first, each worker takes five seconds.
         """
         self._batches._iterator = None
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps: not the place, which the trainer's own progress says, but what the order depends on."""
-        return dict(self._training.description) if self._training else {}
+        """Return the settings that determine the order, for a checkpoint. The trainer stores the position itself."""
+        return dict(self._order.settings) if self._order else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Compare with what the checkpoint was written with, and warn where it cannot go on exactly."""
-        warn_of_changes(state, self.state_dict())
+        """Compare the settings with those of a checkpoint, and warn if the run cannot resume exactly."""
+        warn_about_changes(state, self.state_dict())
 
-    def _judge(self, bad: int, samples: int | None, broken: float) -> None:
-        if (bad / samples if samples else 0.0) + broken <= self._max_bad:
+    def _check_limit(self, unreadable: int, samples: int | None, broken_fraction: float) -> None:
+        if (unreadable / samples if samples else 0.0) + broken_fraction <= self._max_bad:
             return
-        parts = [f"{bad} of the {samples} samples of an epoch"] if bad else []
-        parts += [f"{broken:.0%} of the shards"] if broken else []
-        raise self._too_many(
-            f"{' and '.join(parts)} could not be read from {self._source}, more than the share {self._max_bad:g} that may "
-            "be skipped"
+        parts = [f"{unreadable} of the {samples} samples of an epoch"] if unreadable else []
+        parts += [f"{broken_fraction:.0%} of the shards"] if broken_fraction else []
+        raise self._error(
+            f"{' and '.join(parts)} could not be read from {self._source}, more than the maximum fraction "
+            f"{self._max_bad:g}"
         )
 
-    def _too_many(self, what: str) -> SmaltiError:
-        some = [f"{name} ({reason})" for name, reason in list(self.skipped.names.items())[:3]]
-        more = len(self.skipped.names) - len(some)
-        named = ", ".join(some) + (f" and {more} more" if more else "")
-        return SmaltiError(f"{what}: {named}; mend or remove them, or raise max_bad.")
+    def _error(self, problem: str) -> SmaltiError:
+        examples = [f"{name} ({reason})" for name, reason in list(self.skipped.names.items())[:3]]
+        others = len(self.skipped.names) - len(examples)
+        listed = ", ".join(examples) + (f" and {others} more" if others else "")
+        return SmaltiError(f"{problem}: {listed}; fix or remove them, or increase max_bad.")
 
 
-def warn_of_changes(saved: dict[str, Any], now: dict[str, Any]) -> None:
-    """Name in the log what a run's data depend on and is not what it was when the checkpoint was written."""
-    changed = [f"{name} was {saved.get(name)} and is {now[name]}" for name in now if saved.get(name) != now[name]]
-    if changed:
+def warn_about_changes(saved: dict[str, Any], current: dict[str, Any]) -> None:
+    """Log a warning that names the settings that differ from those of the checkpoint."""
+    changes = [
+        f"{name} was {saved.get(name)} and is now {value}"
+        for name, value in current.items()
+        if saved.get(name) != value
+    ]
+    if changes:
         logger.warning(
-            "The run goes on with other data than it was saved with, so not exactly: %s.", ", ".join(changed)
+            "The data settings differ from those of the checkpoint, so the run does not resume exactly: %s.",
+            ", ".join(changes),
         )

@@ -1,4 +1,4 @@
-"""Images and videos in one run: each batch of one kind, in a fixed ratio."""
+"""Training on images and videos in one run: every batch contains one of them, in a fixed ratio."""
 
 from __future__ import annotations
 
@@ -8,113 +8,121 @@ from typing import Any
 import torch
 
 from smalti.data.data_modules import ImageData, TrainingData, VideoData
-from smalti.data.loader import Loader, warn_of_changes
-from smalti.data.sampler import Position
+from smalti.data.loader import Loader, warn_about_changes
+from smalti.data.sampler import TrainingPosition
 from smalti.errors import SmaltiError
 from smalti.seeds import derive_seed
 from smalti.types import Batch
 
 
-class Endless:
-    """The batches of a loader from any number on, epoch after epoch.
+class EndlessBatches:
+    """The batches of a training loader from any index on, epoch after epoch.
 
     Args:
-        make: gives the loader, which asks the function that it is handed where its epoch starts.
+        build_loader: builds the loader, given the function that returns its training position.
     """
 
-    def __init__(self, make: Callable[[Callable[[], Position]], Loader]) -> None:
-        self._position = Position()
-        self.loader = make(lambda: self._position)
+    def __init__(self, build_loader: Callable[[Callable[[], TrainingPosition]], Loader]) -> None:
+        self._position = TrainingPosition()
+        self.loader = build_loader(lambda: self._position)
 
-    def __call__(self, number: int) -> Iterator[Batch]:
-        """The batches `number`, `number` + 1, ... counted from the first of epoch 0, without end."""
+    def iterate_from(self, index: int) -> Iterator[Batch]:
+        """Yield the batches `index`, `index` + 1, ..., counted from the first batch of epoch 0, without end."""
         while True:
-            self._position = Position(*divmod(number, len(self.loader)))
+            self._position = TrainingPosition(*divmod(index, len(self.loader)))
             for batch in self.loader:
                 yield batch
-                number += 1
+                index += 1
 
 
 class MixedLoader:
-    """Whole batches, each of images or of clips; the kinds follow from seed, epoch and batch alone.
+    """Iterates over complete batches of images or of clips. Which kind comes when depends on seed, epoch and index only.
 
-    An epoch holds the batches of one epoch of videos, and so many of images that they have their share, in an order drawn
-    for the epoch. The images run on from epoch to epoch at a pace of their own.
+    An epoch contains the batches of one epoch of videos, and as many batches of images as the ratio requires, in random
+    order. The epochs of the images are independent of it: the next epoch continues where the images left off.
 
     Args:
-        images: of a process.
-        videos: of a process; as many batches on every other.
-        share: of the batches that are of images, between 0 and 1.
-        seed: of the order of the kinds.
-        position: asked at the start of each iteration where in training it stands.
+        images: image batches of this process.
+        videos: video batches of this process; the same number on every process.
+        image_share: fraction of the batches that contain images, between 0 and 1.
+        seed: seed for the order of image and video batches.
+        get_position: returns the training position. It is called at the start of each iteration.
     """
 
     def __init__(
-        self, images: Endless, videos: Endless, *, share: float, seed: int, position: Callable[[], Position]
+        self,
+        images: EndlessBatches,
+        videos: EndlessBatches,
+        *,
+        image_share: float,
+        seed: int,
+        get_position: Callable[[], TrainingPosition],
     ) -> None:
         self._images = images
         self._videos = videos
         self._seed = seed
-        self._position = position
-        self.videos_an_epoch = len(videos.loader)
-        self.images_an_epoch = max(1, round(self.videos_an_epoch * share / (1 - share)))
+        self._get_position = get_position
+        self.video_batches_per_epoch = len(videos.loader)
+        self.image_batches_per_epoch = max(1, round(self.video_batches_per_epoch * image_share / (1 - image_share)))
 
     def __len__(self) -> int:
-        """Batches of a whole epoch, wherever it starts."""
-        return self.images_an_epoch + self.videos_an_epoch
+        """Return the number of batches of a complete epoch, wherever it starts."""
+        return self.image_batches_per_epoch + self.video_batches_per_epoch
 
     def __iter__(self) -> Iterator[Batch]:
-        # As in `Loader`, all of this runs when the first batch is asked for.
-        epoch, done = self._position()
-        kinds = self.kinds(epoch)
-        images_done = sum(kinds[:done])
-        images = self._images(epoch * self.images_an_epoch + images_done)
-        videos = self._videos(epoch * self.videos_an_epoch + done - images_done)
-        for image in kinds[done:]:
-            yield next(images if image else videos)
+        # As in `Loader`, all of this runs when the first batch is requested.
+        epoch, batches_done = self._get_position()
+        order = self.draw_order(epoch)
+        images_done = sum(order[:batches_done])
+        videos_done = batches_done - images_done
+        images = self._images.iterate_from(epoch * self.image_batches_per_epoch + images_done)
+        videos = self._videos.iterate_from(epoch * self.video_batches_per_epoch + videos_done)
+        for is_image_batch in order[batches_done:]:
+            yield next(images if is_image_batch else videos)
 
-    def kinds(self, epoch: int) -> list[bool]:
-        """Of each batch of an epoch, whether it is of images."""
+    def draw_order(self, epoch: int) -> list[bool]:
+        """Return for each batch of an epoch whether it contains images."""
         generator = torch.Generator().manual_seed(derive_seed(self._seed, epoch))
-        return (torch.randperm(len(self), generator=generator) < self.images_an_epoch).tolist()
+        return (torch.randperm(len(self), generator=generator) < self.image_batches_per_epoch).tolist()
 
     def close(self) -> None:
-        """Let go of the workers."""
+        """Stop the workers."""
         self._images.loader.close()
         self._videos.loader.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """What the order depends on, as of `Loader`."""
-        own = {"image_batches": self.images_an_epoch, "seed": self._seed}
+        """Return the settings that determine the order, as in `Loader`."""
+        own = {"image_batches": self.image_batches_per_epoch, "seed": self._seed}
         return own | {"images": self._images.loader.state_dict(), "videos": self._videos.loader.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Compare with what the checkpoint was written with, and warn where it cannot go on exactly."""
-        warn_of_changes(state, self.state_dict())
+        """Compare the settings with those of a checkpoint, and warn if the run cannot resume exactly."""
+        warn_about_changes(state, self.state_dict())
 
 
 class MixedData(TrainingData):
-    """Batches of images and batches of clips, mixed by ratio: each batch of one kind, the same on every process.
+    """Batches of images and batches of clips in a fixed ratio. Every process gets the same kind of batch at the same time.
 
-    Each kind has its own size, batch size, workers and augmentation, as in its own module. An epoch shows every training
-    video of `videos` (times its `repeats`), and images in proportion. Validation is that of the videos; images are
-    evaluated by `smalti evaluate`.
+    Images and videos each have their own size, batch size, workers and augmentation. One epoch uses every training video
+    of `videos` (`repeats` times), and images in proportion. Validation uses the videos only; evaluate on images with
+    `smalti evaluate`.
 
     Args:
-        images: of which the training batches are taken.
-        videos: of which the training batches and the validation are taken.
-        image_share: of the batches, between 0 and 1 (exclusive): 0.2 is one batch of images to four of clips.
-        seed: of the order of the kinds.
+        images: Data module of the images. Only its training source is used.
+        videos: Data module of the videos. Its validation source is that of the run.
+        image_share: Fraction of the batches that contain images, between 0 and 1 (exclusive). With 0.2, there is one batch
+            of images for every four batches of clips.
+        seed: Seed for the order of image batches and video batches.
 
     Raises:
-        SmaltiError: the share is not between 0 and 1.
+        SmaltiError: `image_share` is not between 0 and 1.
     """
 
     def __init__(self, images: ImageData, videos: VideoData, image_share: float = 0.2, seed: int = 0) -> None:
         super().__init__()
         if not 0 < image_share < 1:
             raise SmaltiError(
-                f"image_share is {image_share}: give a share between 0 and 1, or use ImageData or VideoData alone."
+                f"image_share is {image_share}: give a fraction between 0 and 1, or use ImageData or VideoData alone."
             )
         self.images = images
         self.videos = videos
@@ -123,13 +131,20 @@ class MixedData(TrainingData):
         self.seed = seed
 
     def train_dataloader(self) -> MixedLoader:
-        """Whole batches, from where the trainer stands; the length is the whole epoch's."""
-        rank, world = self.place()
-        images = Endless(lambda position: self.images.training(rank, world, position))
-        videos = Endless(lambda position: self.videos.training(rank, world, position))
-        loader = MixedLoader(images, videos, share=self.image_share, seed=self.seed, position=self.position)
-        return self.until_teardown(loader)
+        """Return a loader of complete training batches that starts at the trainer's position.
+
+        Its length is that of the complete epoch.
+        """
+        rank, world_size = self.rank_and_world_size()
+        loader = MixedLoader(
+            EndlessBatches(lambda position: self.images.build_training_loader(rank, world_size, position)),
+            EndlessBatches(lambda position: self.videos.build_training_loader(rank, world_size, position)),
+            image_share=self.image_share,
+            seed=self.seed,
+            get_position=self.position,
+        )
+        return self.close_at_teardown(loader)
 
     def val_dataloader(self) -> Loader:
-        """One clip of every validation video."""
-        return self.until_teardown(self.videos.validating(*self.place()))
+        """Return a loader that yields one clip of every validation video."""
+        return self.close_at_teardown(self.videos.build_validation_loader(*self.rank_and_world_size()))

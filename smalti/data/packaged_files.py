@@ -1,22 +1,25 @@
-"""Files that other packages ship: real data without a download."""
+"""Locating data files that other Python packages ship: real data without a download."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from smalti.errors import MissingExtraError, SmaltiError
 
+Split = Literal["train", "validation", "all"]
+"""Splits of the packaged sources."""
+
 
 class Package(NamedTuple):
-    """Where files lie in an installed package.
+    """Location of data files in an installed package.
 
     Attributes:
-        distribution: what it is installed as.
-        module: what it is imported as.
-        folder: of the files, below the module's.
-        extra: of smalti that installs it.
+        distribution: name under which it is installed.
+        module: name under which it is imported.
+        folder: folder of the files, relative to that of the module.
+        extra: the extra of smalti that installs it.
         purpose: what needs it, as the start of a sentence ("The packaged photos").
     """
 
@@ -28,16 +31,24 @@ class Package(NamedTuple):
 
 
 def locate(name: str, package: Package) -> Path:
-    """The path of a file in a package, which is not imported: it takes a second, and nothing but its files is needed.
+    """Return the path of a file in a package. The package is not imported: this would take about a second.
 
     Raises:
         MissingExtraError: the package is not installed.
-        SmaltiError: its version ships no such file.
+        SmaltiError: the installed version does not contain the file.
     """
     spec = find_spec(package.module)
     if spec is None or not spec.submodule_search_locations:
         raise MissingExtraError(package.distribution, package.extra, package.purpose)
     path = Path(spec.submodule_search_locations[0], package.folder, name)
     if not path.is_file():
-        raise SmaltiError(f"The installed {package.distribution} ships no {name}: install another version of it.")
+        raise SmaltiError(
+            f"The installed version of {package.distribution} does not contain {name}: install another version."
+        )
     return path
+
+
+def check_split(split: str, kind: str) -> None:
+    """Raise a SmaltiError if the packaged files of a kind ("photos") have no such split."""
+    if split not in get_args(Split):
+        raise SmaltiError(f"The packaged {kind} have no split '{split}': use train, validation or all.")

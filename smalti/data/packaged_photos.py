@@ -1,23 +1,18 @@
-"""The photos that scikit-image and scikit-learn ship: real data without a download."""
+"""The photos that scikit-image and scikit-learn ship, as a data source."""
 
 from __future__ import annotations
-
-from typing import Literal, get_args
 
 from PIL import Image
 
 from smalti.data.image_decoding import decode_image
-from smalti.data.packaged_files import Package, locate
+from smalti.data.packaged_files import Package, Split, check_split, locate
 from smalti.data.sources import ImageSource
-from smalti.errors import SmaltiError
-
-Split = Literal["train", "validation", "all"]
 
 _SKIMAGE = Package("scikit-image", "skimage", "data", "photos", "The packaged photos")
 _SKLEARN = Package("scikit-learn", "sklearn", "datasets/images", "photos", "The packaged photos")
 
-# At least 256 pixels on the shorter side, and photos: no drawings, charts, pages or scans of text. motorcycle_right.png is
-# left out, because it is the stereo twin of motorcycle_left.png. Held out by photo, never by patch.
+# Photos with at least 256 pixels on the shorter side: no drawings, charts, pages or scans of text. motorcycle_right.png is
+# left out because it is the stereo twin of motorcycle_left.png. Both splits contain whole photos, never crops of one photo.
 _TRAIN = {
     "astronaut.png": _SKIMAGE,
     "brick.png": _SKIMAGE,
@@ -41,25 +36,31 @@ _VALIDATION = {
 
 
 class Photos(ImageSource):
-    """Sixteen packaged photos (mostly CC0, the two of scikit-learn CC-BY), decoded once and kept in memory (about 20 MB).
+    """Sixteen packaged photos, mostly CC0; the two of scikit-learn are CC-BY.
+
+    They are decoded once and kept in memory (about 20 MB).
 
     Args:
-        split: "train" (12 photos), "validation" (4 others) or "all".
+        split: Split of the photos: "train" (12 photos), "validation" (4 other photos) or "all".
 
     Raises:
         MissingExtraError: scikit-image or scikit-learn is not installed.
-        SmaltiError: another split, or a version of the packages that no longer ships a photo.
+        SmaltiError: the split is unknown, or the installed version of a package does not contain a photo.
     """
 
+    prefix = "photos"
+
     def __init__(self, split: Split = "all") -> None:
-        if split not in get_args(Split):
-            raise SmaltiError(f"The packaged photos have no split '{split}': take train, validation or all.")
+        check_split(split, "photos")
         self.split = split
-        chosen = {"train": _TRAIN, "validation": _VALIDATION, "all": dict(sorted((_TRAIN | _VALIDATION).items()))}[
-            split
-        ]
-        self._names = list(chosen)
-        self._images = [decode_image(locate(name, package)) for name, package in chosen.items()]
+        photos_by_split = {
+            "train": _TRAIN,
+            "validation": _VALIDATION,
+            "all": dict(sorted((_TRAIN | _VALIDATION).items())),
+        }
+        photos = photos_by_split[split]
+        self._names = list(photos)
+        self._images = [decode_image(locate(name, package)) for name, package in photos.items()]
 
     def __len__(self) -> int:
         return len(self._images)
@@ -68,8 +69,8 @@ class Photos(ImageSource):
         return self._images[index]
 
     def name(self, index: int) -> str:
-        """The photo's file name in its package."""
+        """Return the file name of the photo in its package."""
         return self._names[index]
 
     def __str__(self) -> str:
-        return f"photos:{self.split}"
+        return f"{self.prefix}:{self.split}"

@@ -1,4 +1,4 @@
-"""Which sample comes when: a pure function of seed, epoch and sample, so that a killed run continues where it was."""
+"""The order of training samples, a pure function of seed, epoch and index, so that a killed run resumes exactly."""
 
 from __future__ import annotations
 
@@ -11,52 +11,64 @@ from torch.utils.data import Sampler
 from smalti.seeds import derive_seed
 
 
-class Key(NamedTuple):
-    """A training sample before it is read: all that its pixels depend on, besides the data and the seed."""
+class SampleKey(NamedTuple):
+    """Key of a training sample. Together with the source and the seed, it determines the pixels.
+
+    Attributes:
+        epoch: training epoch, from 0.
+        sample_index: index of the sample in the epoch, from 0.
+    """
 
     epoch: int
-    sample: int
+    sample_index: int
 
 
-class Position(NamedTuple):
-    """Where training stands: an epoch, and how many batches of it are done."""
+class TrainingPosition(NamedTuple):
+    """How far training has progressed.
+
+    Attributes:
+        epoch: current epoch, from 0.
+        batches: number of batches of this epoch that are done.
+    """
 
     epoch: int = 0
     batches: int = 0
 
 
-class TrainingSampler(Sampler[Key]):
-    """The keys of one process, an epoch at a time; every process gets the same number.
+class TrainingSampler(Sampler[SampleKey]):
+    """Sample the keys of one process, one epoch per iteration. Every process gets the same number of keys.
 
     Args:
-        samples: of an epoch over all processes; what does not divide by `world` is left out, other samples each epoch.
-        shuffle: draw them in a random order, and deal them out in turn; else the keys are 0, 1, 2, ... on every process,
-            for streams, which shuffle and divide their shards themselves.
-        rank: of this process.
-        world: number of processes.
-        seed: of the order.
-        batch_size: of one process.
+        samples: samples per epoch over all processes. If `world_size` does not divide it, the remaining samples are left
+            out, different ones in each epoch.
+        shuffle: whether to shuffle the samples and distribute them over the processes. Otherwise the indices are 0, 1,
+            2, ... in every process, for streams, which shuffle and distribute their shards themselves.
+        rank: rank of this process.
+        world_size: number of processes.
+        seed: seed for shuffling.
+        batch_size: samples per batch and process.
 
     Attributes:
-        position: where the next iteration starts; the length does not change with it.
+        position: where the next iteration starts. The length does not depend on it.
     """
 
-    def __init__(self, samples: int, *, shuffle: bool, rank: int, world: int, seed: int, batch_size: int) -> None:
-        self.position = Position()
+    def __init__(self, samples: int, *, shuffle: bool, rank: int, world_size: int, seed: int, batch_size: int) -> None:
+        self.position = TrainingPosition()
         self._samples = samples
         self._shuffle = shuffle
         self._rank = rank
-        self._world = world
+        self._world_size = world_size
         self._seed = seed
         self._batch_size = batch_size
 
     def __len__(self) -> int:
-        return self._samples // self._world
+        return self._samples // self._world_size
 
-    def __iter__(self) -> Iterator[Key]:
+    def __iter__(self) -> Iterator[SampleKey]:
         epoch, batches = self.position
         order = torch.arange(len(self))
         if self._shuffle:
-            everything = torch.randperm(self._samples, generator=torch.Generator().manual_seed(derive_seed(self._seed, epoch)))
-            order = everything[self._rank : len(self) * self._world : self._world]
-        return (Key(epoch, int(sample)) for sample in order[batches * self._batch_size :])
+            generator = torch.Generator().manual_seed(derive_seed(self._seed, epoch))
+            permutation = torch.randperm(self._samples, generator=generator)
+            order = permutation[self._rank : len(self) * self._world_size : self._world_size]
+        return (SampleKey(epoch, int(index)) for index in order[batches * self._batch_size :])

@@ -1,8 +1,9 @@
-"""webdataset shards: tar files whose samples are read as a stream.
+"""Data sources that are webdataset shards: tar files whose samples are read as a stream.
 
-A training epoch of one process is dealt over `lanes`: each lane reads its own shards through its own shuffle buffer, and
-batch b comes from lane b mod lanes. So the order does not depend on the number of workers, whichever worker reads a batch
-needs only the lane that it comes from, and what was seen before a restart is passed over without being decoded.
+For training, each process reads its shards in parallel `lanes`. A lane reads its own shards through its own shuffle buffer,
+and batch b comes from lane b mod lanes. The order of samples therefore does not depend on the number of workers, and a
+worker reads only the lane of its current batch. When a run resumes, the samples that it has already used are skipped
+without being decoded.
 """
 
 from __future__ import annotations
@@ -15,28 +16,32 @@ from torch.utils.data import IterableDataset
 
 from smalti.data.folders import IMAGE_SUFFIXES
 from smalti.data.image_decoding import UnreadableImageError, decode_image
-from smalti.data.shard_reading import Encoded, expand_pattern, read_shards
-from smalti.data.sources import Fault, Source, VideoSegment
+from smalti.data.shard_patterns import expand_pattern
+from smalti.data.shard_reading import EncodedSample, read_shards
+from smalti.data.sources import ReadFailure, Source, VideoSegment
 from smalti.errors import SmaltiError
 from smalti.seeds import derive_seed
 from smalti.video import VIDEO_SUFFIXES, UnreadableVideoError
 
 
-class Shards(Source, IterableDataset[Encoded | Fault]):
-    """Images of webdataset tar files; of each sample, the first file with an image's suffix is taken.
+class Shards(Source, IterableDataset[EncodedSample | ReadFailure]):
+    """Images in webdataset shards. The first file of each sample that has the suffix of an image is used.
 
-    Iterating gives every sample of every shard once, in order, undecoded, and a `Fault` for each shard that breaks off.
+    Iterating yields every sample of every shard once, in order and not decoded, and a `ReadFailure` for each damaged or
+    missing shard.
 
     Args:
-        pattern: where the shards are: a path with braces ("photos-{000..009}.tar") or a glob ("photos-*.tar"), a URL (http,
-            https, pipe: and what else webdataset opens), which may have braces; or a list of such.
-        samples: what counts as an epoch of training, over all processes; needed for training only. An epoch reads each
-            shard from its start, so give about the number that there are: with much fewer, the ends are never seen.
-        buffer: samples that a process holds, encoded, to shuffle among.
-        lanes: shards that a process reads at a time, if it has as many. Workers share them, best a number that divides it.
+        pattern: Shards to read: a path with braces ("photos-{000..009}.tar"), a glob ("photos-*.tar"), or a URL that
+            webdataset can open (http, https, pipe:, ...), which may have braces; or a list of them.
+        samples: Samples per training epoch over all processes. Required for training only. Each epoch reads the shards from
+            their start, so set it to about the number of samples in the shards: if it is much smaller, the samples at the
+            ends are never used.
+        buffer: Size of the shuffle buffer of each process, in encoded samples.
+        lanes: Number of shards that each process reads in parallel, limited by its number of shards. Workers share the
+            lanes: a multiple of the number of workers is best.
 
     Raises:
-        SmaltiError: the pattern matches nothing, a named file is not there, or a number is below 1.
+        SmaltiError: the pattern matches nothing, a file does not exist, or a number is less than 1.
     """
 
     suffixes: ClassVar[frozenset[str]] = IMAGE_SUFFIXES
@@ -46,7 +51,7 @@ class Shards(Source, IterableDataset[Encoded | Fault]):
     ) -> None:
         for name, value in {"samples": samples, "buffer": buffer, "lanes": lanes}.items():
             if value is not None and value < 1:
-                raise SmaltiError(f"Shards' {name} is {value}: give at least 1.")
+                raise SmaltiError(f"The argument {name} of {type(self).__name__} is {value}: give at least 1.")
         self.patterns = [pattern] if isinstance(pattern, str) else list(pattern)
         self.urls = list(dict.fromkeys(url for part in self.patterns for url in expand_pattern(part)))
         if not self.urls:
@@ -55,54 +60,60 @@ class Shards(Source, IterableDataset[Encoded | Fault]):
         self.buffer = buffer
         self.lanes = lanes
 
-    def __iter__(self) -> Iterator[Encoded | Fault]:
+    def __iter__(self) -> Iterator[EncodedSample | ReadFailure]:
         return read_shards(self.urls, self.suffixes)
 
     def __str__(self) -> str:
         return ", ".join(self.patterns)
 
-    def item(self, encoded: Encoded) -> Any:
-        """The image of a sample, decoded.
+    def decode(self, sample: EncodedSample) -> Any:
+        """Decode a sample to an 8-bit RGB image.
 
         Raises:
-            UnreadableImageError: it is corrupt, or there is none.
+            UnreadableImageError: the image is corrupt, or the sample contains none.
         """
-        if encoded.content is None:
-            raise UnreadableImageError(encoded.name, "no image in the sample")
-        return decode_image(encoded.content)
+        if sample.content is None:
+            raise UnreadableImageError(sample.name, "no image in the sample")
+        return decode_image(sample.content)
 
-    def part(self, rank: int, world: int) -> Iterator[Encoded | Fault]:
-        """What `rank` of `world` readers evaluates: every world-th shard; nothing where there are fewer shards."""
-        return read_shards(self.urls[rank::world], self.suffixes)
+    def read_partition(self, index: int, num_readers: int) -> Iterator[EncodedSample | ReadFailure]:
+        """Read every num_readers-th shard, starting with shard `index`. A reader without shards gets nothing."""
+        return read_shards(self.urls[index::num_readers], self.suffixes)
 
-    def lane(self, lane: int, *, seed: int, epoch: int, rank: int, world: int) -> Iterator[Encoded | Fault]:
-        """The samples of a lane of a process in an epoch, shuffled, without end unless no shard of the process has any.
+    def read_lane(
+        self, lane: int, *, seed: int, epoch: int, rank: int, world_size: int
+    ) -> Iterator[EncodedSample | ReadFailure]:
+        """Read the shuffled samples of a lane in an epoch, over and over. Ends only if no shard of the process has samples.
 
         Args:
-            lane: from 0 to `lanes_of(rank, world)` - 1.
-            seed: with the epoch, decides the order of the shards and of their samples.
-            epoch: of training.
-            rank: of the process.
-            world: number of processes.
+            lane: index of the lane, less than `num_lanes(rank, world_size)`.
+            seed: seed for shuffling shards and samples, together with the epoch.
+            epoch: training epoch, from 0.
+            rank: rank of the process.
+            world_size: number of processes.
         """
         from webdataset.filters import shuffle
 
-        all_urls = random.Random(derive_seed(seed, epoch)).sample(self.urls, len(self.urls))[rank::world]
+        all_urls = random.Random(derive_seed(seed, epoch)).sample(self.urls, len(self.urls))[rank::world_size]
         rng = random.Random(derive_seed(seed, epoch, rank, lane))
-        lanes = self.lanes_of(rank, world)
+        lanes = self.num_lanes(rank, world_size)
         size = max(1, self.buffer // lanes)
         return iter(shuffle(size, initial=size, rng=rng)(self._cycle(all_urls[lane::lanes], all_urls, rng)))
 
-    def lanes_of(self, rank: int, world: int) -> int:
-        """Lanes of a process: `lanes`, or its number of shards where that is less; 0 where it has none."""
-        return min(self.lanes, len(self.urls[rank::world]))
+    def num_lanes(self, rank: int, world_size: int) -> int:
+        """Return the number of lanes of a process: `lanes`, or its number of shards if that is smaller."""
+        return min(self.lanes, len(self.urls[rank::world_size]))
 
-    def _cycle(self, urls: list[str], all_urls: list[str], rng: random.Random) -> Iterator[Encoded | Fault]:
-        """Shards again and again, each time in another order; all of the process where those of the lane have no sample."""
+    def _cycle(self, urls: list[str], all_urls: list[str], rng: random.Random) -> Iterator[EncodedSample | ReadFailure]:
+        """Read the shards of a lane over and over, each time in another order.
+
+        If they contain no sample, all shards of the process are read instead. If these contain none either, the stream
+        ends.
+        """
         while True:
             empty = True
             for item in read_shards(urls, self.suffixes, len(all_urls)):
-                empty = empty and isinstance(item, Fault)
+                empty = empty and isinstance(item, ReadFailure)
                 yield item
             if empty and len(urls) == len(all_urls):
                 return
@@ -110,7 +121,7 @@ class Shards(Source, IterableDataset[Encoded | Fault]):
 
 
 class VideoShards(Shards):
-    """Shards of clips: of each sample the first file with a video's suffix is taken, whole, into memory.
+    """Videos in webdataset shards. The first file of each sample that has the suffix of a video is loaded into memory.
 
     The shuffle buffer holds encoded videos: make it smaller than for images.
     """
@@ -118,12 +129,12 @@ class VideoShards(Shards):
     videos = True
     suffixes = VIDEO_SUFFIXES
 
-    def item(self, encoded: Encoded) -> VideoSegment:
-        """The video of a sample, unread.
+    def decode(self, sample: EncodedSample) -> VideoSegment:
+        """Return the video of a sample. Its frames are decoded later, by the transform.
 
         Raises:
-            UnreadableVideoError: there is none.
+            UnreadableVideoError: the sample contains no video.
         """
-        if encoded.content is None:
-            raise UnreadableVideoError(encoded.name, "no video in the sample")
-        return VideoSegment(encoded.name, encoded.content)
+        if sample.content is None:
+            raise UnreadableVideoError(sample.name, "no video in the sample")
+        return VideoSegment(sample.name, sample.content)

@@ -1,1 +1,1 @@
-"""How good a reconstruction is: metrics, protocols, reports."""
+"""Evaluation of tokenizers: protocols, metrics, baselines and reports."""

@@ -1,104 +1,110 @@
-"""What a process has measured so far, and how the processes' shares become one."""
+"""What one process has measured so far, and merging the parts of all processes."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
-import torch.distributed as dist
-
+from smalti.distributed import gather
 from smalti.errors import SmaltiError
 from smalti.eval.codebook_usage import IdCounts
-from smalti.eval.frechet import FeatureStatistics
+from smalti.eval.metrics.base import Medium, Metric
 from smalti.eval.results import Example
 
 
 @dataclass
 class Accumulator:
-    """Sums of one process; two of them merge into what one process would have measured.
+    """The state of an evaluation in one process. Two of them merge into what one process would have measured.
 
     Attributes:
-        keep: number of examples.
-        clips: whether the samples are clips and not images; None: none came so far.
-        samples: values by sample and metric.
-        spreads: of the features of originals, reconstructions and baselines; empty without a feature network.
-        counts: of ids, one a token of a position; empty where the tokenizer is continuous.
-        size: pixels, latent positions and the baseline's pixels of all samples.
-        examples: by name.
+        metrics: metrics with what they accumulated, the same list in every process.
+        num_examples: number of examples to keep.
+        medium: whether the samples are images or clips; None before the first sample.
+        names: names of the samples.
+        measured: number of samples that each metric measured, by name of the metric.
+        counts: counts of ids, one per token of a position; empty if the tokenizer is continuous.
+        pixels: number of pixels of all samples.
+        positions: number of latent positions of all samples.
+        baseline_pixels: number of pixels that the baseline keeps.
+        examples: examples by name.
     """
 
-    keep: int
-    clips: bool | None = None
-    samples: dict[str, dict[str, float]] = field(default_factory=dict)
-    spreads: dict[str, FeatureStatistics] = field(default_factory=dict)
+    metrics: Sequence[Metric]
+    num_examples: int
+    medium: Medium | None = None
+    names: set[str] = field(default_factory=set)
+    measured: Counter[str] = field(default_factory=Counter)
     counts: list[IdCounts] = field(default_factory=list)
-    size: Counter[str] = field(default_factory=Counter)
+    pixels: int = 0
+    positions: int = 0
+    baseline_pixels: int = 0
     examples: dict[str, Example] = field(default_factory=dict)
 
-    def claim(self, names: Iterable[str], clips: bool | None) -> None:
-        """Make room for samples, and refuse one that was counted before or is of another kind.
+    def add_names(self, names: Iterable[str], medium: Medium | None) -> None:
+        """Register samples before they are measured.
 
         Args:
-            names: of the samples.
-            clips: whether they are clips and not images; None where there are none.
+            names: names of the samples.
+            medium: whether they are images or clips; None if there are no samples.
 
         Raises:
-            SmaltiError: a sample was counted before, or images and clips are mixed.
+            SmaltiError: a sample was registered before, or images and clips are mixed.
         """
-        if None not in (clips, self.clips) and clips != self.clips:
-            raise SmaltiError("The set holds images and clips, whose values have no common mean: evaluate them apart.")
-        self.clips = self.clips if clips is None else clips
+        if None not in (medium, self.medium) and medium != self.medium:
+            raise SmaltiError(
+                "The dataset mixes images and clips, whose values have no common mean: evaluate them separately."
+            )
+        self.medium = medium or self.medium
         for name in names:
-            if name in self.samples:
+            if name in self.names:
                 raise SmaltiError(
-                    f"Sample '{name}' came twice, which would count it twice: give every sample a name of its own, and "
-                    "every process a share of its own, without padding."
+                    f"Sample '{name}' occurs twice and would be counted twice: give every sample a unique name, and every "
+                    "process its own part of the dataset, without padding."
                 )
-            self.samples[name] = {}
+            self.names.add(name)
 
-    def show(self, example: Example) -> None:
-        """Keep an example if it is among the first `keep` by name."""
+    def add_example(self, example: Example) -> None:
+        """Keep an example if its name is among the first `num_examples` in sorted order."""
         self.examples[example.name] = example
-        if len(self.examples) > self.keep:
+        if len(self.examples) > self.num_examples:
             del self.examples[max(self.examples)]
 
     def merge(self, other: Accumulator) -> None:
-        """Take in what another process measured.
+        """Add what another process measured.
 
         Raises:
-            SmaltiError: both measured the same sample, or one has images and the other clips.
+            SmaltiError: both processes measured the same sample, or one has images and the other clips.
         """
-        self.claim(other.samples, other.clips)
-        self.samples |= other.samples
-        for key, spread in other.spreads.items():
-            self.spreads[key].merge(spread)
-        for mine, theirs in zip(self.counts, other.counts, strict=True):
-            mine.merge(theirs)
-        self.size.update(other.size)
+        self.add_names(other.names, other.medium)
+        self.measured.update(other.measured)
+        for metric, theirs in zip(self.metrics, other.metrics, strict=True):
+            metric.merge(theirs)
+        for counts, theirs in zip(self.counts, other.counts, strict=True):
+            counts.merge(theirs)
+        self.pixels += other.pixels
+        self.positions += other.positions
+        self.baseline_pixels += other.baseline_pixels
         for example in other.examples.values():
-            self.show(example)
+            self.add_example(example)
 
 
-def gather_accumulators(mine: Accumulator, failure: SmaltiError | None) -> tuple[Accumulator, int]:
-    """The tally of all processes together, on every process, and their number; `mine` and 1 where there is one.
+def gather_accumulators(local: Accumulator, failure: SmaltiError | None) -> Accumulator:
+    """Merge the accumulators of all processes, on every process.
 
     Args:
-        mine: this process's share.
-        failure: what went wrong here, if anything did; raised on all processes, so that none waits for one that left.
+        local: what this process measured.
+        failure: the error that stopped this process, if any. All processes raise it, so that none waits for this one.
 
     Raises:
-        SmaltiError: the failure of the lowest rank that has one, or a sample that two processes measured.
+        SmaltiError: the failure of the lowest rank that has one, or two processes measured the same sample.
     """
-    ours = (mine, None if failure is None else str(failure))
-    everyone: list[tuple[Accumulator, str | None]] = [ours]
-    if dist.is_available() and dist.is_initialized():
-        everyone = [ours] * dist.get_world_size()
-        dist.all_gather_object(everyone, ours)
-    for _, message in everyone:
+    metrics = [metric.without_networks() for metric in local.metrics]
+    parts = gather((replace(local, metrics=metrics), None if failure is None else str(failure)))
+    for _, message in parts:
         if message is not None:
             raise SmaltiError(message) from failure
-    whole = everyone[0][0]
-    for other, _ in everyone[1:]:
-        whole.merge(other)
-    return whole, len(everyone)
+    merged = parts[0][0]
+    for other, _ in parts[1:]:
+        merged.merge(other)
+    return merged

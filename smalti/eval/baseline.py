@@ -1,9 +1,8 @@
-"""Samples as clips: metrics of images carried over to frames, and the baseline.
+"""The baseline that a tokenizer should beat: fewer and smaller frames, interpolated back to the original size.
 
-An image is a clip of one frame, and takes the same way. Everything goes frame by frame, so that a long clip takes no more
-memory than a short one beside its own pixels.
+Processes clips frame by frame, so that a long clip needs little memory in addition to its own pixels.
 
-Shapes: B batch, T frames, H, W pixels.
+Shapes: B batch; T frames, H, W pixels.
 """
 
 from __future__ import annotations
@@ -13,80 +12,46 @@ import math
 import torch
 from torch import Tensor
 
-from smalti.eval.feature_networks.perceptual import PerceptualNetwork
-from smalti.eval.functional import bicubic, decibels, squared_error, ssim
+from smalti.eval.functional import bicubic, unbind_frames
 from smalti.pixels import pixels_to_uint8, uint8_to_pixels
 
-
-def compare(original: Tensor, restored: Tensor, perceptual: PerceptualNetwork | None = None) -> dict[str, Tensor]:
-    """Metrics of each pair by name.
-
-    - psnr: the mean over frames of the PSNR of a frame, VidTok's way (arXiv 2412.13061); never below the next.
-    - psnr_clip: the PSNR of the squared error over all frames, TokenBench's way (arXiv 2501.03575); of clips alone.
-    - ssim, and the perceptual network's metric: the mean over frames.
-
-    Args:
-        original: (B, 3, H, W) or (B, 3, T, H, W) uint8.
-        restored: the same.
-        perceptual: left out if None.
-
-    Returns:
-        One (B,) float64 a metric.
-    """
-    if original.shape != restored.shape:
-        raise ValueError(f"A pair differs in shape: {tuple(original.shape)} and {tuple(restored.shape)}.")
-    rows = [_compare_frames(x, y, perceptual) for x, y in zip(_frames(original), _frames(restored), strict=True)]
-    over_frames = {name: torch.stack([row[name].double() for row in rows], dim=1) for name in rows[0]}
-    squared = over_frames.pop("squared_error")
-    values = {"psnr": decibels(squared).mean(1)}
-    if original.ndim == 5:
-        values["psnr_clip"] = decibels(squared.mean(1))
-    return values | {name: frames.mean(1) for name, frames in over_frames.items()}
+METHOD = (
+    "bicubic downsampling by the factor, rounding to 8 bits, bicubic upsampling, both antialiased; of a clip, every "
+    "factor[0]-th frame starting with the first, linear interpolation between them, and the last of them repeated"
+)
+"""Description for reports."""
 
 
-def baseline(samples: Tensor, factor: tuple[int, int, int]) -> Tensor:
-    """What a code must beat: fewer frames, made smaller, kept at 8 bits, and brought back.
+def make_baseline(samples: Tensor, factor: tuple[int, int, int]) -> Tensor:
+    """Downsample samples at 8 bits and restore their size.
 
-    Of a clip, frames 0, t, 2 t, ... are kept, t = factor[0]; those between are interpolated linearly, those after the last
-    repeat it. So 1 + k t frames keep their first and their last, as a causal tokenizer's positions do. Frames that are kept
-    become smaller and larger by `bicubic`.
+    Of a clip, frames 0, t, 2 t, ... are kept, where t = factor[0]. The frames between them are interpolated linearly, and
+    the last kept frame is repeated for those after it. A clip of 1 + k t frames keeps its first and its last frame, like
+    the latents of a causal tokenizer. Kept frames are downsampled and upsampled by `bicubic`.
 
     Args:
         samples: (B, 3, H, W) or (B, 3, T, H, W) uint8.
-        factor: of (T, H, W); numbers are rounded up, as a tokenizer's padding does.
+        factor: downsampling factor along (T, H, W). Sizes are rounded up, like the padding of a tokenizer.
 
     Returns:
         The same shape, uint8.
     """
-    frames = _frames(samples)
+    frames = unbind_frames(samples)
     kept = [bicubic(frame, factor[1:]) for frame in frames[:: factor[0]]]
-    restored = [_between(kept, index / factor[0]) for index in range(len(frames))]
+    restored = [_interpolate(kept, index / factor[0]) for index in range(len(frames))]
     return torch.stack(restored, dim=2) if samples.ndim == 5 else restored[0]
 
 
-def kept_pixels(samples: Tensor, factor: tuple[int, int, int]) -> int:
-    """Pixels of all samples that `baseline` keeps."""
-    sizes = (len(_frames(samples)), *samples.shape[-2:])
+def count_kept_pixels(samples: Tensor, factor: tuple[int, int, int]) -> int:
+    """Return the number of pixels that the baseline keeps of all samples. See `make_baseline` for the arguments."""
+    sizes = (len(unbind_frames(samples)), *samples.shape[-2:])
     return len(samples) * math.prod(-(-size // f) for size, f in zip(sizes, factor, strict=True))
 
 
-def _frames(samples: Tensor) -> tuple[Tensor, ...]:
-    """Each frame (B, 3, H, W); an image's is itself."""
-    return samples.unbind(2) if samples.ndim == 5 else (samples,)
-
-
-def _compare_frames(x: Tensor, y: Tensor, perceptual: PerceptualNetwork | None) -> dict[str, Tensor]:
-    """(B,) a metric of two frames (B, 3, H, W) uint8."""
-    values = {"squared_error": squared_error(x, y), "ssim": ssim(x, y)}
-    if perceptual is not None:
-        values[perceptual.metric] = perceptual(uint8_to_pixels(x), uint8_to_pixels(y))
-    return values
-
-
-def _between(kept: list[Tensor], place: float) -> Tensor:
-    """The frame at `place`, counted in kept frames."""
-    before = kept[int(place)]
-    after = kept[min(int(place) + 1, len(kept) - 1)]
-    if place == int(place):
-        return before
-    return pixels_to_uint8(uint8_to_pixels(before).lerp(uint8_to_pixels(after), place - int(place)))
+def _interpolate(kept: list[Tensor], position: float) -> Tensor:
+    """Return the frame at a fractional index into the kept frames."""
+    index = int(position)
+    if position == index:
+        return kept[index]
+    following = kept[min(index + 1, len(kept) - 1)]
+    return pixels_to_uint8(uint8_to_pixels(kept[index]).lerp(uint8_to_pixels(following), position - index))

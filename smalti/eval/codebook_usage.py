@@ -1,6 +1,6 @@
-"""How much of its codebook a tokenizer uses: sparse counts, for books that nobody can enumerate.
+"""Codebook usage of a tokenizer, by sparse counts, for codebooks that are too large to enumerate.
 
-Shapes: B batch, N positions, G tokens a position.
+Shapes: B batch, N positions, G tokens per position.
 """
 
 from __future__ import annotations
@@ -10,17 +10,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_MIN_PENDING = 1 << 16
+
 
 @dataclass(frozen=True)
 class GroupUsage:
-    """Use of the codebook by one of the G tokens of a position, over a whole set.
+    """Codebook usage of one of the G tokens per position, over a dataset.
 
     Attributes:
         used: number of distinct ids.
-        tokens: number of tokens seen.
+        tokens: number of tokens.
         share: used / codebook_size.
-        reachable_share: used / min(codebook_size, tokens): n tokens cannot use more than n codes of a large book.
-        perplexity: exp of the entropy of the ids in nats: `used` where all are equally frequent, 1 where one is alone.
+        reachable_share: used / min(codebook_size, tokens): n tokens cannot use more than n entries of a large codebook.
+        perplexity: exp of the entropy of the ids in nats: `used` if all are equally frequent, 1 if there is only one.
     """
 
     used: int
@@ -31,7 +33,12 @@ class GroupUsage:
 
 
 class IdCounts:
-    """Counts of the ids of one group, as sorted pairs (id, count); memory grows with the distinct ids alone."""
+    """Counts of the ids of one group, as sorted pairs (id, count). Memory grows only with the number of distinct ids.
+
+    Attributes:
+        ids: distinct ids, ascending, int64. Up to date after `consolidate`.
+        counts: count of each id, int64.
+    """
 
     def __init__(self) -> None:
         self.ids = torch.empty(0, dtype=torch.int64)
@@ -39,31 +46,31 @@ class IdCounts:
         self._pending: list[Tensor] = []
 
     def add(self, ids: Tensor) -> None:
-        """Count ids of any shape, int64."""
+        """Count ids, int64 of any shape."""
         self._pending.append(ids.detach().flatten().cpu())
-        # Sorting as much as is there already, and not less, keeps the work within a constant of one sort of everything.
-        if sum(len(block) for block in self._pending) > max(len(self.ids), 1 << 16):
-            self.settle()
+        # Sorting only when as many ids are pending as are stored costs in total a constant times one sort of all ids.
+        if sum(len(block) for block in self._pending) > max(len(self.ids), _MIN_PENDING):
+            self.consolidate()
 
-    def settle(self) -> None:
+    def consolidate(self) -> None:
         """Bring `ids` and `counts` up to date."""
         pending = torch.cat([self.ids[:0], *self._pending])
         self._pending = []
         self._merge(*pending.unique(return_counts=True))
 
     def merge(self, other: IdCounts) -> None:
-        """Take in the counts of another part of the set."""
-        self.settle()
-        other.settle()
+        """Add the counts of another part of the dataset."""
+        self.consolidate()
+        other.consolidate()
         self._merge(other.ids, other.counts)
 
-    def use(self, codebook_size: int) -> GroupUsage:
-        """What the counts say about a book of `codebook_size` codes.
+    def summarize(self, codebook_size: int) -> GroupUsage:
+        """Return the usage of a codebook with `codebook_size` entries.
 
         Raises:
             ValueError: nothing was counted.
         """
-        self.settle()
+        self.consolidate()
         used, tokens = len(self.ids), int(self.counts.sum())
         if tokens == 0:
             raise ValueError("No tokens were counted.")
@@ -77,6 +84,5 @@ class IdCounts:
         )
 
     def _merge(self, ids: Tensor, counts: Tensor) -> None:
-        self.ids, place = torch.cat([self.ids, ids]).unique(return_inverse=True)
-        both = torch.cat([self.counts, counts])
-        self.counts = torch.zeros_like(self.ids).index_add_(0, place, both)
+        self.ids, indices = torch.cat([self.ids, ids]).unique(return_inverse=True)
+        self.counts = torch.zeros_like(self.ids).index_add_(0, indices, torch.cat([self.counts, counts]))

@@ -1,11 +1,11 @@
-"""The contact sheet, and of clips a film: originals, reconstructions and what differs, for people.
+"""Pictures that compare originals with reconstructions: a labeled contact sheet, and a side-by-side video of clips.
 
 Shapes: T frames, H, W pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -14,87 +14,103 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
 
-from smalti.eval.results import Evaluation, Example
+from smalti.eval.results import Example
 
-GAIN = 4
-"""The difference is shown this many times stronger."""
+DIFFERENCE_GAIN = 4
+"""Factor by which absolute differences are amplified."""
 
-STRIP = 6
-"""Frames of a clip that the sheet shows, the first and the last among them."""
-
-_TITLES = ("original", "reconstruction", f"difference x {GAIN}")
-_TILE = 256
-_STRIP_TILE = 160
-_GAP = 12
-_LABEL = 26
-_HEAD = 34
-_MARGIN = 110
+_TITLES = ("original", "reconstruction", f"difference x {DIFFERENCE_GAIN}")
+_IMAGE_TILE = 256
+_FRAME_TILE = 160
+_COLUMN_GAP = 12
+_ROW_GAP = 2
+_CAPTION_HEIGHT = 26
+_HEADER_HEIGHT = 34
+_ROW_TITLE_WIDTH = 110
 _BACKGROUND = (250, 250, 248)
-_INK = (32, 32, 36)
-_FAINT = (120, 120, 126)
-_GREY = 128
+_TEXT_COLOR = (32, 32, 36)
+_TITLE_COLOR = (120, 120, 126)
+_GRAY = 128
 
 
 @dataclass(frozen=True)
 class _Panel:
-    """An example on the sheet: rows of tiles with titles, and a line of text below.
+    """One example on the sheet: rows of tiles with titles, and a caption below.
 
     Attributes:
-        tiles: rows of (3, H, W) uint8.
-        rows: a title of each row; empty: no margin for them.
-        columns: a title of each column.
-        name: of the example.
-        value: what it scored.
-        tile: (width, height) that a tile has room for.
+        tiles: rows of images, (3, H, W) uint8.
+        row_titles: title of each row; empty to leave out the space for them.
+        column_titles: title of each column.
+        name: name of the example, at the left of the caption.
+        caption: text at the right of the caption.
+        tile_size: (width, height) available to each tile, in pixels.
     """
 
     tiles: list[list[Tensor]]
-    rows: tuple[str, ...]
-    columns: tuple[str, ...]
+    row_titles: tuple[str, ...]
+    column_titles: tuple[str, ...]
     name: str
-    value: str
-    tile: tuple[int, int]
+    caption: str
+    tile_size: tuple[int, int]
 
     @property
-    def margin(self) -> int:
-        """Where the first tile begins."""
-        return _GAP + (_MARGIN if self.rows else 0)
+    def left(self) -> int:
+        """X coordinate of the first column of tiles."""
+        return _COLUMN_GAP + (_ROW_TITLE_WIDTH if self.row_titles else 0)
 
     @property
     def width(self) -> int:
-        return self.margin + len(self.columns) * (self.tile[0] + _GAP)
+        """Width including the gap at the right."""
+        return self.left + len(self.column_titles) * (self.tile_size[0] + _COLUMN_GAP)
+
+    @property
+    def tiles_height(self) -> int:
+        """Height of the rows of tiles. The rows are close together, so that frames are easy to compare."""
+        return len(self.tiles) * (self.tile_size[1] + _ROW_GAP) - _ROW_GAP
 
     @property
     def height(self) -> int:
-        """Of the rows and the line below; rows stand close, so that frames can be compared, and panels of several apart."""
-        return len(self.tiles) * (self.tile[1] + 2) - 2 + _LABEL + (_GAP if self.rows else 0)
+        """Height of tiles and caption. Panels of several rows are followed by a gap."""
+        return self.tiles_height + _CAPTION_HEIGHT + (_COLUMN_GAP if self.row_titles else 0)
 
 
-def contact_sheet(evaluation: Evaluation) -> Image.Image:
-    """A panel an example, its name and PSNR below it.
+def contact_sheet(examples: Sequence[Example], captions: Mapping[str, str], strip_frames: int = 6) -> Image.Image:
+    """Draw originals, reconstructions and their amplified absolute differences, with the name of each example.
 
-    Of an image, a row: original, reconstruction, `GAIN` times the absolute difference. Of a clip, the same three from top
-    to bottom, as strips of up to `STRIP` frames, spread over its time. Large frames are made smaller to fit, and small
-    ones enlarged without smoothing, so that their pixels can be seen.
+    An image takes one row: original, reconstruction, difference. A clip takes three rows, one for each of these, with
+    evenly spaced frames as columns. Large frames are scaled down to fit. Small ones are enlarged without smoothing, so that
+    their pixels stay visible.
+
+    Args:
+        examples: images, clips, or both.
+        captions: text to print next to an example's name, such as "31.25 dB", by name. May lack names.
+        strip_frames: maximum number of frames to show per clip, including the first and the last.
     """
-    panels = [_panel(example, evaluation.samples[example.name]["psnr"]) for example in evaluation.examples]
-    heads = [i == 0 or panel.columns != panels[i - 1].columns for i, panel in enumerate(panels)]
-    width = max((panel.width for panel in panels), default=_TILE)
-    height = sum(panel.height + _HEAD * head for panel, head in zip(panels, heads, strict=True)) + _GAP
-    sheet = Image.new("RGB", (width, height), _BACKGROUND)
+    panels = [_make_panel(example, captions.get(example.name, ""), strip_frames) for example in examples]
+    # Column titles are not repeated between panels that share them.
+    headers = [i == 0 or panel.column_titles != panels[i - 1].column_titles for i, panel in enumerate(panels)]
+    width = max((panel.width for panel in panels), default=_IMAGE_TILE)
+    height = sum(panel.height + _HEADER_HEIGHT * header for panel, header in zip(panels, headers, strict=True))
+    sheet = Image.new("RGB", (width, height + _COLUMN_GAP), _BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     top = 0
-    for panel, head in zip(panels, heads, strict=True):
-        if head:
-            _draw_titles(draw, panel, top)
-            top += _HEAD
-        _draw(sheet, draw, panel, top)
+    for panel, header in zip(panels, headers, strict=True):
+        if header:
+            _draw_column_titles(draw, panel, top)
+            top += _HEADER_HEIGHT
+        _draw_tiles(sheet, draw, panel, top)
+        _draw_caption(draw, panel, top + panel.tiles_height + _CAPTION_HEIGHT / 2)
         top += panel.height
     return sheet
 
 
-def comparison_video(examples: tuple[Example, ...]) -> Iterator[Tensor]:
-    """Clips one after the other, original beside reconstruction; grey around those that are smaller than the largest.
+def comparison_video(examples: Sequence[Example]) -> Iterator[Tensor]:
+    """Show clips one after another, the original at the left and the reconstruction at the right.
+
+    Clips smaller than the largest one are padded with gray.
+
+    Args:
+        examples: at least one clip.
 
     Yields:
         (3, H, W) uint8, all of one size.
@@ -102,62 +118,69 @@ def comparison_video(examples: tuple[Example, ...]) -> Iterator[Tensor]:
     height, width = (max(example.original.shape[axis] for example in examples) for axis in (2, 3))
     for example in examples:
         for pair in zip(example.original.unbind(1), example.reconstruction.unbind(1), strict=True):
-            yield torch.cat([_padded(frame, height, width) for frame in pair], dim=2)
+            yield torch.cat([_pad(frame, height, width) for frame in pair], dim=2)
 
 
-def _padded(frame: Tensor, height: int, width: int) -> Tensor:
-    below, right = height - frame.shape[1], width - frame.shape[2]
-    return F.pad(frame, (right // 2, right - right // 2, below // 2, below - below // 2), value=_GREY)
+def _pad(frame: Tensor, height: int, width: int) -> Tensor:
+    """Center a frame (3, H, W) on gray."""
+    vertical, horizontal = height - frame.shape[1], width - frame.shape[2]
+    left, top = horizontal // 2, vertical // 2
+    return F.pad(frame, (left, horizontal - left, top, vertical - top), value=_GRAY)
 
 
-def _panel(example: Example, psnr: float) -> _Panel:
-    difference = (example.original.int() - example.reconstruction.int()).abs().mul(GAIN).clamp(max=255).to(torch.uint8)
-    three = (example.original, example.reconstruction, difference)
-    value = f"{psnr:.2f} dB"
+def _make_panel(example: Example, caption: str, strip_frames: int) -> _Panel:
+    error = (example.original.int() - example.reconstruction.int()).abs()
+    difference = error.mul(DIFFERENCE_GAIN).clamp(max=255).to(torch.uint8)
+    shown = (example.original, example.reconstruction, difference)
     if example.original.ndim == 3:
-        return _Panel([list(three)], (), _TITLES, example.name, value, (_TILE, _TILE))
+        return _Panel([list(shown)], (), _TITLES, example.name, caption, (_IMAGE_TILE, _IMAGE_TILE))
     frames, height, width = example.original.shape[1:]
-    shown = sorted({round(i * (frames - 1) / (STRIP - 1)) for i in range(STRIP)})
-    tiles = [[clip[:, frame] for frame in shown] for clip in three]
-    columns = tuple(f"frame {frame}" for frame in shown)
-    tile = (_STRIP_TILE, min(round(_STRIP_TILE * height / width), 2 * _STRIP_TILE))
-    return _Panel(tiles, _TITLES, columns, example.name, value, tile)
+    indices = sorted({round(i * (frames - 1) / max(strip_frames - 1, 1)) for i in range(strip_frames)})
+    tiles = [[clip[:, index] for index in indices] for clip in shown]
+    columns = tuple(f"frame {index}" for index in indices)
+    tile_size = (_FRAME_TILE, min(round(_FRAME_TILE * height / width), 2 * _FRAME_TILE))
+    return _Panel(tiles, _TITLES, columns, example.name, caption, tile_size)
 
 
-def _draw_titles(draw: ImageDraw.ImageDraw, panel: _Panel, top: int) -> None:
-    for column, title in enumerate(panel.columns):
-        middle = panel.margin + column * (panel.tile[0] + _GAP) + panel.tile[0] / 2
-        draw.text((middle, top + _HEAD / 2 + 2), title, fill=_FAINT, font=_font(15), anchor="mm")
+def _draw_column_titles(draw: ImageDraw.ImageDraw, panel: _Panel, top: int) -> None:
+    for column, title in enumerate(panel.column_titles):
+        center = panel.left + column * (panel.tile_size[0] + _COLUMN_GAP) + panel.tile_size[0] / 2
+        draw.text((center, top + _HEADER_HEIGHT / 2 + 2), title, fill=_TITLE_COLOR, font=_font(15), anchor="mm")
 
 
-def _draw(sheet: Image.Image, draw: ImageDraw.ImageDraw, panel: _Panel, top: int) -> None:
-    for row, tiles in enumerate(panel.tiles):
-        upper = top + row * (panel.tile[1] + 2)
-        if panel.rows:
-            draw.text((_GAP, upper + panel.tile[1] / 2), panel.rows[row], fill=_FAINT, font=_font(14), anchor="lm")
-        for column, pixels in enumerate(tiles):
-            tile = _fitted(pixels, panel.tile)
-            left = panel.margin + column * (panel.tile[0] + _GAP)
-            sheet.paste(tile, (left + (panel.tile[0] - tile.width) // 2, upper + (panel.tile[1] - tile.height) // 2))
-    line = top + len(panel.tiles) * (panel.tile[1] + 2) - 2 + _LABEL / 2
+def _draw_tiles(sheet: Image.Image, draw: ImageDraw.ImageDraw, panel: _Panel, top: int) -> None:
+    width, height = panel.tile_size
+    for row, images in enumerate(panel.tiles):
+        y = top + row * (height + _ROW_GAP)
+        if panel.row_titles:
+            title = panel.row_titles[row]
+            draw.text((_COLUMN_GAP, y + height / 2), title, fill=_TITLE_COLOR, font=_font(14), anchor="lm")
+        for column, image in enumerate(images):
+            x = panel.left + column * (width + _COLUMN_GAP)
+            tile = _fit(image, panel.tile_size)
+            sheet.paste(tile, (x + (width - tile.width) // 2, y + (height - tile.height) // 2))
+
+
+def _draw_caption(draw: ImageDraw.ImageDraw, panel: _Panel, center: float) -> None:
     font = _font(14)
-    room = panel.width - panel.margin - 2 * _GAP - draw.textlength(panel.value, font=font)
-    draw.text((panel.margin, line), _shortened(panel.name, room, draw, font), fill=_INK, font=font, anchor="lm")
-    draw.text((panel.width - _GAP, line), panel.value, fill=_INK, font=font, anchor="rm")
+    available = panel.width - panel.left - 2 * _COLUMN_GAP - draw.textlength(panel.caption, font=font)
+    name = _shorten(panel.name, available, draw, font)
+    draw.text((panel.left, center), name, fill=_TEXT_COLOR, font=font, anchor="lm")
+    draw.text((panel.width - _COLUMN_GAP, center), panel.caption, fill=_TEXT_COLOR, font=font, anchor="rm")
 
 
-def _fitted(image: Tensor, room: tuple[int, int]) -> Image.Image:
-    """(3, H, W) uint8 as a picture that fills the room along one side."""
+def _fit(image: Tensor, size: tuple[int, int]) -> Image.Image:
+    """Scale (3, H, W) uint8 to the largest size that fits into (width, height)."""
     picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
-    scale = min(room[0] / picture.width, room[1] / picture.height)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
+    scale = min(size[0] / picture.width, size[1] / picture.height)
+    fitted = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.resize(fitted, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
 
 
-def _shortened(name: str, room: float, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont) -> str:
-    """A name in one line: its end, which tells files apart, as far as there is room."""
+def _shorten(name: str, width: float, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont) -> str:
+    """Put a name on one line, and cut its start if it is too wide: file names differ at the end."""
     text = " ".join(name.encode(errors="replace").decode().split())
-    while draw.textlength(text, font=font) > room and len(text) > 2:
+    while draw.textlength(text, font=font) > width and len(text) > 2:
         text = "…" + text[2:]
     return text
 

@@ -1,51 +1,49 @@
-"""Evaluation of a tokenizer on a set of images or clips: every sample counted once, on any number of processes.
+"""Evaluation of a tokenizer on images or clips. Every sample counts once, with any number of processes.
 
-    batches -> tokenizer -> 8-bit reconstructions -> values of every sample, spread of features, counts of ids
-            -> gathered from all processes -> true means over samples -> Evaluation
+    batches -> tokenizer -> 8-bit reconstructions \
+            -> baseline                            -> metrics, which accumulate
+            -> ids -> counts                      /
+    all processes -> merged -> values over the dataset -> Evaluation
 
-Shapes: B batch, T frames, H, W pixels, N positions, G tokens a position.
+Shapes: B batch; T frames, H, W pixels; N positions, G tokens per position.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from smalti.distributed import world_size
 from smalti.errors import SmaltiError
 from smalti.eval.accumulator import Accumulator, gather_accumulators
-from smalti.eval.baseline import baseline, compare, kept_pixels
+from smalti.eval.baseline import count_kept_pixels, make_baseline
 from smalti.eval.codebook_usage import IdCounts
-from smalti.eval.feature_networks.frechet import FrechetNetwork
-from smalti.eval.feature_networks.perceptual import PerceptualNetwork
-from smalti.eval.frechet import FeatureStatistics, frechet_distance
 from smalti.eval.functional import full_precision
+from smalti.eval.metrics.base import Medium, Metric, SampleMetric
 from smalti.eval.reconstruct import reconstruct
-from smalti.eval.results import BASELINE, CodebookUse, Evaluation, Example, Metric
+from smalti.eval.results import BASELINE_PREFIX, CodebookUsage, Evaluation, Example, MetricResult
 from smalti.pixels import pixels_to_uint8
 from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.types import Batch
 
-SMALLEST = 16
-"""Height and width, in pixels, that a sample must have at least."""
-
-SETS = ("original", "reconstruction", "baseline")
-"""The sets whose features are kept."""
+MIN_SIZE = 16
+"""Minimum height and width of a sample in pixels."""
 
 EXAMPLE_FRAMES = 64
-"""Frames that an example keeps of a clip, which bounds memory."""
+"""Maximum number of frames that an example keeps of a clip, to bound memory."""
+
+RECONSTRUCTION, BASELINE = "reconstruction", "baseline"
+"""The candidates that metrics compare with the originals."""
 
 
 @dataclass(frozen=True)
-class _Bench:
-    """What measures, and what is measured."""
+class _Settings:
+    """The tokenizer to evaluate, and how."""
 
     tokenizer: Tokenizer
-    perceptual: PerceptualNetwork | None
-    features: FrechetNetwork | None
     seed: int
     device: torch.device
 
@@ -53,188 +51,198 @@ class _Bench:
 def evaluate(
     tokenizer: Tokenizer,
     batches: Iterable[Batch],
+    metrics: Sequence[Metric],
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    perceptual: PerceptualNetwork | None = None,
-    features: FrechetNetwork | None = None,
-    keep: int = 8,
+    num_examples: int = 8,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Reconstruct a set of images or of clips and measure it.
+    """Reconstruct a dataset of images or of clips and measure the reconstructions.
 
-    Everything is measured on reconstructions rounded to 8 bits, in float32 without TF32. Where torch.distributed is
-    initialised, each process gives its own share of the set, possibly none, and all get the same answer: that of one
-    process with the whole set. A generative decoder's noise follows from `seed` and the sample's name alone (and from
-    the kind of device), so neither the size of batches nor the number of processes moves a value by more than the
-    rounding of the convolutions. Memory grows with the set by its samples' values and by the distinct ids; metrics and
-    features of a clip are taken frame by frame. Frames that the tokenizer pads are trimmed before anything is measured.
+    Metrics see reconstructions rounded to 8 bits, without the tokenizer's padding, and run in float32 without TF32. With
+    torch.distributed, each process passes its own part of the dataset, possibly empty, and all return the same results:
+    those of one process with the whole dataset. The noise of a generative decoder depends only on `seed`, the name of the
+    sample and the type of device. Therefore the batch size and the number of processes change the values by no more than
+    float32 rounding. Memory grows with the values per sample and the number of distinct ids.
 
     Args:
-        tokenizer: moved to `device`; runs in the dtype of its weights; its mode is put back afterwards.
-        batches: pixels (B, 3, H, W), or of clips (B, 3, T, H, W), in [-1, 1]; names that are unique over the whole set.
-        seed: of the noise.
+        tokenizer: is moved to `device`; runs in the dtype of its weights; its training mode is restored afterwards.
+        batches: pixels (B, 3, H, W), or clips (B, 3, T, H, W), in [-1, 1], and names that are unique over the dataset.
+        metrics: what to measure, for example `smalti.eval.metrics.default_metrics(clips=False)`. They are reset first. All
+            processes pass the same metrics in the same order.
+        seed: seed for the noise.
         device: where everything runs.
-        perceptual: see `smalti.eval.feature_networks.selection.perceptual_network`; None: left out.
-        features: see `smalti.eval.feature_networks.selection.frechet_network`, for images or for clips; None: left out. Clips with fewer
-            frames than the network needs are left out of its distance.
-        keep: number of examples.
-        progress: called after every batch with the number of samples that this process has done.
+        num_examples: number of examples to return.
+        progress: called after each batch with the number of samples that this process has measured.
 
     Raises:
-        SmaltiError: no samples, one that came twice or is too small, images and clips in one set or before features of
-            the other, or a reconstruction that is not finite; on several processes all raise.
+        SmaltiError: there are no samples, a sample occurs twice or is too small, images and clips are mixed, a metric
+            does not measure this kind of samples, two metrics have one name, or a reconstruction contains NaN. All
+            processes raise it.
     """
-    bench = _Bench(tokenizer, perceptual, features, seed, torch.device(device))
-    for network in (tokenizer, perceptual, features):
-        if network is not None:
-            network.to(bench.device)
-    tally = Accumulator(keep)
+    _check_names(metrics)
+    settings = _Settings(tokenizer.to(device), seed, torch.device(device))
+    accumulator = Accumulator(metrics, num_examples)
+    for metric in metrics:
+        metric.reset()
+        metric.to(device)
     if tokenizer.discrete:
-        tally.counts = [IdCounts() for _ in range(tokenizer.quantizer.tokens_per_position)]
-    if features is not None:
-        tally.spreads = {key: FeatureStatistics(features.dim) for key in SETS}
+        accumulator.counts = [IdCounts() for _ in range(tokenizer.quantizer.tokens_per_position)]
     training = tokenizer.training
     tokenizer.eval()
     try:
-        failure = _measure_share(bench, tally, batches, progress)
+        failure = _measure_all(settings, accumulator, batches, progress)
     finally:
         tokenizer.train(training)
-    return _conclude(bench, *gather_accumulators(tally, failure))
+    return _summarize(settings, gather_accumulators(accumulator, failure))
 
 
-def _measure_share(
-    bench: _Bench, tally: Accumulator, batches: Iterable[Batch], progress: Callable[[int], None] | None
+def _measure_all(
+    settings: _Settings,
+    accumulator: Accumulator,
+    batches: Iterable[Batch],
+    progress: Callable[[int], None] | None,
 ) -> SmaltiError | None:
-    """Measure this process's share into `tally`; an error for people is returned, for all processes to raise."""
+    """Measure the batches of this process. Return a SmaltiError instead of raising it, for all processes to raise."""
     try:
-        with torch.no_grad(), full_precision(bench.device):
+        with torch.no_grad(), full_precision(settings.device):
             for batch in batches:
-                _check(batch)
-                tally.claim(batch.names, batch.pixels.ndim == 5)
-                _measure(bench, tally, Batch(batch.pixels.to(bench.device), batch.names))
+                _check_batch(batch)
+                medium = _medium(batch.pixels)
+                accumulator.add_names(batch.names, medium)
+                for metric in accumulator.metrics:
+                    metric.check_medium(medium)
+                _measure(settings, accumulator, Batch(batch.pixels.to(settings.device), batch.names))
                 if progress is not None:
-                    progress(len(tally.samples))
+                    progress(len(accumulator.names))
     except SmaltiError as error:
         return error
     return None
 
 
-def _measure(bench: _Bench, tally: Accumulator, batch: Batch) -> None:
-    reconstruction, latents = reconstruct(bench.tokenizer, batch, seed=bench.seed)
+def _measure(settings: _Settings, accumulator: Accumulator, batch: Batch) -> None:
+    reconstruction, latents = reconstruct(settings.tokenizer, batch, seed=settings.seed)
     original = pixels_to_uint8(batch.pixels)
-    factor = bench.tokenizer.encoder.stride
-    reduced = baseline(original, factor)
-    for prefix, restored in (("", reconstruction), (BASELINE, reduced)):
-        for metric, column in compare(original, restored, bench.perceptual).items():
-            for name, value in zip(batch.names, column.tolist(), strict=True):
-                tally.samples[name][prefix + metric] = value
-    if bench.features is not None and not _too_short(original, bench.features):
-        for key, samples in zip(SETS, (original, reconstruction, reduced), strict=True):
-            tally.spreads[key].add(bench.features(samples))
+    factor = settings.tokenizer.encoder.stride
+    candidates = {RECONSTRUCTION: reconstruction, BASELINE: make_baseline(original, factor)}
+    for metric in accumulator.metrics:
+        if _frames(original) >= metric.min_frames:
+            metric.update(original, candidates, batch.names)
+            accumulator.measured[metric.name] += len(original)
     if latents.code.ids is not None:
-        for group, counts in enumerate(tally.counts):
+        for group, counts in enumerate(accumulator.counts):
             counts.add(latents.code.ids[:, :, group])
-    tally.size["pixels"] += original.numel() // 3
-    tally.size["positions"] += len(original) * latents.positions
-    tally.size["baseline"] += kept_pixels(original, factor)
-    for name, one, other in zip(batch.names, original, reconstruction, strict=True):
-        tally.show(Example(name, _shown(one), _shown(other)))
+    accumulator.pixels += original.numel() // 3
+    accumulator.positions += len(original) * latents.positions
+    accumulator.baseline_pixels += count_kept_pixels(original, factor)
+    for name, before, after in zip(batch.names, original, reconstruction, strict=True):
+        accumulator.add_example(Example(name, _crop_example(before), _crop_example(after)))
 
 
-def _too_short(samples: Tensor, features: FrechetNetwork) -> bool:
-    return samples.ndim == 5 and samples.shape[2] < features.least_frames
+def _medium(samples: Tensor) -> Medium:
+    return "clips" if samples.ndim == 5 else "images"
 
 
-def _shown(sample: Tensor) -> Tensor:
-    """What an example keeps, on the CPU: a copy, so that no batch stays in memory behind it."""
+def _frames(samples: Tensor) -> int:
+    return samples.shape[2] if samples.ndim == 5 else 1
+
+
+def _crop_example(sample: Tensor) -> Tensor:
+    """Return the first frames as a copy on the CPU: a view would keep the whole batch in memory."""
     return (sample[:, :EXAMPLE_FRAMES] if sample.ndim == 4 else sample).cpu().clone()
 
 
-def _check(batch: Batch) -> None:
+def _check_names(metrics: Sequence[Metric]) -> None:
+    names = [metric.name for metric in metrics]
+    for name in names:
+        if names.count(name) > 1:
+            raise SmaltiError(f"Two metrics are called '{name}': leave one out, or give it another name.")
+
+
+def _check_batch(batch: Batch) -> None:
     shape = tuple(batch.pixels.shape)
     if len(shape) not in (4, 5) or shape[1] != 3 or 0 in shape:
         raise SmaltiError(f"Evaluation takes images (B, 3, H, W) or clips (B, 3, T, H, W), not {shape}.")
     if len(batch.names) != shape[0]:
         raise ValueError(f"A batch of {shape[0]} samples has {len(batch.names)} names.")
-    if min(shape[-2:]) < SMALLEST:
+    if min(shape[-2:]) < MIN_SIZE:
         raise SmaltiError(
-            f"Sample '{batch.names[0]}' has {shape[-2]} x {shape[-1]} pixels, and the metrics need {SMALLEST} x "
-            f"{SMALLEST}: take a protocol with a larger size, or leave it out."
+            f"Sample '{batch.names[0]}' has {shape[-2]} x {shape[-1]} pixels, but the metrics need at least {MIN_SIZE} x "
+            f"{MIN_SIZE}: use a protocol with a larger size, or remove the sample."
         )
 
 
-def _conclude(bench: _Bench, tally: Accumulator, processes: int) -> Evaluation:
-    if not tally.samples:
-        raise SmaltiError("There is nothing to evaluate: the data gave no samples; look at its path and its filters.")
-    metrics, baselines = _means(bench, tally, ""), _means(bench, tally, BASELINE)
-    left_out = _left_out(bench, tally)
-    if bench.features is not None and bench.features.metric not in left_out:
-        metrics[bench.features.metric] = _distance(bench.features, tally, "reconstruction")
-        baselines[bench.features.metric] = _distance(bench.features, tally, "baseline")
-    device, factor = bench.device, bench.tokenizer.encoder.stride
+def _summarize(settings: _Settings, accumulator: Accumulator) -> Evaluation:
+    if not accumulator.names:
+        raise SmaltiError("The dataset contains no samples: check its path and its filters.")
+    left_out = {m.name: reason for m in accumulator.metrics if (reason := _left_out_reason(m, accumulator))}
+    computed = [metric for metric in accumulator.metrics if metric.name not in left_out]
+    if not settings.tokenizer.discrete:
+        left_out["codebook"] = "the tokenizer is continuous"
+    device, factor = settings.device, settings.tokenizer.encoder.stride
+    clips = accumulator.medium == "clips"
     return Evaluation(
-        samples={name: tally.samples[name] for name in sorted(tally.samples)},
-        metrics=metrics,
-        baseline=baselines,
-        factor=factor if tally.clips else (1, *factor[1:]),
-        baseline_bits_per_pixel=24 * tally.size["baseline"] / tally.size["pixels"],
-        clips=bool(tally.clips),
-        codebook=_codebook(bench.tokenizer, tally) if bench.tokenizer.discrete else None,
+        samples=_sample_values(accumulator),
+        metrics={metric.name: _result(metric, RECONSTRUCTION, accumulator) for metric in computed},
+        baseline={metric.name: _result(metric, BASELINE, accumulator) for metric in computed},
+        factor=factor if clips else (1, *factor[1:]),
+        baseline_bits_per_pixel=24 * accumulator.baseline_pixels / accumulator.pixels,
+        clips=clips,
+        codebook=_codebook_usage(settings.tokenizer, accumulator) if settings.tokenizer.discrete else None,
         left_out=left_out,
-        examples=tuple(tally.examples[name] for name in sorted(tally.examples)),
-        networks={n.metric: n.provenance for n in (bench.perceptual, bench.features) if n is not None},
-        seed=bench.seed,
+        examples=tuple(accumulator.examples[name] for name in sorted(accumulator.examples)),
+        networks={metric.name: dict(metric.provenance) for metric in accumulator.metrics if metric.provenance},
+        seed=settings.seed,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-        dtype=str(next(bench.tokenizer.parameters(), torch.empty(0)).dtype).removeprefix("torch."),
-        processes=processes,
+        dtype=str(next(settings.tokenizer.parameters(), torch.empty(0)).dtype).removeprefix("torch."),
+        processes=world_size(),
     )
 
 
-def _left_out(bench: _Bench, tally: Accumulator) -> dict[str, str]:
-    """Why a metric that could be expected is not there, by name."""
-    reasons = {}
-    if bench.perceptual is None:
-        reasons["lpips"] = "no perceptual network was given"
-    if bench.features is None:
-        reasons["rfvd" if tally.clips else "rfid"] = "no feature network was given"
-    elif (count := tally.spreads["original"].count) < 2:
-        short = f" with {bench.features.least_frames} frames or more" if tally.clips else ""
-        number = {0: "were none", 1: "was one"}[count]
-        reasons[bench.features.metric] = f"a covariance needs two samples or more, and there {number}{short}"
-    if not bench.tokenizer.discrete:
-        reasons["codebook"] = "the tokenizer is continuous"
-    return reasons
+def _left_out_reason(metric: Metric, accumulator: Accumulator) -> str | None:
+    """Return why a metric has no result, or None if it has one."""
+    count = accumulator.measured[metric.name]
+    if count >= metric.min_samples:
+        return None
+    frames = f" with at least {metric.min_frames} frames" if metric.min_frames > 1 else ""
+    return f"it needs at least {metric.min_samples} samples{frames}, but the dataset has {count}"
 
 
-def _means(bench: _Bench, tally: Accumulator, prefix: str) -> dict[str, Metric]:
-    """True means over samples; `fsum` is exact, so that no order of them can be told from the result."""
-    stand_ins = set() if bench.perceptual is None or bench.perceptual.comparable else {bench.perceptual.metric}
-    count = len(tally.samples)
-    names = [name for name in next(iter(tally.samples.values())) if not name.startswith(BASELINE)]
-    return {
-        name: Metric(
-            math.fsum(values[prefix + name] for values in tally.samples.values()) / count, name not in stand_ins
-        )
-        for name in names
-    }
+def _result(metric: Metric, candidate: str, accumulator: Accumulator) -> MetricResult:
+    note = metric.note
+    if skipped := len(accumulator.names) - accumulator.measured[metric.name]:
+        reason = f"{skipped} more have fewer than {metric.min_frames} frames and are left out"
+        note = reason if note is None else f"{note}; {reason}"
+    return MetricResult(
+        value=metric.compute(candidate),
+        comparable=metric.comparable,
+        higher_is_better=metric.higher_is_better,
+        range=metric.range,
+        definition=metric.definition,
+        unit=metric.unit,
+        note=note,
+    )
 
 
-def _distance(features: FrechetNetwork, tally: Accumulator, key: str) -> Metric:
-    count = tally.spreads["original"].count
-    note = f"of {count} samples; depends on their number (arXiv 1911.07023): compare equal numbers only"
-    if count < len(tally.samples):
-        note += f"; {len(tally.samples) - count} more have fewer than {features.least_frames} frames and are left out"
-    return Metric(frechet_distance(tally.spreads["original"], tally.spreads[key]), features.comparable, note)
+def _sample_values(accumulator: Accumulator) -> dict[str, dict[str, float]]:
+    """Return the values of each sample by metric: those of the reconstruction, then those of the baseline."""
+    samples: dict[str, dict[str, float]] = {name: {} for name in sorted(accumulator.names)}
+    for candidate, prefix in ((RECONSTRUCTION, ""), (BASELINE, BASELINE_PREFIX)):
+        for metric in accumulator.metrics:
+            if isinstance(metric, SampleMetric):
+                for name, value in metric.values.get(candidate, {}).items():
+                    samples[name][prefix + metric.name] = value
+    return samples
 
 
-def _codebook(tokenizer: Tokenizer, tally: Accumulator) -> CodebookUse:
+def _codebook_usage(tokenizer: Tokenizer, accumulator: Accumulator) -> CodebookUsage:
     quantizer = tokenizer.quantizer
-    bits_per_pixel = quantizer.bits_per_position * tally.size["positions"] / tally.size["pixels"]
-    return CodebookUse(
+    bits_per_pixel = quantizer.bits_per_position * accumulator.positions / accumulator.pixels
+    return CodebookUsage(
         codebook_size=quantizer.codebook_size,
         tokens_per_position=quantizer.tokens_per_position,
         bits_per_pixel=bits_per_pixel,
         compression_ratio=24 / bits_per_pixel,
-        groups=tuple(group.use(quantizer.codebook_size) for group in tally.counts),
+        groups=tuple(counts.summarize(quantizer.codebook_size) for counts in accumulator.counts),
     )

@@ -1,11 +1,11 @@
-"""The Fréchet distance between two sets of features, exact for few and for many, in bounded memory.
+"""The Fréchet distance between two sets of features, accurate for few and for many samples, in bounded memory.
 
     d^2 = |m_a - m_b|^2 + tr(S_a) + tr(S_b) - 2 tr((S_a S_b)^(1/2))          (arXiv 1706.08500, eq. 6)
 
-Instead of a covariance S (D x D) this file keeps a root of it: rows R with R^T R = (n - 1) S, at first the centred
-features themselves. Then the last trace is the sum of the singular values of R_a R_b^T / ((n_a - 1)(n_b - 1))^(1/2): no
-eigenvalues of a product that is not symmetric, no square root of a rounding error, and a small matrix where n < D.
-Past 2 D rows, a QR decomposition gives D rows with the same R^T R.
+Instead of a covariance S (D x D), this module stores a root of it: rows R with R^T R = (n - 1) S, initially the centered
+features themselves. The last trace is then the sum of the singular values of R_a R_b^T / ((n_a - 1)(n_b - 1))^(1/2). This
+avoids the eigenvalues of a product that is not symmetric and the square root of rounding errors, and the matrix is small
+if n < D. When there are more than 2 D rows, a QR decomposition reduces them to D rows with the same R^T R.
 
 Shapes: n samples, D features, k <= 2 D rows of a root.
 """
@@ -17,13 +17,13 @@ from torch import Tensor
 
 
 class FeatureStatistics:
-    """Count, mean and scatter of a set of features, in float64 on the CPU; sets merge exactly, in any order.
+    """Count, mean and scatter of a set of features, in float64 on the CPU. Sets merge exactly, in any order.
 
     Args:
         dim: number of features D.
 
     Attributes:
-        count: samples n so far.
+        count: number of samples n.
         mean: (D,).
     """
 
@@ -33,13 +33,13 @@ class FeatureStatistics:
         self._rows: list[Tensor] = []
 
     def add(self, features: Tensor) -> None:
-        """Take in (n, D) more features."""
+        """Add features (n, D)."""
         x = features.detach().to("cpu", torch.float64)
         mean = x.mean(0) if len(x) else self.mean
         self._join(len(x), mean, [x - mean])
 
     def merge(self, other: FeatureStatistics) -> None:
-        """Take in another set."""
+        """Add another set."""
         self._join(other.count, other.mean, other._rows)
 
     @property
@@ -58,29 +58,32 @@ class FeatureStatistics:
         self._rows = [*self._rows, *rows, between[None]] if self.count else list(rows)
         self.count = total
         if sum(len(block) for block in self._rows) > 2 * len(self.mean):
-            self._rows = [_triangle(self.root)]
+            self._rows = [_reduce_rows(self.root)]
 
 
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
-    """The squared Fréchet distance of the Gaussians that fit two sets, with unbiased covariances; what FID reports.
+    """Return the squared Fréchet distance between the Gaussians that fit two sets, the value that FID reports.
 
     Args:
-        a: one set, of two samples or more.
-        b: the other.
+        a: a set of at least two samples. Covariances are unbiased.
+        b: another one.
 
     Returns:
-        A number >= 0: 0 for equal sets.
+        A number >= 0; 0 for equal sets.
+
+    Raises:
+        ValueError: a set has fewer than two samples.
     """
     if min(a.count, b.count) < 2:
-        raise ValueError(f"A covariance needs two samples, and the sets have {a.count} and {b.count}.")
+        raise ValueError(f"A covariance needs at least two samples, but the sets have {a.count} and {b.count}.")
     dim = len(a.mean)
-    root_a, root_b = (_triangle(root) if len(root) > dim else root for root in (a.root, b.root))
+    root_a, root_b = (_reduce_rows(root) if len(root) > dim else root for root in (a.root, b.root))
     root_a, root_b = root_a / (a.count - 1) ** 0.5, root_b / (b.count - 1) ** 0.5
     cross = torch.linalg.svdvals(root_a @ root_b.T).sum()
-    square = (a.mean - b.mean).square().sum() + root_a.square().sum() + root_b.square().sum() - 2 * cross
-    return max(float(square), 0.0)
+    distance = (a.mean - b.mean).square().sum() + root_a.square().sum() + root_b.square().sum() - 2 * cross
+    return max(float(distance), 0.0)
 
 
-def _triangle(rows: Tensor) -> Tensor:
-    """(k, D) to (min(k, D), D) with the same R^T R."""
+def _reduce_rows(rows: Tensor) -> Tensor:
+    """Return (min(k, D), D) rows with the same R^T R as (k, D) rows."""
     return torch.linalg.qr(rows, mode="r").R

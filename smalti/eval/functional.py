@@ -1,13 +1,13 @@
-"""Metrics of pairs of images, pure functions on 8-bit pixels.
+"""Metrics as pure functions on 8-bit pixels, of images and of clips.
 
-What a viewer sees is 8 bits a channel, so reconstructions are rounded before anything is measured.
+Displays show 8 bits per channel, so reconstructions are rounded to 8 bits before anything is measured.
 
-Shapes: B batch, H, W pixels.
+Shapes: B batch; T frames, H, W pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -17,38 +17,38 @@ from torch.nn import functional as F
 from smalti.pixels import pixels_to_uint8, uint8_to_pixels
 
 PSNR_CEILING = 100.0
-"""dB that equal images get, whose PSNR would be infinite; flat images are reconstructed exactly now and then."""
+"""PSNR of identical images in dB. By definition it is infinite, and flat images are sometimes reconstructed exactly."""
 
 
 def squared_error(x: Tensor, y: Tensor) -> Tensor:
-    """Mean squared error of each pair, over all channels and pixels.
+    """Return the mean squared error of each pair of images, over all channels and pixels.
 
     Args:
         x: (B, 3, H, W) uint8.
-        y: the same.
+        y: (B, 3, H, W) uint8.
 
     Returns:
-        (B,) float64, exact to the last digits however large the images are.
+        (B,) float64. The sum is computed in integers, so it is exact for images of any size.
     """
-    _check(x, y)
+    _check_images(x, y)
     return (x.int() - y.int()).square().flatten(1).sum(1, dtype=torch.int64).double() / x[0].numel()
 
 
-def decibels(squared: Tensor) -> Tensor:
-    """Mean squared errors of 8-bit pixels as PSNR, 10 log10(255^2 / MSE); at most `PSNR_CEILING`.
+def decibels(mse: Tensor) -> Tensor:
+    """Convert mean squared errors of 8-bit pixels to PSNR, 10 log10(255^2 / MSE), at most `PSNR_CEILING`.
 
     >>> decibels(torch.tensor([1.0, 0.0], dtype=torch.float64)).round(decimals=2).tolist()
     [48.13, 100.0]
     """
-    return (10 * (255.0**2 / squared).log10()).clamp(max=PSNR_CEILING)
+    return (10 * (255.0**2 / mse).log10()).clamp(max=PSNR_CEILING)
 
 
 def psnr(x: Tensor, y: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each pair in dB: `decibels` of `squared_error`.
+    """Return the peak signal-to-noise ratio of each pair of images in dB.
 
     Args:
         x: (B, 3, H, W) uint8.
-        y: the same.
+        y: (B, 3, H, W) uint8.
 
     Returns:
         (B,) float64, at most `PSNR_CEILING`.
@@ -60,58 +60,95 @@ def psnr(x: Tensor, y: Tensor) -> Tensor:
     return decibels(squared_error(x, y))
 
 
-def ssim(x: Tensor, y: Tensor) -> Tensor:
-    """Structural similarity of each pair (Wang et al. 2004, IEEE TIP 13(4), eq. 13), by torchmetrics.
+def psnr_clip(x: Tensor, y: Tensor) -> Tensor:
+    """Return the PSNR of each pair of clips in dB, from the squared error over all frames.
 
-    Gaussian window 11 x 11 with sigma 1.5, k1 0.01, k2 0.03, range 255, mirrored at the border; each of R, G and B by
-    itself, then the mean. Implementations that crop the border or look at luminance give other numbers.
+    Args:
+        x: (B, 3, T, H, W) uint8.
+        y: (B, 3, T, H, W) uint8.
+
+    Returns:
+        (B,) float64, at most `PSNR_CEILING`. Never above the mean PSNR of the frames.
+    """
+    return decibels(mean_over_frames(squared_error, x, y))
+
+
+def ssim(x: Tensor, y: Tensor) -> Tensor:
+    """Return the structural similarity of each pair of images (Wang et al. 2004, IEEE TIP 13(4), eq. 13), by torchmetrics.
+
+    Gaussian window 11 x 11 with sigma 1.5, k1 = 0.01, k2 = 0.03, data range 255, reflection padding; computed for R, G and
+    B separately and averaged. Implementations that crop the border or use luminance give other values.
 
     Args:
         x: (B, 3, H, W) uint8, H and W at least 6.
-        y: the same.
+        y: (B, 3, H, W) uint8.
 
     Returns:
         (B,) float32, at most 1.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    _check(x, y)
+    _check_images(x, y)
     with full_precision(x.device):
         return torch.as_tensor(
             structural_similarity_index_measure(x.float(), y.float(), data_range=255.0, reduction="none")
         ).reshape(-1)
 
 
+def mean_over_frames(measure: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
+    """Apply a metric of images to each frame of clips and average over the frames. An image is a clip of one frame.
+
+    Args:
+        measure: a metric of two (B, 3, H, W) uint8 that returns (B,).
+        x: (B, 3, H, W) or (B, 3, T, H, W) uint8.
+        y: like `x`.
+
+    Returns:
+        (B,) float64.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if x.shape != y.shape:
+        raise ValueError(f"The two samples differ in shape: {tuple(x.shape)} and {tuple(y.shape)}.")
+    pairs = zip(unbind_frames(x), unbind_frames(y), strict=True)
+    return torch.stack([measure(a, b).double() for a, b in pairs], dim=1).mean(1)
+
+
+def unbind_frames(samples: Tensor) -> tuple[Tensor, ...]:
+    """Return the frames (B, 3, H, W) of clips (B, 3, T, H, W); for images, the images."""
+    return samples.unbind(2) if samples.ndim == 5 else (samples,)
+
+
 def bicubic(images: Tensor, factor: tuple[int, int]) -> Tensor:
-    """The baseline: images made smaller by `factor`, kept at 8 bits, and made larger again; both antialiased bicubic.
+    """Downsample images, round them to 8 bits, and upsample them again. Both steps are antialiased bicubic.
 
     Args:
         images: (B, 3, H, W) uint8.
-        factor: down-sampling along (H, W); sizes are rounded up, as a tokenizer's padding does.
+        factor: downsampling factor along (H, W). Sizes are rounded up, like the padding of a tokenizer.
 
     Returns:
         (B, 3, H, W) uint8.
     """
-    height, width = images.shape[2:]
-    small = (-(-height // factor[0]), -(-width // factor[1]))
-    thumbnail = F.interpolate(uint8_to_pixels(images), size=small, mode="bicubic", antialias=True)
-    restored = F.interpolate(uint8_to_pixels(pixels_to_uint8(thumbnail)), size=(height, width), mode="bicubic", antialias=True)
-    return pixels_to_uint8(restored)
+    size = images.shape[-2:]
+    small = [-(-n // f) for n, f in zip(size, factor, strict=True)]
+    downsampled = pixels_to_uint8(F.interpolate(uint8_to_pixels(images), small, mode="bicubic", antialias=True))
+    return pixels_to_uint8(F.interpolate(uint8_to_pixels(downsampled), size, mode="bicubic", antialias=True))
 
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Convolutions in full float32: no autocast, and no TF32 on NVIDIA devices.
+    """Run convolutions in full float32: disable autocast, and TF32 on NVIDIA GPUs.
 
-    TF32 keeps 10 bits; SSIM's variances are differences of numbers near 255^2, of which it would leave nothing.
+    TF32 has a precision of 10 bits. The variances in SSIM are differences of numbers near 255^2, too small for that.
     """
     cudnn = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
     with cudnn, torch.autocast(device.type, enabled=False):
         yield
 
 
-def _check(x: Tensor, y: Tensor) -> None:
+def _check_images(x: Tensor, y: Tensor) -> None:
     if x.shape != y.shape or x.ndim != 4 or x.dtype != torch.uint8 or y.dtype != torch.uint8:
         raise ValueError(
-            f"Metrics compare two uint8 (B, 3, H, W), not {x.dtype} {tuple(x.shape)} and {y.dtype} {tuple(y.shape)}."
+            f"The metric compares two uint8 (B, 3, H, W), not {x.dtype} {tuple(x.shape)} and {y.dtype} {tuple(y.shape)}."
         )

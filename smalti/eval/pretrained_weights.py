@@ -1,12 +1,11 @@
-"""Weights that published metrics need and no package ships: found, downloaded or refused, never guessed.
+"""Weights of published metrics that no package contains: find or download them, and verify their SHA-256.
 
-The places, in order: the caller's path, the folder that the environment variable SMALTI_WEIGHTS names, torch.hub's
-cache, a download into that cache. What is found must have the SHA-256 that is known of it.
+The places, in this order: the caller's path, the folder in the environment variable SMALTI_WEIGHTS, the cache of torch.hub,
+a download into that cache.
 """
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import os
 import socket
@@ -14,22 +13,22 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import torch
 
 from smalti.errors import SmaltiError
+from smalti.files import sha256
 
-VARIABLE = "SMALTI_WEIGHTS"
-"""Environment variable: a folder that holds weights under their published file names."""
+WEIGHTS_VARIABLE = "SMALTI_WEIGHTS"
+"""Environment variable with a folder that contains weights under their published file names."""
 
-TIMEOUT = 10.0
-"""Seconds without an answer after which a download is given up."""
+DOWNLOAD_TIMEOUT = 10.0
+"""Seconds without a response after which a download fails."""
 
 
 class WeightsUnavailableError(SmaltiError):
-    """The weights are in no place that was looked at and could not be downloaded."""
+    """The weights were not found and could not be downloaded."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class WeightsSource:
 
     Attributes:
         url: address of the file.
-        sha256: of the file; None: its first digits end the file's name, as torch.hub wants it.
+        sha256: SHA-256 of the file; None if its first digits are at the end of the file name, as torch.hub requires.
     """
 
     url: str
@@ -51,7 +50,7 @@ class WeightsSource:
 
     @property
     def prefix(self) -> str:
-        """The first digits of the file's SHA-256, as many as are known."""
+        """The known first digits of the file's SHA-256; all of them if possible."""
         return self.sha256 or Path(self.file).stem.rpartition("-")[2]
 
 
@@ -66,26 +65,26 @@ SOURCES: dict[str, WeightsSource] = {
         sha256="bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2",
     ),
 }
-"""What `resolve` knows: torchvision's VGG16 and AlexNet (LPIPS), the Inception-v3 that torch-fidelity converted (FID), the
-I3D that StyleGAN-V converted (FVD)."""
+"""The weights that `resolve` knows: torchvision's VGG16 and AlexNet (LPIPS), the Inception-v3 converted by torch-fidelity
+(FID), and the I3D converted by StyleGAN-V (FVD)."""
 
-_failures: dict[str, str] = {}  # url -> why its download failed; a process asks the network once
+_failures: dict[str, str] = {}  # reasons of failed downloads by URL: a process tries each download once
 
 
 def resolve(name: str, path: Path | None = None) -> Path:
-    """The file that holds the weights `name`, checked.
+    """Return a verified file of weights. Download it if necessary.
 
     Args:
         name: one of `SOURCES`.
-        path: the file itself, or a folder that holds it; the other places are then not looked at.
+        path: the file, or a folder that contains it; None to look in the other places.
 
     Raises:
-        WeightsUnavailableError: it is nowhere and cannot be downloaded; the message says which file, address, hash and
-            variable are wanted.
-        SmaltiError: an unknown name, a path or folder that is not there, or a file with another hash.
+        WeightsUnavailableError: the file was not found and cannot be downloaded. The message names the file, its address,
+            its SHA-256 and the environment variable.
+        SmaltiError: an unknown name, a missing path or folder, or a file with another SHA-256.
     """
     if name not in SOURCES:
-        raise SmaltiError(f"No published weights are called '{name}': the names are {', '.join(SOURCES)}.")
+        raise SmaltiError(f"The weights '{name}' are unknown: use one of {', '.join(SOURCES)}.")
     source = SOURCES[name]
     if path is not None:
         file = path / source.file if path.is_dir() else path
@@ -93,59 +92,47 @@ def resolve(name: str, path: Path | None = None) -> Path:
             raise SmaltiError(
                 f"The {name} weights are not at {file}: give the path of {source.file} (from {source.url})."
             )
-        return _checked(file, source)
+        return _verify(file, source)
     cache = Path(torch.hub.get_dir()) / "checkpoints"
     for folder in (_user_folder(), cache):
         if folder is not None and (folder / source.file).is_file():
-            return _checked(folder / source.file, source)
-    return _downloaded(name, source, cache / source.file)
+            return _verify(folder / source.file, source)
+    return _download(name, source, cache / source.file)
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file, 64 hexadecimal digits; read once as long as its size and time stay the same."""
-    stat = path.stat()
-    return _digest(path.resolve(), stat.st_size, stat.st_mtime_ns)
-
-
-@lru_cache(maxsize=32)
-def _digest(path: Path, _size: int, _modified: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _checked(file: Path, source: WeightsSource) -> Path:
-    found = digest(file)
-    if not found.startswith(source.prefix):
+def _verify(file: Path, source: WeightsSource) -> Path:
+    actual = sha256(file)
+    if not actual.startswith(source.prefix):
         raise SmaltiError(
-            f"{file} is damaged or another file: its SHA-256 starts with {found[: len(source.prefix)]} where "
-            f"{source.prefix} is wanted; delete it, and fetch it again from {source.url}."
+            f"{file} is damaged or a different file: its SHA-256 starts with {actual[: len(source.prefix)]} instead of "
+            f"{source.prefix}; delete it, and download it again from {source.url}."
         )
     return file
 
 
 def _user_folder() -> Path | None:
-    value = os.environ.get(VARIABLE)
+    value = os.environ.get(WEIGHTS_VARIABLE)
     if not value:
         return None
     folder = Path(value).expanduser()
     if not folder.is_dir():
-        raise SmaltiError(f"{VARIABLE} is {value}, which is not a folder: correct it or unset it.")
+        raise SmaltiError(f"{WEIGHTS_VARIABLE} is {value}, which is not a folder: correct it or unset it.")
     return folder
 
 
-def _downloaded(name: str, source: WeightsSource, target: Path) -> Path:
+def _download(name: str, source: WeightsSource, target: Path) -> Path:
     if source.url not in _failures:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with _socket_timeout(TIMEOUT):
-                # Checks the hash, and moves the file to its name only when it is whole.
+            with _socket_timeout(DOWNLOAD_TIMEOUT):
+                # Verifies the SHA-256, and renames the file only after the download is complete.
                 torch.hub.download_url_to_file(source.url, str(target), source.prefix, progress=sys.stderr.isatty())
             return target
         except (OSError, RuntimeError, http.client.HTTPException) as error:
             _failures[source.url] = " ".join(str(error).split()) or type(error).__name__
     raise WeightsUnavailableError(
         f"The {name} weights are not on this machine and could not be downloaded ({_failures[source.url]}): put "
-        f"{source.file} (SHA-256 {source.prefix}..., from {source.url}) into a folder and name it in {VARIABLE}."
+        f"{source.file} (SHA-256 {source.prefix}..., from {source.url}) into a folder, and set {WEIGHTS_VARIABLE} to it."
     )
 
 

@@ -1,6 +1,6 @@
-"""Evaluation protocols by name: what is done to a sample before it is measured, and what it is measured against.
+"""Evaluation protocols by name: how samples are prepared before they are measured, and what they are compared with.
 
-Published values cannot be reproduced when these are left unsaid, so all of it goes into every report.
+Published values can only be reproduced if all of this is known, so every report contains it.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ Interpolation = Literal["nearest", "bilinear", "bicubic"]
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """What happens to an image, or to the frames of a clip, before it is measured.
+    """How an image, or the frames of a clip, are prepared before they are measured.
 
     Attributes:
-        name: how people call it.
-        resize: pixels of the shorter side afterwards, aspect ratio kept; None: no resize.
-        crop: height and width of the square cut from the centre after the resize; None: no crop.
-        interpolation: of the resize, as torchvision calls it.
-        antialias: whether the resize filters before it shrinks.
+        name: name of the protocol.
+        resize: length of the shorter side in pixels after resizing, which preserves the aspect ratio; None: no resizing.
+        crop: height and width in pixels of the square center crop after resizing; None: no crop.
+        interpolation: interpolation of the resize, in torchvision's terms.
+        antialias: whether downsampling is antialiased.
         pixels: value range and rounding of what is measured.
         reference: what reconstructions are compared with.
-        data: the set that published values of this protocol are from; None: any.
-        frames: of a clip, without padding; None: the protocol is for images.
-        rate: frames a second, sampled by timestamps; None: every frame of a video, at its own rate.
-        taken: which frames of a video make a clip; None: the protocol is for images.
+        data: dataset of the values published with this protocol; None: any.
+        frames: number of frames of a clip, without padding; None: the protocol is for images.
+        rate: frame rate in frames per second, sampled by timestamps; None: every frame of a video, at its own frame rate.
+        taken: which frames of a video form a clip; None: the protocol is for images.
     """
 
     name: str
@@ -46,21 +46,21 @@ class Protocol:
 
     @property
     def clips(self) -> bool:
-        """Whether it is for clips and not for images."""
+        """Whether the protocol is for clips, not images."""
         return self.frames is not None
 
-    def record(self) -> dict[str, str | int | float | bool | None]:
-        """All of it, for a report."""
+    def to_dict(self) -> dict[str, str | int | float | bool | None]:
+        """Return all attributes, for reports."""
         return asdict(self)
 
 
-_FIRST = "the first frames of each video; videos that are shorter are skipped"
+_FIRST_FRAMES = "the first frames of each video; shorter videos are skipped"
 _IMAGENET = "ImageNet-1k validation, 50,000 images"
 _COCO = "MS-COCO 2017 validation, 5,000 images"
-# VidTok (arXiv 2412.13061) states 30 frames a second; its code keeps every round(rate / 30)-th frame, which is every frame
-# of these videos of 24 to 30 a second.
+# VidTok (arXiv 2412.13061) states 30 frames per second. Its code keeps every round(rate / 30)-th frame, which for these
+# videos of 24 to 30 frames per second is every frame.
 _MCL_JCV = (
-    "MCL-JCV, 30 videos of 24 to 30 frames a second; VidTok's values are of all clips of a video, one after the other"
+    "MCL-JCV, 30 videos of 24 to 30 frames per second; VidTok's values are for all consecutive clips of each video"
 )
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -79,38 +79,42 @@ PROTOCOLS: dict[str, Protocol] = {
             interpolation="bilinear",
             data=_MCL_JCV,
             frames=17,
-            taken=_FIRST,
+            taken=_FIRST_FRAMES,
         ),
     )
 }
-"""The protocols that have a name of their own; `protocol` knows families of sizes as well."""
-
-_NUMBER = r"[1-9]\d{0,4}"
+"""Protocols with a fixed name. `get_protocol` also accepts the names in `FAMILIES` and `CLIPS`."""
 
 FAMILIES = {
     "square": "shorter side N, then the central N x N",
-    "resize": "shorter side N, nothing cut",
-    "center": "the central N x N, nothing resized",
+    "resize": "shorter side N, no crop",
+    "center": "the central N x N, no resizing",
 }
-"""Names that a size N is appended to: square64, resize480, center256."""
-
+"""Protocols for images whose names end in a size N: square64, resize480, center256."""
 
 CLIPS = "clipT[xN][@R]"
-"""Names of clips: T frames, of the central N x N after the shorter side became N (without N: as they are), at R a second
-(without R: at the video's own rate): clip17x128@24, clip33x256, clip17@30."""
+"""Names of protocols for clips of T frames, such as clip17x128@24, clip33x256 or clip17@30.
+
+With N, the shorter side is resized to N and the central N x N is cropped; without it, frames keep their size. R is the
+frame rate in frames per second; without it, videos keep their own."""
+
+_NUMBER = r"[1-9]\d{0,4}"
 
 
-def protocol(name: str) -> Protocol:
-    """The protocol called `name`: one of `PROTOCOLS`, or of a family of images (`FAMILIES`) or of clips (`CLIPS`).
+def get_protocol(name: str) -> Protocol:
+    """Return a protocol by name.
 
-    >>> protocol("square64").crop
+    >>> get_protocol("square64").crop
     64
-    >>> clips = protocol("clip17x128@23.976")
+    >>> clips = get_protocol("clip17x128@23.976")
     >>> clips.frames, clips.crop, clips.rate
     (17, 128, 23.976)
 
+    Args:
+        name: one of `PROTOCOLS`, or a name as in `FAMILIES` (images) or `CLIPS` (clips).
+
     Raises:
-        SmaltiError: nothing is called so.
+        SmaltiError: there is no such protocol.
     """
     if name in PROTOCOLS:
         return PROTOCOLS[name]
@@ -121,9 +125,9 @@ def protocol(name: str) -> Protocol:
     if match := re.fullmatch(rf"clip({_NUMBER})(?:x({_NUMBER}))?(?:@({_NUMBER}(?:\.\d{{1,3}})?))?", name):
         size = int(match[2]) if match[2] else None
         rate = float(match[3]) if match[3] else None
-        return Protocol(name=name, resize=size, crop=size, frames=int(match[1]), rate=rate, taken=_FIRST)
+        return Protocol(name=name, resize=size, crop=size, frames=int(match[1]), rate=rate, taken=_FIRST_FRAMES)
     families = ", ".join(f"{family}N ({meaning})" for family, meaning in FAMILIES.items())
     raise SmaltiError(
-        f"No protocol is called '{name}': the names are {', '.join(PROTOCOLS)}, {families}, and {CLIPS} for clips of T "
-        "frames at R a second."
+        f"The protocol '{name}' does not exist: use one of {', '.join(PROTOCOLS)}, {families}, or {CLIPS} for clips of T "
+        "frames at R frames per second."
     )

@@ -1,11 +1,10 @@
-"""Reconstructions whose noise belongs to the sample, not to its batch.
+"""Reconstruction at 8 bits, with noise that depends on the sample and not on its batch.
 
-Shapes: B batch, T frames, H, W pixels.
+Shapes: B batch; T frames, H, W pixels.
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 
 import torch
@@ -13,50 +12,43 @@ from torch import Tensor
 
 from smalti.errors import SmaltiError
 from smalti.pixels import pixels_to_uint8
+from smalti.seeds import derive_seed
 from smalti.tokenizers.tokenizer import Tokenizer
-from smalti.types import Batch, Code, Latents
-
-
-def sample_seed(seed: int, name: str) -> int:
-    """The seed of one sample's noise, in [0, 2^63): the first bits of SHA-256 of "seed:name"."""
-    text = f"{seed}:{name}".encode(errors="surrogateescape")  # names of files need not be UTF-8
-    return int.from_bytes(hashlib.sha256(text).digest()[:8]) >> 1
+from smalti.types import Batch, Latents
 
 
 @torch.no_grad()
 def reconstruct(tokenizer: Tokenizer, batch: Batch, *, seed: int = 0) -> tuple[Tensor, Latents]:
-    """Reconstructions of a batch at 8 bits; the noise of a generative decoder follows from `seed` and the name alone.
+    """Encode and decode a batch, and round the result to 8 bits.
 
     Args:
         tokenizer: in evaluation mode, on the device of the pixels.
         batch: pixels (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1], and names.
-        seed: of the noise.
+        seed: seed for the noise of a generative decoder. The noise of a sample depends only on the seed and its name.
 
     Returns:
-        uint8 of the shape of the pixels (what a tokenizer pads is trimmed), and the latents between.
+        uint8 of the shape of the pixels, without the tokenizer's padding, and the latents.
 
     Raises:
-        SmaltiError: a reconstruction that is not finite, by name.
+        SmaltiError: a reconstruction contains NaN or infinite values.
     """
     weight = next(tokenizer.parameters(), batch.pixels)
     latents = tokenizer.encode(batch.pixels.to(weight.dtype))
     if tokenizer.decoder.generative:
-        # One generator serves one call, so samples with a seed of their own are decoded one by one.
-        decoded = torch.cat([_decode_one(tokenizer, latents, i, seed, name) for i, name in enumerate(batch.names)])
+        # A call takes one generator, so each sample is decoded in its own call.
+        seeds = [derive_seed(seed, name) for name in batch.names]
+        decoded = torch.cat([_decode_sample(tokenizer, latents, index, seed) for index, seed in enumerate(seeds)])
     else:
         decoded = tokenizer.decode(latents)
     for name, finite in zip(batch.names, decoded.isfinite().flatten(1).all(1).tolist(), strict=True):
         if not finite:
             raise SmaltiError(
-                f"The reconstruction of '{name}' is not finite: the weights are damaged, or {decoded.dtype} is too "
-                "small a type for this tokenizer; try float32."
+                f"The reconstruction of '{name}' contains NaN or infinite values: the weights are damaged, or the "
+                f"tokenizer overflows in {decoded.dtype}; try float32."
             )
     return pixels_to_uint8(decoded), latents
 
 
-def _decode_one(tokenizer: Tokenizer, latents: Latents, index: int, seed: int, name: str) -> Tensor:
-    one = slice(index, index + 1)
-    ids = latents.code.ids
-    code = Code(z=latents.z[one], ids=None if ids is None else ids[one])
-    generator = torch.Generator(latents.z.device).manual_seed(sample_seed(seed, name))
-    return tokenizer.decode(replace(latents, code=code), generator)
+def _decode_sample(tokenizer: Tokenizer, latents: Latents, index: int, seed: int) -> Tensor:
+    generator = torch.Generator(latents.z.device).manual_seed(seed)
+    return tokenizer.decode(replace(latents, code=latents.code[index : index + 1]), generator)

@@ -1,10 +1,11 @@
-"""Reports of an evaluation: what a machine reads, what a spreadsheet reads, and what people look at."""
+"""Reports of an evaluation: JSON, CSV, a contact sheet, for clips a video, and a table for the terminal."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -12,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smalti.errors import SmaltiError
+from smalti.eval import baseline
 from smalti.eval.contact_sheet import comparison_video, contact_sheet
-from smalti.eval.functional import PSNR_CEILING
 from smalti.eval.protocols import Protocol
-from smalti.eval.results import Evaluation, Metric
+from smalti.eval.results import Evaluation, MetricResult
 from smalti.files import atomic_write
 from smalti.version import __version__
 from smalti.video import write_video
@@ -24,15 +25,13 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 FILES = ("metrics.json", "per_sample.csv", "contact_sheet.png")
-"""What `write` writes."""
+"""Files of every report."""
 
-FILM = "examples.mp4"
-"""What it writes besides where the samples are clips."""
+VIDEO_FILE = "examples.mp4"
+"""Additional file of reports about clips."""
 
-FILM_RATE = 24.0
-"""Frames a second of the film where the protocol leaves clips at their own rates."""
-
-LOWER_IS_BETTER = ("lpips", "rfid", "rfvd", "perceptual_efflite0", "fd_efflite0", "fvd_efflite0")
+DEFAULT_FRAME_RATE = 24.0
+"""Frames per second of the video if clips keep their own frame rates."""
 
 _PACKAGES = (
     "torch",
@@ -44,28 +43,18 @@ _PACKAGES = (
     "pillow",
     "av",
 )
-_EXTREMES = 5
-_DEFINITIONS = {
-    "psnr": f"dB a frame, then the mean over the frames of a sample, then over samples; at most {PSNR_CEILING:g} a frame, "
-    "which equal frames get",
-    "psnr_clip": "dB of the mean squared error over all frames of a clip, then the mean over clips",
-    "ssim": "a frame, then the means over frames and over samples; gaussian window 11, sigma 1.5, over R, G and B",
-    "lpips": "a frame, then the means over frames and over samples",
-    "rfvd": "Fréchet distance between the I3D logits of originals and reconstructions, all frames of a clip at once",
-    "fvd_efflite0": "Fréchet distance between the means of EfficientNet-Lite0 features and of their changes from frame to "
-    "frame; not an FVD",
-}
+_NUM_EXTREMES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """What an evaluation cannot know by itself, and somebody who repeats it must.
+    """What is needed to repeat an evaluation, in addition to its results.
 
     Attributes:
-        protocol: what was done to the images.
-        tokenizer: where it came from and its fingerprint, as JSON can hold it.
-        data: what was read, as JSON can hold it.
-        skipped: number of samples that could not be read.
+        protocol: how the samples were prepared.
+        tokenizer: origin and fingerprint of the tokenizer; values that JSON can represent.
+        data: origin of the data; values that JSON can represent.
+        skipped: number of samples that were unreadable or too short.
     """
 
     protocol: Protocol
@@ -74,80 +63,87 @@ class Provenance:
     skipped: int = 0
 
 
-def refuse_existing(out: Path) -> None:
-    """Raise before the work is done, and not after it, where `write` would refuse.
+def check_report_folder(out: Path) -> None:
+    """Check that a folder contains no report, so that `write_report` does not fail after a long evaluation.
 
     Raises:
-        SmaltiError: `out` holds a report, or is a file.
+        SmaltiError: `out` contains a report, or is a file.
     """
     if out.exists() and not out.is_dir():
-        raise SmaltiError(f"{out} is a file, and reports go into a folder: name another.")
-    for name in (*FILES, FILM):
+        raise SmaltiError(f"{out} is a file, but reports are folders: choose another --out.")
+    for name in (*FILES, VIDEO_FILE):
         if (out / name).exists():
-            raise SmaltiError(f"{out / name} exists and is not overwritten: name another folder, or pass --overwrite.")
+            raise SmaltiError(
+                f"{out / name} already exists and is not overwritten: choose another --out, or pass --overwrite."
+            )
 
 
-def write(evaluation: Evaluation, out: Path, provenance: Provenance, *, overwrite: bool = False) -> tuple[Path, ...]:
-    """Write `FILES` (of clips, `FILM` too) into a folder, each whole or not at all, metrics.json last.
+def write_report(
+    evaluation: Evaluation, out: Path, provenance: Provenance, *, overwrite: bool = False
+) -> tuple[Path, ...]:
+    """Write `FILES`, and for clips `VIDEO_FILE`, into a folder. Each file is written atomically, metrics.json last.
 
     Args:
-        evaluation: what was measured.
-        out: the folder; made if it is not there.
-        provenance: what else somebody who repeats it must know.
-        overwrite: replace a report that is there.
+        evaluation: the results.
+        out: the folder. Created if it does not exist.
+        provenance: what else is needed to repeat the evaluation.
+        overwrite: whether to replace an existing report.
 
     Returns:
-        The paths, in the order of `FILES`, the film's last.
+        The paths, in the order of `FILES`, then the video.
 
     Raises:
-        SmaltiError: a report is there and `overwrite` is False, or the folder cannot be written.
-        MissingExtraError: there are clips, and PyAV is not installed.
+        SmaltiError: a report exists and `overwrite` is False, or the folder cannot be written.
+        MissingExtraError: the samples are clips, and PyAV is not installed.
     """
     if not overwrite:
-        refuse_existing(out)
-    text = json.dumps(record(evaluation, provenance), indent=2, allow_nan=False) + "\n"
-    picture = io.BytesIO()
-    contact_sheet(evaluation).save(picture, format="PNG")
-    # Names of files need not be UTF-8: JSON escapes what is not, the table gets the bytes back.
-    rows = _csv(evaluation).encode(errors="surrogateescape")
-    contents = dict(zip(FILES, (text.encode(), rows, picture.getvalue()), strict=True))
-    filmed = evaluation.clips and len(evaluation.examples) > 0
+        check_report_folder(out)
+    text = json.dumps(to_dict(evaluation, provenance), indent=2, allow_nan=False) + "\n"
+    sheet = io.BytesIO()
+    contact_sheet(evaluation.examples, _captions(evaluation)).save(sheet, format="PNG")
+    # Names of files may not be valid UTF-8. JSON escapes such characters; the CSV contains the original bytes.
+    rows = _to_csv(evaluation).encode(errors="surrogateescape")
+    contents = dict(zip(FILES, (text.encode(), rows, sheet.getvalue()), strict=True))
+    has_video = evaluation.clips and len(evaluation.examples) > 0
     try:
-        if filmed:
-            write_video(out / FILM, comparison_video(evaluation.examples), provenance.protocol.rate or FILM_RATE)
+        if has_video:
+            rate = provenance.protocol.rate or DEFAULT_FRAME_RATE
+            write_video(out / VIDEO_FILE, comparison_video(evaluation.examples), rate)
         else:
-            (out / FILM).unlink(missing_ok=True)
+            (out / VIDEO_FILE).unlink(missing_ok=True)
         for name in reversed(FILES):
             with atomic_write(out / name) as partial:
                 partial.write_bytes(contents[name])
     except OSError as error:
         raise SmaltiError(f"The report cannot be written to {out}: {error}.") from error
-    return tuple(out / name for name in ((*FILES, FILM) if filmed else FILES))
+    return tuple(out / name for name in ((*FILES, VIDEO_FILE) if has_video else FILES))
 
 
-def record(evaluation: Evaluation, provenance: Provenance) -> dict[str, Any]:
-    """Everything in metrics.json, as JSON can hold it; numbers are all finite."""
-    by_psnr = sorted(evaluation.samples, key=lambda name: (evaluation.samples[name]["psnr"], name))
+def to_dict(evaluation: Evaluation, provenance: Provenance) -> dict[str, Any]:
+    """Return the content of metrics.json: values that JSON can represent, all numbers finite.
+
+    The best and the worst samples are those of the first metric that has values per sample.
+    """
+    ranked = _rank_samples(evaluation)
     return {
         "smalti": __version__,
-        "protocol": provenance.protocol.record(),
+        "protocol": provenance.protocol.to_dict(),
         "tokenizer": dict(provenance.tokenizer),
         "data": dict(provenance.data),
         "samples": len(evaluation.samples),
         "skipped": provenance.skipped,
-        "metrics": {name: _entry(metric) for name, metric in evaluation.metrics.items()},
+        "metrics": {name: _describe(result) for name, result in evaluation.metrics.items()},
         "baseline": {
-            "method": "bicubic down by the factor, rounded to 8 bits, bicubic up; both antialiased; of a clip, every "
-            "factor[0]-th frame from the first, those between interpolated linearly, those after the last repeating it",
+            "method": baseline.METHOD,
             "factor": list(evaluation.factor),
             "bits_per_pixel": evaluation.baseline_bits_per_pixel,
-            "metrics": {name: _entry(metric) for name, metric in evaluation.baseline.items()},
+            "metrics": {name: _value(result) for name, result in evaluation.baseline.items()},
         },
         "codebook": None if evaluation.codebook is None else asdict(evaluation.codebook),
         "left_out": evaluation.left_out,
-        "best": by_psnr[::-1][:_EXTREMES],
-        "worst": by_psnr[:_EXTREMES],
-        "definitions": {name: text for name, text in _DEFINITIONS.items() if name in evaluation.metrics},
+        "best": ranked[::-1][:_NUM_EXTREMES],
+        "worst": ranked[:_NUM_EXTREMES],
+        "definitions": {name: result.definition for name, result in evaluation.metrics.items()},
         "examples": [example.name for example in evaluation.examples],
         "networks": evaluation.networks,
         "seed": evaluation.seed,
@@ -160,39 +156,79 @@ def record(evaluation: Evaluation, provenance: Provenance) -> dict[str, Any]:
     }
 
 
-def table(evaluation: Evaluation) -> Table:
-    """The metrics as a rich table for the terminal; values that are not comparable with published ones say so."""
+def results_table(evaluation: Evaluation) -> Table:
+    """Return the results as a table for the terminal. Values that are not comparable with published ones are marked."""
     from rich.table import Table
 
     kind = "clips" if evaluation.clips else "samples"
-    grid = Table(title=f"{len(evaluation.samples)} {kind}", title_justify="left")
+    table = Table(title=f"{len(evaluation.samples)} {kind}", title_justify="left")
     for heading, justify in (("metric", "left"), ("tokenizer", "right"), ("baseline", "right"), ("", "left")):
-        grid.add_column(heading, justify=justify)  # pyright: ignore[reportArgumentType]
-    for name, metric in evaluation.metrics.items():
-        arrow = "↓" if name in LOWER_IS_BETTER else "↑"
-        remark = "" if metric.comparable else "[yellow]stand-in: not comparable[/yellow]"
-        grid.add_row(f"{name} {arrow}", f"{metric.value:.4g}", f"{evaluation.baseline[name].value:.4g}", remark)
+        table.add_column(heading, justify=justify)  # pyright: ignore[reportArgumentType]
+    for name, result in evaluation.metrics.items():
+        arrow = "↑" if result.higher_is_better else "↓"
+        remark = "" if result.comparable else "[yellow]not comparable with papers[/yellow]"
+        table.add_row(f"{name} {arrow}", f"{result.value:.4g}", f"{evaluation.baseline[name].value:.4g}", remark)
     codebook = evaluation.codebook
     if codebook is not None:
-        grid.add_section()
-        factor = f"{codebook.compression_ratio:.4g} x smaller than 24 bits"
-        grid.add_row(
-            "bits a pixel", f"{codebook.bits_per_pixel:.4g}", f"{evaluation.baseline_bits_per_pixel:.4g}", factor
-        )
+        table.add_section()
+        ratio = f"{codebook.compression_ratio:.4g} x smaller than 24 bits"
+        bits = (f"{codebook.bits_per_pixel:.4g}", f"{evaluation.baseline_bits_per_pixel:.4g}")
+        table.add_row("bits per pixel", *bits, ratio)
         for index, group in enumerate(codebook.groups):
-            used = f"perplexity {group.perplexity:.4g} of {codebook.codebook_size:.6g} codes"
-            grid.add_row(f"codes used, token {index}", f"{group.used}", "", used)
-    return grid
+            perplexity = f"perplexity {group.perplexity:.4g}, codebook size {codebook.codebook_size:.6g}"
+            table.add_row(f"ids used, token {index}", f"{group.used}", "", perplexity)
+    return table
 
 
-def _entry(metric: Metric) -> dict[str, Any]:
-    return {key: value for key, value in asdict(metric).items() if value is not None}
+def _describe(result: MetricResult) -> dict[str, Any]:
+    """Return a metric as JSON: its value, direction and range. An infinite end of the range is null."""
+    bounds = [bound if math.isfinite(bound) else None for bound in result.range]
+    return {**_value(result), "higher_is_better": result.higher_is_better, "range": bounds}
 
 
-def _csv(evaluation: Evaluation) -> str:
+def _value(result: MetricResult) -> dict[str, Any]:
+    note = {} if result.note is None else {"note": result.note}
+    return {"value": result.value, "comparable": result.comparable, **note}
+
+
+def _columns(evaluation: Evaluation) -> list[str]:
+    """Return the names of all values per sample. A metric may have left out some samples."""
+    return list(dict.fromkeys(name for values in evaluation.samples.values() for name in values))
+
+
+def _ranking_metric(evaluation: Evaluation) -> str | None:
+    """Return the first metric that has values per sample."""
+    columns = _columns(evaluation)
+    return next((name for name in evaluation.metrics if name in columns), None)
+
+
+def _rank_samples(evaluation: Evaluation) -> list[str]:
+    """Return the names of the samples from the worst to the best."""
+    metric = _ranking_metric(evaluation)
+    if metric is None:
+        return []
+    sign = 1 if evaluation.metrics[metric].higher_is_better else -1
+    values = {name: sign * row[metric] for name, row in evaluation.samples.items() if metric in row}
+    return sorted(values, key=lambda name: (values[name], name))
+
+
+def _captions(evaluation: Evaluation) -> dict[str, str]:
+    """Return a caption for each example: its value by the metric that ranks the samples."""
+    metric = _ranking_metric(evaluation)
+    if metric is None:
+        return {}
+    unit = evaluation.metrics[metric].unit
+    values = {e.name: evaluation.samples[e.name].get(metric) for e in evaluation.examples}
+    return {
+        name: f"{value:.2f} {unit}" if unit else f"{metric} {value:.4g}"
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def _to_csv(evaluation: Evaluation) -> str:
     text = io.StringIO()
-    columns = ["name", *next(iter(evaluation.samples.values()))]
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer = csv.DictWriter(text, ["name", *_columns(evaluation)], lineterminator="\n")
     writer.writeheader()
     for name, values in evaluation.samples.items():
         writer.writerow({"name": name, **values})

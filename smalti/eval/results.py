@@ -1,6 +1,6 @@
-"""What an evaluation gives.
+"""The results of an evaluation, as plain data.
 
-Shapes: T frames, H, W pixels, G tokens a position.
+Shapes: T frames, H, W pixels; G tokens per position.
 """
 
 from __future__ import annotations
@@ -11,35 +11,43 @@ from torch import Tensor
 
 from smalti.eval.codebook_usage import GroupUsage
 
-BASELINE = "baseline_"
+BASELINE_PREFIX = "baseline_"
 """Prefix of the baseline's values in `Evaluation.samples`."""
 
 
 @dataclass(frozen=True)
-class Metric:
-    """A value, and whether it may stand beside published ones.
+class MetricResult:
+    """The value of a metric, with what is needed to interpret it.
 
     Attributes:
         value: a finite number.
-        comparable: False: a stand-in, or another definition than tables of papers have.
-        note: what a reader should know about it.
+        comparable: whether the value may be compared with published ones. False for proxies.
+        higher_is_better: direction of the metric.
+        range: (lowest, highest) possible value; may be infinite.
+        definition: what the value is.
+        unit: unit of the value, such as "dB"; may be empty.
+        note: what readers of this value should know; None if there is nothing.
     """
 
     value: float
     comparable: bool
+    higher_is_better: bool
+    range: tuple[float, float]
+    definition: str
+    unit: str = ""
     note: str | None = None
 
 
 @dataclass(frozen=True)
-class CodebookUse:
-    """The code's nominal size and its use over the whole set.
+class CodebookUsage:
+    """Nominal size of the code, and codebook usage over the dataset.
 
     Attributes:
-        codebook_size: values that one token can take.
+        codebook_size: number of values of one token.
         tokens_per_position: G.
-        bits_per_pixel: bits of all tokens of the set / its pixels: of all frames, and what padding costs is in it.
+        bits_per_pixel: bits of all tokens / pixels of all frames. The tokens include those for padding.
         compression_ratio: 24 / bits_per_pixel.
-        groups: one a token of a position.
+        groups: one per token of a position.
     """
 
     codebook_size: int
@@ -51,12 +59,12 @@ class CodebookUse:
 
 @dataclass(frozen=True)
 class Example:
-    """A sample for people to look at.
+    """An original and its reconstruction, to look at.
 
     Attributes:
-        name: of the sample.
-        original: (3, H, W), or a clip's first frames (3, T, H, W), uint8, on the CPU.
-        reconstruction: the same.
+        name: name of the sample.
+        original: (3, H, W), or the first frames of a clip (3, T, H, W), uint8, on the CPU.
+        reconstruction: like `original`.
     """
 
     name: str
@@ -66,33 +74,33 @@ class Example:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured.
+    """The results of an evaluation.
 
     Attributes:
-        samples: values of every sample by its name, in the order of the names; the baseline's have the prefix
-            `BASELINE`.
-        metrics: over the set, by name.
-        baseline: the same metrics of fewer and smaller frames, see `smalti.eval.baseline.baseline`.
-        factor: of the baseline along (T, H, W): the tokenizer's stride; (1, H, W) of images.
-        baseline_bits_per_pixel: 24 bits of each pixel that the baseline keeps / the pixels of the set.
-        clips: whether the samples are clips and not images.
-        codebook: None: the tokenizer is continuous.
-        left_out: why a metric that could be expected is not there, by name.
-        examples: the first few samples in the order of the names.
-        networks: provenance of the measuring networks, by metric.
-        seed: decides, with a sample's name, a generative decoder's noise.
-        device: where the tokenizer ran.
-        dtype: of the tokenizer's weights.
-        processes: how many shared the work.
+        samples: values of each sample, by name of the sample (sorted) and of the metric. The baseline's metrics have the
+            prefix `BASELINE_PREFIX`.
+        metrics: results over the dataset, by name of the metric, in the order of the metrics.
+        baseline: the same metrics for the baseline. See `smalti.eval.baseline.make_baseline`.
+        factor: downsampling factor of the baseline along (T, H, W): the stride of the tokenizer; (1, H, W) for images.
+        baseline_bits_per_pixel: 24 bits per pixel that the baseline keeps / pixels of the dataset.
+        clips: whether the samples are clips, not images.
+        codebook: None if the tokenizer is continuous.
+        left_out: why a metric, or the codebook usage, has no result, by name.
+        examples: the first samples, sorted by name.
+        networks: provenance of the networks, by name of the metric.
+        seed: seed for the noise of a generative decoder, together with the name of a sample.
+        device: device that the tokenizer ran on.
+        dtype: dtype of the tokenizer's weights.
+        processes: number of processes that shared the work.
     """
 
     samples: dict[str, dict[str, float]]
-    metrics: dict[str, Metric]
-    baseline: dict[str, Metric]
+    metrics: dict[str, MetricResult]
+    baseline: dict[str, MetricResult]
     factor: tuple[int, int, int]
     baseline_bits_per_pixel: float
     clips: bool
-    codebook: CodebookUse | None
+    codebook: CodebookUsage | None
     left_out: dict[str, str]
     examples: tuple[Example, ...]
     networks: dict[str, dict[str, str]]

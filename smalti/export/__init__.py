@@ -1,1 +1,1 @@
-"""What leaves the house: token files and exported programs."""
+"""What leaves the suite: token files, and models in the formats of other libraries."""

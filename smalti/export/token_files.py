@@ -1,9 +1,10 @@
 """Token files: what `smalti tokenize` writes and `smalti detokenize` reads.
 
-A safetensors file with one tensor, `ids` (B, N, G), in the smallest unsigned type that holds the codebook, and metadata:
-the layout to come back to pixels, the frame rate of a clip, and the tokenizer that made them with its fingerprint.
+A token file is a safetensors file with one tensor, `ids` (B, N, G), in the smallest unsigned type that can represent the
+codebook. Its metadata are the layout that leads back to pixels, the frame rate of a clip, and the path and the fingerprint
+of the tokenizer.
 
-Shapes: B batch, N positions, G tokens a position.
+Shapes: B batch; N positions; G tokens per position.
 """
 
 from __future__ import annotations
@@ -30,16 +31,16 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class TokenFile:
-    """What a token file holds.
+    """The content of a token file.
 
     Attributes:
         tokens: the ids and their layout.
-        tokenizer: path of the tokenizer that made them, as it was given.
-        fingerprint: of that tokenizer's weights.
-        rate: frames a second of a clip; None: an image.
+        tokenizer: path of the tokenizer that made them.
+        fingerprint: fingerprint of the weights of that tokenizer.
+        rate: frame rate of a clip in frames per second; None for an image.
 
     Raises:
-        ValueError: a clip without a rate, or an image with one.
+        ValueError: a clip has no frame rate, or an image has one.
     """
 
     tokens: TokenGrid
@@ -49,11 +50,16 @@ class TokenFile:
 
     def __post_init__(self) -> None:
         if (self.tokens.frames is None) != (self.rate is None):
-            raise ValueError("A clip has a frame rate, and an image has none.")
+            raise ValueError("A clip needs a frame rate, and an image must not have one.")
 
 
 def save_tokens(file: Path, content: TokenFile, codebook_size: int) -> None:
-    """Write a token file, whole or not at all.
+    """Write a token file atomically.
+
+    Args:
+        file: the file to write or replace.
+        content: its content.
+        codebook_size: number of values of a token, which determines the type of the ids.
 
     Raises:
         SmaltiError: the file cannot be written.
@@ -78,56 +84,55 @@ def save_tokens(file: Path, content: TokenFile, codebook_size: int) -> None:
 
 
 def load_tokens(file: Path) -> TokenFile:
-    """Read a token file; its ids are int64 again.
+    """Read a token file. The ids are int64.
 
     Raises:
-        SmaltiError: missing, damaged, or not a token file of smalti.
+        SmaltiError: the file does not exist, is damaged, or is no token file of Smalti.
     """
-    with _opened(file) as (content, metadata):
+    with _open_token_file(file) as (content, metadata):
         ids = content.get_tensor("ids").long()
     try:
         grids = tuple((t, h, w) for t, h, w in json.loads(metadata["grids"]))
         height, width = json.loads(metadata["size"])
-        frames, rate = json.loads(metadata["frames"]), metadata.get("rate")
-        tokens = TokenGrid(ids=ids, grids=grids, size=(height, width), frames=frames)
+        tokens = TokenGrid(ids=ids, grids=grids, size=(height, width), frames=json.loads(metadata["frames"]))
         if ids.ndim != 3 or ids.shape[1] != tokens.positions:
             raise ValueError(f"ids {tuple(ids.shape)} for {tokens.positions} positions")
-        exact = None if rate is None else Fraction(rate)
-        return TokenFile(tokens, metadata["tokenizer"], metadata["fingerprint"], exact)
+        rate = Fraction(metadata["rate"]) if "rate" in metadata else None
+        return TokenFile(tokens, metadata["tokenizer"], metadata["fingerprint"], rate)
     except (KeyError, ValueError, TypeError, ZeroDivisionError) as error:
-        raise SmaltiError(f"{file} is damaged (its metadata are not whole): tokenize again.") from error
+        raise SmaltiError(f"{file} is damaged (its metadata are incomplete or invalid): tokenize again.") from error
 
 
-def holds_clip(file: Path) -> bool:
-    """Whether a token file holds a clip, not an image; its ids are not read.
+def is_clip(file: Path) -> bool:
+    """Return whether a token file contains a clip and not an image, without reading the ids.
 
     Raises:
-        SmaltiError: as `load_tokens`.
+        SmaltiError: see `load_tokens`.
     """
-    with _opened(file) as (_, metadata):
+    with _open_token_file(file) as (_, metadata):
         return "rate" in metadata
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[tuple[Any, dict[str, str]]]:
-    """A token file that is open, and its metadata."""
+def _open_token_file(file: Path) -> Iterator[tuple[Any, dict[str, str]]]:
+    """Open and check a token file. Yields the open safetensors file and its metadata."""
     if not file.is_file():
         raise SmaltiError(f"There is no token file {file}.")
     try:
         with safe_open(file, "pt") as content:
             metadata = content.metadata() or {}
-            if metadata.get("format") != FORMAT or "ids" not in content.keys():  # noqa: SIM118 (no mapping)
-                raise SmaltiError(f"{file} is no token file: `smalti tokenize` writes them.")
+            if metadata.get("format") != FORMAT or "ids" not in content.keys():  # noqa: SIM118 (not a mapping)
+                raise SmaltiError(f"{file} is no token file: pass a file that `smalti tokenize` wrote.")
             version = metadata.get("format_version")
             if version != str(FORMAT_VERSION):
-                raise SmaltiError(f"{file} is of format version {version}: install a newer smalti.")
+                raise SmaltiError(f"{file} has format version {version}: install a newer version of smalti.")
             yield content, metadata
     except (SafetensorError, OSError) as error:
         raise SmaltiError(f"{file} is damaged or is no safetensors file ({error}): tokenize again.") from error
 
 
 def _smallest_type(codebook_size: int) -> torch.dtype:
-    """The smallest type that holds every id: 4 x 8 bits a position then are 4 bytes, and no id wraps."""
+    """Return the smallest integer type for all ids: 4 x 8 bits per position take 4 bytes, and no id overflows."""
     for dtype, values in ((torch.uint8, 2**8), (torch.uint16, 2**16), (torch.uint32, 2**32)):
         if codebook_size <= values:
             return dtype

@@ -1,18 +1,24 @@
-"""What is trained and shipped: plain torch, no Lightning, no data, no metrics."""
+"""Tokenizers: encoders, bottlenecks and decoders in plain PyTorch, without code for training, data or metrics."""
 
-from smalti.tokenizers.models.ltx.decoder import LTXDecoder
-from smalti.tokenizers.models.ltx.encoder import LTXEncoder
-from smalti.tokenizers.models.onevae.decoder import OneVAEDecoder
-from smalti.tokenizers.models.onevae.encoder import OneVAEEncoder
-from smalti.tokenizers.models.wetok.decoder import WeTokDecoder, WeTokGenerativeDecoder
-from smalti.tokenizers.models.wetok.encoder import WeTokEncoder
+from smalti.tokenizers.base import Decoder, Encoder, StreamState
+from smalti.tokenizers.configurable import Configurable
+from smalti.tokenizers.models.ltx import LTXDecoder, LTXEncoder
+from smalti.tokenizers.models.onevae import OneVAEDecoder, OneVAEEncoder
+from smalti.tokenizers.models.wetok import WeTokDecoder, WeTokEncoder, WeTokGenerativeDecoder
+from smalti.tokenizers.tiling import TiledDecoder, TiledEncoder
 from smalti.tokenizers.tokenizer import Tokenizer
 
 __all__ = [
+    "Configurable",
+    "Decoder",
+    "Encoder",
     "LTXDecoder",
     "LTXEncoder",
     "OneVAEDecoder",
     "OneVAEEncoder",
+    "StreamState",
+    "TiledDecoder",
+    "TiledEncoder",
     "Tokenizer",
     "WeTokDecoder",
     "WeTokEncoder",

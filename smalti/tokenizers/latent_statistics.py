@@ -1,6 +1,6 @@
-"""A decoder as the last step of denoising: what tells its layers how noisy the latent is, and noise of their own.
+"""Mean and standard deviation of each latent channel.
 
-LTX-Video (arXiv 2501.00103, section 2.3 and appendix). Shapes: B batch, C channels, T frames, H, W positions.
+Shapes: B batch; C channels; t, h, w latent positions.
 """
 
 from __future__ import annotations
@@ -10,13 +10,17 @@ from torch import Tensor, nn
 
 
 class LatentStatistics(nn.Module):
-    """Mean and standard deviation of each channel of a latent over a data set; 0 and 1 until they are measured.
+    """Mean and standard deviation of each latent channel over a dataset, as buffers of the tokenizer.
 
-    They are stored with the tokenizer: noise is mixed in by them, and a generative model of the latents wants those
-    normalized.
+    A decoder scales the noise that it adds by them (LTX-Video, arXiv 2501.00103), and generative models are trained on the
+    normalized latents. They are 0 and 1 until they are measured.
 
     Args:
-        dim: channels.
+        dim: number of channels C.
+
+    Attributes:
+        mean: (C,) mean of each channel.
+        std: (C,) standard deviation of each channel.
     """
 
     mean: Tensor
@@ -27,14 +31,15 @@ class LatentStatistics(nn.Module):
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("std", torch.ones(dim))
 
-    def normalized(self, z: Tensor) -> Tensor:
-        """(B, C, t, h, w) with mean 0 and standard deviation 1 in each channel."""
-        return (z - self._along(self.mean, z)) / self._along(self.std, z)
+    def normalize(self, z: Tensor) -> Tensor:
+        """Normalize each channel of latents (B, C, t, h, w) to mean 0 and standard deviation 1."""
+        return (z - self._broadcast(self.mean, z)) / self._broadcast(self.std, z)
 
-    def denormalized(self, z: Tensor) -> Tensor:
-        """The inverse of `normalized`."""
-        return z * self._along(self.std, z) + self._along(self.mean, z)
+    def denormalize(self, z: Tensor) -> Tensor:
+        """Invert `normalize`."""
+        return z * self._broadcast(self.std, z) + self._broadcast(self.mean, z)
 
     @staticmethod
-    def _along(values: Tensor, z: Tensor) -> Tensor:
+    def _broadcast(values: Tensor, z: Tensor) -> Tensor:
+        """Reshape (C,) to broadcast with z, in z's dtype."""
         return values.to(z.dtype)[:, None, None, None]

@@ -1,13 +1,14 @@
-"""Large frames tile by tile: the memory is that of a tile, and no seam shows.
+"""Process large frames in overlapping tiles, with the peak memory of one tile.
 
-A tile is coded as if it were a whole frame. Near its border it differs from what the whole frame would give, for want of
-neighbours; so tiles overlap. Where two do, the outer quarter of each is left out, and in between one fades into the other:
-the encoder's before the bottleneck, the decoder's in pixels.
+A tile is encoded or decoded as if it were a whole frame. Near its border the result differs from that of the whole frame,
+because the neighboring pixels are missing. Tiles therefore overlap: where two tiles overlap, the outer quarter of each is
+discarded, and a linear ramp blends them in between. The encoder's output is blended before the bottleneck, the decoder's in
+pixels.
 
-Networks that see a frame as a whole by attention alone (OneVAE's) come within 45 dB and more of the whole frame. Those that
-norm over it (WeTok's) do not, and neighbouring tiles may differ in brightness.
+Networks that see the whole frame through attention only (OneVAE) reach 45 dB or more against the result of the whole frame.
+Networks with normalization over the frame (WeTok) do not, and neighboring tiles may differ in brightness.
 
-Shapes: B batch, T frames, H, W pixels; t, h, w latent positions; C channels; f the stride in space.
+Shapes: B batch; T frames, H, W pixels; t, h, w latent positions; C channels; f spatial stride.
 """
 
 from __future__ import annotations
@@ -23,82 +24,86 @@ from smalti.errors import SmaltiError
 from smalti.tokenizers.base import Decoder, Encoder, StreamState
 from smalti.tokenizers.layers.noise import generator_device
 
-Tiles = tuple[Tensor, ...]
-"""A piece of each of some maps."""
-_LEAST = 1e-6
-"""Share, before all are made 1, of what is left out: at the border of a frame there is no other tile."""
+Grids = tuple[Tensor, ...]
+"""One tensor per grid, each (B, C, t, h, w), or one tile of each."""
+
+Span = tuple[int, int]
+"""Start and end of a tile along an axis; the end is exclusive."""
+
+_MIN_WEIGHT = 1e-6
+"""Unnormalized blending weight of the discarded part. It is above zero because at a frame's border no other tile exists."""
 
 
 def tiled(encoder: Encoder, decoder: Decoder, tile: int, overlap: int) -> tuple[TiledEncoder, TiledDecoder]:
-    """Both networks tile by tile, with the weights that they have.
+    """Wrap an encoder and its decoder to process frames in tiles. The weights are shared.
 
     Args:
-        encoder: of the same stride along rows and columns.
-        decoder: of the encoder's grids.
-        tile: rows and columns of a tile in pixels, a multiple of f; a frame that is no larger is coded whole.
-        overlap: of neighbours in pixels, a multiple of f, at most half a tile.
+        encoder: an encoder with the same stride along height and width.
+        decoder: the decoder of the encoder's grids.
+        tile: height and width of a tile in pixels, a multiple of f. A frame that is no larger is processed as a whole.
+        overlap: minimum overlap of neighboring tiles in pixels, a multiple of f, at most half a tile.
 
     Raises:
-        SmaltiError: sizes that are no such multiples.
+        SmaltiError: `tile` or `overlap` is not such a multiple.
     """
-    over = TiledEncoder(encoder, tile, overlap)
+    tiled_encoder = TiledEncoder(encoder, tile, overlap)
     f = encoder.stride[1]
     weight = next(encoder.parameters(), torch.empty(0))
     with torch.no_grad():
         first = encoder(weight.new_zeros(1, 3, *encoder.padded_size((1, 2 * f, 2 * f))))[0]
-    return over, TiledDecoder(decoder, f, tile, overlap, first.shape[-1] // 2)
+    return tiled_encoder, TiledDecoder(decoder, f, tile, overlap, first_scale=first.shape[-1] // 2)
 
 
 class TiledEncoder(Encoder):
-    """An encoder that sees tiles of a frame.
+    """An encoder that processes frames in tiles.
 
     Args:
-        encoder: the one that it runs.
-        tile: as `tiled`.
-        overlap: as `tiled`.
+        encoder: the encoder to run on each tile.
+        tile: height and width of a tile in pixels; see `tiled`.
+        overlap: minimum overlap of neighboring tiles in pixels; see `tiled`.
 
     Raises:
-        SmaltiError: as `tiled`.
+        SmaltiError: see `tiled`.
     """
 
     def __init__(self, encoder: Encoder, tile: int = 256, overlap: int = 64) -> None:
         super().__init__()
         self.encoder = encoder
         self.stride, self.out_dim = encoder.stride, encoder.out_dim
-        _check(self.stride[1], tile, overlap)
+        _check_sizes(self.stride[1], tile, overlap)
         self.tile, self.overlap = tile, overlap
 
     def padded_size(self, size: tuple[int, int, int]) -> tuple[int, int, int]:
-        """As the encoder's."""
+        """Return the size that the wrapped encoder needs."""
         return self.encoder.padded_size(size)
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> tuple[Tensor, ...]:
-        """(B, 3, T, H, W) in [-1, 1] to the encoder's grids; in a stream, each tile has its own state."""
+        """Encode (B, 3, T, H, W) in [-1, 1] to the encoder's grids. In a stream, each tile has its own state."""
         state = StreamState(last=True) if state is None else state
         f = self.stride[1]
-        units = (x.shape[3] // f, x.shape[4] // f)
 
-        def run(piece: Tiles, place: int) -> Tiles:
-            return self.encoder(piece[0], state.substate((self, place)))
+        def encode_tile(tile: Grids, index: int) -> Grids:
+            return self.encoder(tile[0], state.substate((self, index)))
 
-        return _blended((x,), units, self.tile // f, self.overlap // f, run)
+        size = (x.shape[3] // f, x.shape[4] // f)
+        return _process_tiles((x,), size, self.tile // f, self.overlap // f, encode_tile)
 
 
 class TiledDecoder(Decoder):
-    """A decoder that sees tiles of the grids.
+    """A decoder that processes latents in tiles.
 
-    One that is generative draws each tile's noise by itself. A seed decides the pixels, in chunks too, but other ones than
-    of the whole frame; and where tiles fade into each other their draws are mixed, so that drawn detail is softer there.
+    A generative decoder draws separate noise for each tile. A seed determines the pixels, for every chunk size, but they
+    differ from those of the whole frame. Where tiles are blended, the average of two draws has less generated detail.
 
     Args:
-        decoder: the one that it runs.
-        stride: f, pixels that a position spans along rows and columns.
-        tile: as `tiled`.
-        overlap: as `tiled`.
-        first_scale: positions of the first frame's own grid in a row, for one of the ordinary grid; 1: it has no own.
+        decoder: the decoder to run on each tile.
+        stride: spatial stride f in pixels.
+        tile: height and width of a tile in pixels; see `tiled`.
+        overlap: minimum overlap of neighboring tiles in pixels; see `tiled`.
+        first_scale: resolution of the first frame's own grid relative to the other grid, such as 2; 1 if there is none.
 
     Raises:
-        SmaltiError: as `tiled`.
+        SmaltiError: see `tiled`.
     """
 
     def __init__(self, decoder: Decoder, stride: int, tile: int = 256, overlap: int = 64, first_scale: int = 1) -> None:
@@ -106,65 +111,72 @@ class TiledDecoder(Decoder):
         self.decoder = decoder
         self.in_dim, self.generative = decoder.in_dim, decoder.generative
         self.stride, self.first_scale = stride, first_scale
-        _check(stride, tile, overlap)
+        _check_sizes(stride, tile, overlap)
         self.tile, self.overlap = tile, overlap
 
     @property
     def last_layer(self) -> nn.Module:
-        """The decoder's."""
+        """The last layer of the wrapped decoder."""
         return self.decoder.last_layer
 
     def forward(
         self, latents: tuple[Tensor, ...], generator: torch.Generator | None = None, state: StreamState | None = None
     ) -> Tensor:
-        """The encoder's grids to (B, 3, T, H, W); in a stream, each tile has its own state."""
+        """Decode the encoder's grids to (B, 3, T, H, W). In a stream, each tile has its own state."""
         state = StreamState(last=True) if state is None else state
-        scale = self.first_scale if state.is_first_chunk(self) else 1
-        units = (latents[0].shape[3] // scale, latents[0].shape[4] // scale)
 
-        def run(piece: Tiles, place: int) -> Tiles:
-            child = state.substate((self, place))
-            if not self.generative or piece[0].shape == latents[0].shape:
-                return (self.decoder(piece, generator, child),)
-            own = _own_noise(piece[0], generator, child)
-            pixels = self.decoder(piece, own, child)
-            child.store("noise", own.get_state())
+        def decode_tile(tile: Grids, index: int) -> Grids:
+            tile_state = state.substate((self, index))
+            if not self.generative or tile[0].shape == latents[0].shape:
+                return (self.decoder(tile, generator, tile_state),)
+            tile_generator = _tile_generator(tile[0], generator, tile_state)
+            pixels = self.decoder(tile, tile_generator, tile_state)
+            tile_state.store("noise", tile_generator.get_state())
             return (pixels,)
 
-        return _blended(latents, units, self.tile // self.stride, self.overlap // self.stride, run)[0]
+        scale = self.first_scale if state.is_first_chunk(self) else 1
+        size = (latents[0].shape[3] // scale, latents[0].shape[4] // scale)
+        return _process_tiles(latents, size, self.tile // self.stride, self.overlap // self.stride, decode_tile)[0]
 
 
-def _own_noise(z: Tensor, generator: torch.Generator | None, state: StreamState) -> torch.Generator:
-    """A tile's generator, seeded by the given one where the clip begins, so that chunks draw what the whole clip draws."""
+def _tile_generator(z: Tensor, generator: torch.Generator | None, state: StreamState) -> torch.Generator:
+    """Return the noise generator of a tile.
+
+    In the first chunk it is seeded from `generator`. Later chunks continue it, and so draw the same noise as the whole
+    clip.
+    """
     device = generator_device(z, generator)
-    own = torch.Generator(device)
-    kept = state.load("noise")
-    if kept is None:
-        return own.manual_seed(int(torch.randint(2**62, (), generator=generator, device=device)))
-    return own.set_state(kept)
+    tile_generator = torch.Generator(device)
+    stored = state.load("noise")
+    if stored is None:
+        return tile_generator.manual_seed(int(torch.randint(2**62, (), generator=generator, device=device)))
+    return tile_generator.set_state(stored)
 
 
-def _check(stride: int, tile: int, overlap: int) -> None:
+def _check_sizes(stride: int, tile: int, overlap: int) -> None:
     if tile < stride or tile % stride or overlap % stride or not 0 <= 2 * overlap <= tile:
-        near = max(tile // stride, 4)
+        positions = max(tile // stride, 4)
         raise SmaltiError(
-            f"tile {tile} and overlap {overlap} must be multiples of the {stride} pixels that a position spans, and the "
-            f"overlap at most half the tile: give, for instance, {near * stride} and {near // 4 * stride}."
+            f"tile {tile} and overlap {overlap} must be multiples of the {stride} pixels per latent position, and the "
+            f"overlap at most half the tile: give, for instance, {positions * stride} and {positions // 4 * stride}."
         )
 
 
-def spans(length: int, tile: int, overlap: int) -> list[tuple[int, int]]:
-    """From where to where the tiles of an axis reach: as few as can be, all of one size, with even overlaps.
+def tile_spans(length: int, tile: int, overlap: int) -> list[Span]:
+    """Split an axis into as few tiles as possible, all of one size, with evenly distributed overlaps.
 
-    >>> spans(20, 8, 2)
+    >>> tile_spans(20, 8, 2)
     [(0, 8), (6, 14), (12, 20)]
-    >>> spans(5, 8, 2)
+    >>> tile_spans(5, 8, 2)
     [(0, 5)]
 
     Args:
-        length: of the axis.
-        tile: at most this long.
-        overlap: at least this much, less than `tile`.
+        length: length of the axis.
+        tile: maximum length of a tile.
+        overlap: minimum overlap of neighboring tiles, less than `tile`.
+
+    Returns:
+        The start and the end of each tile.
     """
     if length <= tile:
         return [(0, length)]
@@ -174,52 +186,64 @@ def spans(length: int, tile: int, overlap: int) -> list[tuple[int, int]]:
     return [(start, start + size) for start in starts]
 
 
-def _shares(reach: list[tuple[int, int]], scale: int, overlap: int, like: Tensor) -> list[Tensor]:
-    """The share of each tile at each of its places along an axis; together 1 everywhere."""
-    whole = like.new_zeros(reach[-1][1] * scale, dtype=torch.float32)
-    heights: list[Tensor] = []
-    for start, stop in reach:
-        inside = torch.arange((stop - start) * scale, device=like.device) + 0.5
-        border = torch.minimum(inside, inside.flip(0))
-        # A ramp over all of the overlap changes two to four times as many ids, where FSQ follows.
-        ramp = (border / max(overlap * scale, 1) * 2 - 0.5).clamp(_LEAST, 1)
-        heights.append(ramp)
-        whole[start * scale : stop * scale] += ramp
+def blend_weights(spans: list[Span], scale: int, overlap: int, like: Tensor) -> list[Tensor]:
+    """Return the blending weights of the tiles along an axis. At each place they sum to 1 over the tiles.
+
+    Args:
+        spans: start and end of each tile, from `tile_spans`.
+        scale: elements per unit of the spans.
+        overlap: minimum overlap of neighboring tiles, in units of the spans.
+        like: the weights have the dtype and the device of this tensor.
+
+    Returns:
+        One weight per element of each tile: ((end - start) * scale,).
+    """
+    total = like.new_zeros(spans[-1][1] * scale, dtype=torch.float32)
+    ramps: list[Tensor] = []
+    for start, end in spans:
+        centers = torch.arange((end - start) * scale, device=like.device) + 0.5
+        border_distance = torch.minimum(centers, centers.flip(0))
+        # 0 up to a quarter of the overlap, 1 from three quarters on. With a ramp over the whole overlap, two to four
+        # times as many ids of an FSQ tokenizer change.
+        ramp = (border_distance / max(overlap * scale, 1) * 2 - 0.5).clamp(_MIN_WEIGHT, 1)
+        ramps.append(ramp)
+        total[start * scale : end * scale] += ramp
     return [
-        (height / whole[start * scale : stop * scale]).to(like.dtype)
-        for height, (start, stop) in zip(heights, reach, strict=True)
+        (ramp / total[start * scale : end * scale]).to(like.dtype)
+        for ramp, (start, end) in zip(ramps, spans, strict=True)
     ]
 
 
-def _blended(maps: Tiles, units: tuple[int, int], tile: int, overlap: int, run: Callable[[Tiles, int], Tiles]) -> Tiles:
-    """What `run` makes of the tiles of some maps, put together.
+def _process_tiles(
+    grids: Grids, size: tuple[int, int], tile: int, overlap: int, process: Callable[[Grids, int], Grids]
+) -> Grids:
+    """Apply a function to each tile and blend the results.
 
     Args:
-        maps: (B, C, T, rows, columns) each, of multiples of `units`.
-        units: rows and columns that are never cut.
-        tile: units of a tile.
-        overlap: units of the overlap.
-        run: a tile of each map, and its number, to maps of multiples of its units.
+        grids: (B, C, T, H, W) each, where H and W are multiples of `size`.
+        size: height and width of the frame in latent positions, the unit in which tiles are cut.
+        tile: height and width of a tile in positions.
+        overlap: minimum overlap in positions.
+        process: maps the tile of each input grid, and the index of the tile, to the tile of each output grid, whose height
+            and width are multiples of the tile's in positions.
     """
-    rows, columns = (spans(length, tile, overlap) for length in units)
+    rows, columns = (tile_spans(length, tile, overlap) for length in size)
     if len(rows) == len(columns) == 1:
-        return run(maps, 0)
-    wholes: list[Tensor] = []
-    shares: list[tuple[list[Tensor], list[Tensor]]] = []
-    for place, (i, j) in enumerate(product(range(len(rows)), range(len(columns)))):
-        made = run(tuple(m[_area(m.shape[4] // units[1], rows[i], columns[j])] for m in maps), place)
-        scales = [piece.shape[4] // (columns[j][1] - columns[j][0]) for piece in made]
-        if not wholes:
-            wholes = [p.new_zeros(*p.shape[:3], *(n * s for n in units)) for p, s in zip(made, scales, strict=True)]
-            shares = [
-                (_shares(rows, s, overlap, p), _shares(columns, s, overlap, p))
-                for p, s in zip(made, scales, strict=True)
-            ]
-        for whole, piece, scale, (down, across) in zip(wholes, made, scales, shares, strict=True):
-            whole[_area(scale, rows[i], columns[j])] += piece * (down[i][:, None] * across[j])
-    return tuple(wholes)
+        return process(grids, 0)
+    outputs: list[Tensor] = []
+    weights: list[tuple[list[Tensor], list[Tensor]]] = []
+    for index, (i, j) in enumerate(product(range(len(rows)), range(len(columns)))):
+        tiles = process(tuple(g[_region(g.shape[4] // size[1], rows[i], columns[j])] for g in grids), index)
+        scales = [t.shape[4] // (columns[j][1] - columns[j][0]) for t in tiles]
+        if not outputs:
+            for t, scale in zip(tiles, scales, strict=True):
+                outputs.append(t.new_zeros(*t.shape[:3], *(n * scale for n in size)))
+                weights.append((blend_weights(rows, scale, overlap, t), blend_weights(columns, scale, overlap, t)))
+        for output, t, scale, (vertical, horizontal) in zip(outputs, tiles, scales, weights, strict=True):
+            output[_region(scale, rows[i], columns[j])] += t * (vertical[i][:, None] * horizontal[j])
+    return tuple(outputs)
 
 
-def _area(scale: int, rows: tuple[int, int], columns: tuple[int, int]) -> tuple[Any, ...]:
-    """Where a tile lies in a map that has `scale` positions along each unit."""
-    return (..., *(slice(start * scale, stop * scale) for start, stop in (rows, columns)))
+def _region(scale: int, rows: Span, columns: Span) -> tuple[Any, ...]:
+    """Return the index of a tile in a grid that has `scale` elements per latent position."""
+    return (..., *(slice(start * scale, end * scale) for start, end in (rows, columns)))

@@ -1,20 +1,19 @@
-"""How a tokenizer is trained: the Lightning module, losses, adversaries and callbacks."""
+"""Training: the Lightning module, losses, discriminators and callbacks."""
 
 from smalti.trainers.checkpointing import Checkpoints
 from smalti.trainers.discriminators import PatchDiscriminator, TemporalDiscriminator
 from smalti.trainers.ema import TokenizerEMA
 from smalti.trainers.gan import GANLoss, ReconstructionGANLoss
 from smalti.trainers.latent_statistics import LatentStatisticsCallback
-from smalti.trainers.losses.perceptual import PerceptualLoss
-from smalti.trainers.losses.wavelet import WaveletLoss
+from smalti.trainers.losses import PerceptualLoss, WaveletLoss
 from smalti.trainers.module import TokenizerTraining
 from smalti.trainers.throughput import Throughput
 from smalti.trainers.visualization import ReconstructionGrid
 from smalti.trainers.warm_start import WarmStart
 
 __all__ = [
-    "GANLoss",
     "Checkpoints",
+    "GANLoss",
     "LatentStatisticsCallback",
     "PatchDiscriminator",
     "PerceptualLoss",

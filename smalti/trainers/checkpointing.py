@@ -1,4 +1,4 @@
-"""What happens beside the steps: averaging, checkpoints, throughput."""
+"""Saving of training checkpoints."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ log = logging.getLogger(__name__)
 
 
 class Checkpoints(ModelCheckpoint):
-    """Lightning's checkpoints, and one more at every end: planned, interrupted or diverged. Nothing trained is lost.
+    """Saves checkpoints regularly, and whenever training ends: as planned, by an interrupt, or by a NaN.
 
-    `last.ckpt` links to the newest. Resume with `--ckpt_path`. Ctrl-C ends the step that is under way and its accumulation,
-    on all ranks, and then stops and saves, so that the run can go on exactly; a second one stops at once.
+    `last.ckpt` links to the newest checkpoint. Resume from it with `--ckpt_path`. Ctrl-C finishes the current step with its
+    gradient accumulation on all ranks, then saves and stops, so that the run can be resumed exactly. A second Ctrl-C stops
+    immediately.
 
     Args:
-        every_n_train_steps: steps between checkpoints.
-        save_top_k: how many of the newest to keep.
-        dirpath: where to; None: `checkpoints` in the run's folder.
+        every_n_train_steps: optimizer steps between checkpoints.
+        save_top_k: number of newest checkpoints to keep; -1 for all.
+        dirpath: folder for the checkpoints; None: `checkpoints` in the folder of the run.
     """
 
     def __init__(
@@ -44,31 +45,37 @@ class Checkpoints(ModelCheckpoint):
             every_n_train_steps=every_n_train_steps,
         )
         self._interrupted = False
-        self._handler: Any = None
+        self._previous_handler: Any = None
+        self._is_global_zero = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Hear Ctrl-C, and wait with the answer until the step is done."""
+        """Install the handler of Ctrl-C."""
         super().on_train_start(trainer, pl_module)
-        if threading.current_thread() is threading.main_thread():
-            self._handler = signal.signal(signal.SIGINT, self._interrupt)
+        self._is_global_zero = trainer.is_global_zero
+        # Python can only install handlers in the main thread. A handler that was not installed from Python (None) could not
+        # be restored, and is left in place.
+        main_thread = threading.current_thread() is threading.main_thread()
+        if main_thread and signal.getsignal(signal.SIGINT) is not None:
+            self._previous_handler = signal.signal(signal.SIGINT, self._interrupt)
 
     def _interrupt(self, _signal: int, _frame: Any) -> None:
         if self._interrupted:
             raise KeyboardInterrupt
         self._interrupted = True
-        log.info("Stopping and saving after this step; press Ctrl-C again to stop at once.")
+        if self._is_global_zero:
+            log.info("Stopping after this step and saving; press Ctrl-C again to stop immediately.")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Give Ctrl-C back."""
+        """Restore the previous handler of Ctrl-C, whatever it was."""
         super().teardown(trainer, pl_module, stage)
-        if self._handler is not None:
-            signal.signal(signal.SIGINT, self._handler)
-            self._handler = None
+        if self._previous_handler is not None:
+            signal.signal(signal.SIGINT, self._previous_handler)
+            self._previous_handler = None
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        """Between two steps, stop where somebody asked for it; all ranks together."""
+        """Stop between two optimizer steps, on all ranks, if any rank was interrupted."""
         if batch_idx % trainer.accumulate_grad_batches == 0 and trainer.strategy.reduce_boolean_decision(
             self._interrupted, all=False
         ):
@@ -77,17 +84,17 @@ class Checkpoints(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """As Lightning; the last planned step too, before the epoch is closed, so that the run can go on exactly there."""
+        """Save at the regular steps and at the last one, before the epoch ends, so that the run can be resumed exactly."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if trainer.global_step == trainer.max_steps:
             self._save_now(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save what the last steps since the previous checkpoint brought."""
+        """Save the steps since the last checkpoint."""
         self._save_now(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Save, where all processes stop together: one alone would wait for the others for ever."""
+        """Save if all ranks stop together. A single rank would wait for the others forever."""
         together = isinstance(exception, (KeyboardInterrupt, DivergedError)) or trainer.world_size == 1
         if together and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self._save_now(trainer)
@@ -99,4 +106,5 @@ class Checkpoints(ModelCheckpoint):
         path = self.format_checkpoint_name(candidates)
         self._save_checkpoint(trainer, path)
         self._save_last_checkpoint(trainer, candidates)
-        log.info("Saved %s.", path)
+        if trainer.is_global_zero:
+            log.info("Saved %s.", path)

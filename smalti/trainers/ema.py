@@ -1,7 +1,8 @@
-"""What happens beside the steps: averaging, checkpoints, throughput."""
+"""Exponential moving average of the tokenizer's weights."""
 
 from __future__ import annotations
 
+import logging
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -9,28 +10,30 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from smalti.trainers.checkpointing import log
 from smalti.trainers.module import TokenizerTraining
+
+log = logging.getLogger(__name__)
 
 _PREFIX = "tokenizer."
 
 
-class _TokenizerAverage(AveragedModel):
-    """An average of the tokenizer inside the training module that it is updated from."""
+class _AveragedTokenizer(AveragedModel):
+    """Average of a tokenizer that is updated from the training module that contains it."""
 
     def update_parameters(self, model: nn.Module) -> None:
         super().update_parameters(cast(TokenizerTraining, model).tokenizer)
 
 
 class TokenizerEMA(EMAWeightAveraging):
-    """Exponential moving average of the tokenizer's weights; validation sees it, and `smalti.load` takes it.
+    """Exponential moving average of the tokenizer's weights, which validation and `smalti.load` use.
 
-    Lightning's callback, but of the tokenizer alone: not of the discriminator, and buffers are copied, not averaged.
+    Unlike Lightning's callback, it averages the tokenizer only and not the discriminator. Buffers are copied and not
+    averaged.
 
     Args:
-        decay: a step.
+        decay: decay of the average per update.
         update_every_n_steps: optimizer steps between updates.
-        update_starting_at_step: first step whose weights are averaged.
+        update_starting_at_step: first optimizer step whose weights are averaged.
     """
 
     def __init__(self, decay: float = 0.999, update_every_n_steps: int = 1, update_starting_at_step: int = 0) -> None:
@@ -41,13 +44,13 @@ class TokenizerEMA(EMAWeightAveraging):
         self._swapped = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Start the average from the weights as they are."""
+        """Initialize the average with the current weights."""
         if stage == "fit":
             self.restart(trainer, cast(TokenizerTraining, pl_module))
 
     def restart(self, trainer: pl.Trainer, module: TokenizerTraining) -> None:
-        """Forget the average, and start from the module's weights."""
-        self._average_model = _TokenizerAverage(
+        """Discard the average and initialize it with the module's current weights."""
+        self._average_model = _AveragedTokenizer(
             module.tokenizer,
             device=trainer.strategy.root_device,
             use_buffers=False,
@@ -55,21 +58,21 @@ class TokenizerEMA(EMAWeightAveraging):
         )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Nothing yet: the last checkpoint is still to be written, with both the average and the live weights."""
+        """Do nothing yet: the last checkpoint, which is saved after this, needs the average and the live weights."""
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave the average in the module, as Lightning promises."""
+        """Copy the average into the module, as Lightning's callback does at the end of training."""
         self._copy_average_to_current(pl_module)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Put the live weights back if validation was interrupted, so that a checkpoint of this moment is true."""
+        """Restore the live weights if validation was interrupted, so that a checkpoint saved now is correct."""
         if self._swapped:
             self._swap_models(pl_module)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Put the average where the tokenizer's weights stand, and all live weights beside, as Lightning does."""
+        """Store the average as the tokenizer's weights, and all live weights under `current_model_state`, as Lightning."""
         if self._average_model is None:
             return
         state = self._average_model.state_dict()
@@ -81,11 +84,11 @@ class TokenizerEMA(EMAWeightAveraging):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take both back; a checkpoint of a run without averages starts the average from its weights."""
+        """Restore the average and the live weights. If the checkpoint has no average, initialize it with its weights."""
         if self._average_model is None:
             return
         if "averaging_state" not in checkpoint:
-            log.warning("The checkpoint holds no averaged weights: the average starts from its live weights.")
+            log.warning("The checkpoint contains no averaged weights: the average starts from its live weights.")
             self.restart(trainer, cast(TokenizerTraining, pl_module))
             return
         average = {

@@ -1,4 +1,4 @@
-"""Measuring the latent's statistics while a tokenizer is trained.
+"""Measuring the statistics of the latents while a tokenizer is trained.
 
 Shapes: B batch, N positions, C channels.
 """
@@ -22,36 +22,36 @@ from smalti.types import Code
 
 
 class LatentStatisticsCallback(Callback):
-    """Keeps `tokenizer.decoder.statistics`, the mean and standard deviation of each channel of z, true to the latents.
+    """Measures the mean and standard deviation of each channel of z, and stores them in `tokenizer.decoder.statistics`.
 
-    Each training batch counts as it passes the bottleneck, on all ranks together: batch number n of the run with the
-    weight max(1 / n, 1 - decay). So they are those of all batches so far at first, later of about the last
-    1 / (1 - decay), and follow an encoder that still changes. z is what the decoder sees in training, a sample where the
+    The statistics are updated with each training batch, over all ranks. Batch n of the run has the weight
+    max(1 / n, 1 - decay). They therefore cover all batches at first, and later about the last 1 / (1 - decay) batches, so
+    that they follow an encoder that still changes. z is what the decoder receives in training: a random sample if the
     bottleneck draws one.
 
-    A decoder that mixes noise into z by these statistics already has the first batch's in the first step, because z
-    passes here before; nothing has to settle first. In the first steps they are as rough as few batches make them, and
-    move as quickly as the encoder does.
+    The update happens when z leaves the bottleneck. A decoder that mixes noise into z according to the statistics thus
+    already uses those of the first batch in the first step, without any warm-up. In the first steps the statistics are
+    noisy, because they are computed from few batches, and change as quickly as the encoder does.
 
-    They are buffers of the tokenizer: checkpoints, exports, and the averaged weights (a copy of the live ones) hold them,
-    and a run that is resumed goes on with them. A batch whose z is not finite does not count.
+    The statistics are buffers of the tokenizer: checkpoints and exports contain them, averaged weights contain a copy of
+    the live ones, and a resumed run continues with them. A batch whose z has NaN or infinite values is skipped.
 
     Args:
-        decay: in [0, 1), of batches' weights; None: they are not measured, and stay as they are.
+        decay: decay of the statistics per batch, in [0, 1). None: they are not measured and keep their values.
 
     Raises:
-        SmaltiError: a decay outside [0, 1).
+        SmaltiError: `decay` is not in [0, 1).
     """
 
     def __init__(self, decay: float | None = None) -> None:
         if decay is not None and not 0 <= decay < 1:
-            raise SmaltiError(f"statistics.decay is {decay}: give it a number from 0 to below 1, such as 0.999.")
+            raise SmaltiError(f"statistics.decay is {decay}: set a number of at least 0 and below 1, such as 0.999.")
         self.decay = decay
         self.batches = 0
         self._handle: RemovableHandle | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Watch the bottleneck.
+        """Register a hook on the bottleneck.
 
         Raises:
             SmaltiError: the tokenizer's decoder has no statistics, or is frozen.
@@ -62,39 +62,40 @@ class LatentStatisticsCallback(Callback):
         statistics = getattr(module.tokenizer.decoder, "statistics", None)
         if not isinstance(statistics, LatentStatistics):
             raise SmaltiError(
-                f"statistics.decay is given, but {type(module.tokenizer.decoder).__name__} keeps no statistics of the "
-                "latent: take `statistics` out of the recipe."
+                f"statistics.decay is set, but {type(module.tokenizer.decoder).__name__} has no latent statistics: remove "
+                "`statistics` from the recipe."
             )
         if "decoder" in module.frozen:
             raise SmaltiError(
-                "statistics.decay is given, but the decoder is frozen and its statistics with it: take one of the two out "
-                "of the recipe."
+                "statistics.decay is set, but the decoder and its statistics are frozen: remove one of the two settings "
+                "from the recipe."
             )
-        self._handle = module.tokenizer.bottleneck.register_forward_hook(partial(self._seen, trainer, statistics))
+        self._handle = module.tokenizer.bottleneck.register_forward_hook(partial(self._update, trainer, statistics))
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Leave the bottleneck alone."""
+        """Remove the hook."""
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
 
     def state_dict(self) -> dict[str, Any]:
-        """How many batches have counted."""
+        """Return the number of batches so far."""
         return {"batches": self.batches}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Restore the number of batches."""
         self.batches = state_dict["batches"]
 
-    def _seen(self, trainer: pl.Trainer, statistics: LatentStatistics, _: nn.Module, __: Any, code: Code) -> None:
-        if trainer.training and self.decay is not None:  # not in validation, whatever mode a frozen bottleneck is in
+    def _update(self, trainer: pl.Trainer, statistics: LatentStatistics, _: nn.Module, __: Any, code: Code) -> None:
+        # Asks the trainer and not the bottleneck, whose mode is fixed where it is frozen: validation batches do not count.
+        if trainer.training and self.decay is not None:
             self.batches += 1
             update_statistics(statistics, code.z, max(1 / self.batches, 1 - self.decay))
 
 
 @torch.no_grad()
 def update_statistics(statistics: LatentStatistics, z: Tensor, weight: float) -> None:
-    """Mix a batch's statistics into those so far, exactly: as if both batches' positions had been one set, so weighted.
+    """Update statistics with those of a batch: exactly the statistics of the union of both, with these weights.
 
         mean <- (1 - w) mean + w m,  variance <- (1 - w) variance + w v + w (1 - w) (m - mean)^2
 
@@ -102,16 +103,16 @@ def update_statistics(statistics: LatentStatistics, z: Tensor, weight: float) ->
     result is the mean and the (biased) variance over all of them.
 
     Args:
-        statistics: changed in place; not by a z that is not finite.
-        z: (B, N, C), of this process; those of all processes count alike.
+        statistics: updated in place, unless z contains NaN or infinite values.
+        z: (B, N, C), this process's part of the batch. All processes have equal weight.
         weight: w, in [0, 1].
     """
     flat = z.detach().flatten(0, 1).float()
     (mean,) = mean_over_ranks(flat.mean(0))
-    # About the mean of all processes, so that nothing is cancelled where a mean is large.
+    # Around the global mean: with a large mean, the difference of two second moments would lose all precision.
     (variance,) = mean_over_ranks((flat - mean).square().mean(0))
-    apart = mean - statistics.mean
-    mixed = torch.lerp(statistics.std.square(), variance, weight) + weight * (1 - weight) * apart.square()
+    change = mean - statistics.mean
+    mixed = torch.lerp(statistics.std.square(), variance, weight) + weight * (1 - weight) * change.square()
     finite = (mean.isfinite() & variance.isfinite()).all()
     statistics.std.copy_(torch.where(finite, mixed.sqrt(), statistics.std))
-    statistics.mean.copy_(torch.where(finite, statistics.mean + weight * apart, statistics.mean))
+    statistics.mean.copy_(torch.where(finite, statistics.mean + weight * change, statistics.mean))

@@ -1,4 +1,4 @@
-"""What happens beside the steps: averaging, checkpoints, throughput."""
+"""Logging of training speed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from smalti.types import Batch
 
 
 class Throughput(ThroughputMonitor):
-    """Lightning's monitor of batches and samples a second, told how to count samples.
+    """Logs batches and samples per second.
 
     Args:
-        window_size: batches that are averaged over.
+        window_size: number of batches to average over.
     """
 
     def __init__(self, window_size: int = 20) -> None:

@@ -1,9 +1,9 @@
-"""Parameters that a step leaves alone, under data parallelism.
+"""Handling of parameters that a training step does not use, under data parallelism.
 
-An image leaves a video tokenizer's temporal layers alone, a step of a joint tokenizer one of its paths, and a step before
-the adversary's start its discriminator. In one process such a parameter has no gradient, and the optimizer passes it by: no
-momentum, no weight decay. Data parallelism fails for lack of it, or, where it is told to look for unused parameters, gives
-all of them gradients of zero as soon as one process used them.
+An image does not use the temporal layers of a video tokenizer, a step of a joint tokenizer uses only one of its branches,
+and steps before the start of the GAN loss do not use the discriminator. In a single process, such a parameter has no
+gradient and the optimizer skips it: no momentum, no weight decay. DDP instead fails if a gradient is missing; with
+`find_unused_parameters`, it gives such a parameter a zero gradient in all processes as soon as one of them used it.
 """
 
 from __future__ import annotations
@@ -11,33 +11,35 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
+
+from smalti.distributed import max_over_ranks
 
 
 def reached_leaves(loss: Tensor) -> set[int]:
-    """The `id` of each leaf tensor that a gradient of the loss would reach: of its graph, as it was recorded."""
-    seen = set()
-    found: set[int] = set()
-    waiting = [loss.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
+    """Return the `id` of each leaf tensor that receives a gradient from the loss, according to the autograd graph."""
+    visited = set()
+    leaves: set[int] = set()
+    pending = [loss.grad_fn]
+    while pending:
+        node = pending.pop()
+        if node is None or node in visited:
             continue
-        seen.add(node)
+        visited.add(node)
         leaf = getattr(node, "variable", None)
         if leaf is not None:
-            found.add(id(leaf))
-        waiting += [following for following, _ in node.next_functions]
-    return found
+            leaves.add(id(leaf))
+        pending += [next_node for next_node, _ in node.next_functions]
+    return leaves
 
 
 class UnusedParameters:
-    """Gives data parallelism the gradients that it waits for, and takes them back before the optimizer sees them.
+    """Gives DDP the gradients that it waits for, and removes them before the optimizer step.
 
-    A parameter is left alone in an optimizer step where no micro-batch of no process reached it.
+    The optimizer skips a parameter if no micro-batch of the step used it, in any process.
 
     Args:
-        parameters: all that are trained.
+        parameters: parameters of the model; those that do not require gradients are ignored.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -45,19 +47,18 @@ class UnusedParameters:
         self._reached: set[int] = set()
 
     def complete(self, loss: Tensor) -> Tensor:
-        """The loss, with a zero that touches the parameters which it does not reach."""
+        """Return the loss plus a zero that depends on every parameter that the loss does not reach."""
         reached = reached_leaves(loss)
         self._reached |= reached
-        # Sums of nothing: no number is read, so none that is not finite can get in.
+        # Sums of empty tensors: no value is read, so a NaN or infinite parameter has no effect.
         zeros = [p.flatten()[:0].sum(dtype=loss.dtype) for p in self._parameters if id(p) not in reached]
         return torch.stack([loss, *zeros]).sum() if zeros else loss
 
-    def withdraw(self) -> None:
-        """Take the gradients of those that nothing reached since the last call; all processes call this together."""
+    def remove_gradients(self) -> None:
+        """Remove the gradients of parameters that no loss reached since the last call. All ranks must call this."""
         reached = torch.tensor([id(p) in self._reached for p in self._parameters], dtype=torch.uint8)
-        reached = reached.to(self._parameters[0].device)
-        distributed.all_reduce(reached, op=distributed.ReduceOp.MAX)
-        for parameter, wanted in zip(self._parameters, reached.tolist(), strict=True):
-            if not wanted:
+        reached = max_over_ranks(reached.to(self._parameters[0].device))
+        for parameter, used in zip(self._parameters, reached.tolist(), strict=True):
+            if not used:
                 parameter.grad = None
         self._reached = set()

@@ -1,20 +1,23 @@
-"""What validation measures while training: means over all samples of all processes, and use of the codebook.
+"""Metrics of the validation during training: means over all samples of all processes, and codebook usage.
 
-The figures to publish are `smalti evaluate`'s; these show where training goes.
+They show how training progresses. Use `smalti evaluate` for values to publish.
+
+Shapes: B batch; T frames, H, W pixels; N positions; G tokens per position.
 """
 
 from __future__ import annotations
 
-from torch import Tensor, distributed
+from torch import Tensor, nn
 
+from smalti.distributed import gather
 from smalti.eval.codebook_usage import IdCounts
-from smalti.eval.functional import psnr
-from smalti.pixels import frames_as_images, pixels_to_uint8
-from smalti.trainers.losses.perceptual import PerceptualLoss
+from smalti.eval.functional import mean_over_frames, psnr
+from smalti.pixels import pixels_to_uint8
+from smalti.trainers.losses.reconstruction import compute_losses
 
 
 class ValidationMetrics:
-    """Sums over the samples that one process saw, and their means over what all saw."""
+    """Sums over the samples of one process. `compute` combines those of all processes."""
 
     def __init__(self) -> None:
         self._sums: dict[str, float] = {}
@@ -22,11 +25,11 @@ class ValidationMetrics:
         self._counts: list[IdCounts] = []
 
     def update(self, values: dict[str, Tensor], ids: Tensor | None) -> None:
-        """Take in a batch.
+        """Add a batch.
 
         Args:
-            values: one value a sample by name, each (B,).
-            ids: (B, N, G) int64; None where the tokenizer is continuous.
+            values: (B,) values, one per sample, by name.
+            ids: (B, N, G) int64; None if the tokenizer is continuous.
         """
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(value.double().sum())
@@ -36,21 +39,17 @@ class ValidationMetrics:
             for counts, group in zip(self._counts, ids.unbind(-1), strict=True):
                 counts.add(group)
 
-    def results(self, codebook_size: int | None) -> dict[str, float]:
-        """The means by name, and `codebook_used` and `codebook_perplexity` a group; empty where nothing was seen.
+    def compute(self, codebook_size: int | None) -> dict[str, float]:
+        """Return the means by name, and `codebook_used` and `codebook_perplexity` of each group; empty without samples.
 
-        All processes must call this, and all get the same.
+        All ranks must call this together, and all get the same result.
 
         Args:
-            codebook_size: of the quantizer; None where the tokenizer is continuous.
+            codebook_size: codebook size of the quantizer; None if the tokenizer is continuous.
         """
         for counts in self._counts:
-            counts.settle()
-        parts: list[ValidationMetrics] = [self]
-        if distributed.is_available() and distributed.is_initialized():
-            parts = [self] * distributed.get_world_size()
-            distributed.all_gather_object(parts, self)
-        parts = [part for part in parts if part._samples]
+            counts.consolidate()
+        parts = [part for part in gather(self) if part._samples]
         if not parts:
             return {}
         samples = sum(part._samples for part in parts)
@@ -60,34 +59,33 @@ class ValidationMetrics:
                 counts = IdCounts()
                 for part in parts:
                     counts.merge(part._counts[group])
-                use = counts.use(codebook_size)
-                results[f"codebook_used_{group}"] = float(use.used)
-                results[f"codebook_perplexity_{group}"] = use.perplexity
+                usage = counts.summarize(codebook_size)
+                results[f"codebook_used_{group}"] = float(usage.used)
+                results[f"codebook_perplexity_{group}"] = usage.perplexity
         return results
 
 
-def sample_metrics(x: Tensor, y: Tensor, perceptual: PerceptualLoss | None) -> dict[str, Tensor]:
-    """`l1`, `mse`, `psnr` and, where there is a network, `perceptual`: one value a sample, (B,).
+def sample_metrics(reconstruction: Tensor, original: Tensor, losses: nn.ModuleDict | None = None) -> dict[str, Tensor]:
+    """Compute `l1`, `mse`, `psnr` and the losses of the recipe.
 
-    The PSNR and the perceptual distance of a clip are the means over its frames.
+    The PSNR of a clip is the mean PSNR of its frames. A loss is a function of the batch: all samples of the batch get its
+    value, so that the mean over samples weights each batch by its size.
 
     Args:
-        x: originals (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1].
-        y: reconstructions of that shape.
-        perceptual: sees all frames as images; None leaves it out.
+        reconstruction: (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1].
+        original: pixels of the same shape.
+        losses: modules by name, in evaluation mode.
+
+    Returns:
+        (B,) float64 values by name.
     """
-    x, y = x.float(), y.float()
-    images = frames_as_images(x), frames_as_images(y)
+    reconstruction, original = reconstruction.float(), original.float()
+    error = reconstruction - original
     values = {
-        "l1": (x - y).abs(),
-        "mse": (x - y).square(),
-        "psnr": psnr(*map(pixels_to_uint8, images)).unflatten(0, (len(x), -1)),
+        "l1": error.abs().flatten(1).mean(1),
+        "mse": error.square().flatten(1).mean(1),
+        "psnr": mean_over_frames(psnr, pixels_to_uint8(original), pixels_to_uint8(reconstruction)),
     }
-    if perceptual is not None:
-        values["perceptual"] = perceptual.distances(*images).unflatten(0, (len(x), -1))
-    return {name: _per_sample(value) for name, value in values.items()}
-
-
-def _per_sample(x: Tensor) -> Tensor:
-    """(B, ...) to its means (B,)."""
-    return x.flatten(1).mean(1).double()
+    for name, value in compute_losses(losses or nn.ModuleDict(), reconstruction, original).items():
+        values[name] = value.expand(len(original))
+    return {name: value.double() for name, value in values.items()}

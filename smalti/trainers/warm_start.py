@@ -1,4 +1,4 @@
-"""Starting from the weights of another training."""
+"""Starting a training from the weights of another one."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ log = logging.getLogger(__name__)
 
 
 class WarmStart(Callback):
-    """Start from the weights of another training: an exported tokenizer or a checkpoint.
+    """Initializes the tokenizer with the weights of an exported tokenizer or a training checkpoint.
 
-    Every weight is taken; the decoder may adapt them where the function stays the same (a generative decoder widens its
-    first convolution with zeros for the noise, WeTok's second stage). Discriminator and optimizer start anew. A run that
-    is resumed has its own weights and needs the source no more.
+    All weights are loaded. The decoder may adapt them as long as it computes the same function: a generative decoder pads
+    its first convolution with zeros for the noise channels (WeTok's second stage). The discriminator and the optimizer
+    start from scratch. A resumed run has its own weights, and ignores this callback.
 
     Args:
-        path: an exported folder or a `.ckpt` file; None: start from fresh weights.
-        transfer: take what fits of another architecture of OneVAE's family instead (other strides, levels, latents or paths,
-            such as a joint tokenizer from Wan2.1's continuous one), and log how much that was; see
+        path: an exported folder or a `.ckpt` file; None: start with random weights.
+        transfer: load the weights that fit from another architecture of the OneVAE family (other strides, levels, latents
+            or branches, such as a joint tokenizer from Wan2.1's continuous one), and log a summary. See
             `smalti.tokenizers.models.onevae.weight_transfer`.
     """
 
@@ -41,32 +41,33 @@ class WarmStart(Callback):
         """Load the weights.
 
         Raises:
-            SmaltiError: no tokenizer there, or one whose weights do not fit the recipe.
+            SmaltiError: there is no tokenizer at `path`, or its weights do not fit the recipe.
         """
         if stage != "fit" or self.path is None or trainer.ckpt_path is not None:
             return
         module = cast(TokenizerTraining, pl_module)
         source = load(self.path)
         if self.transfer:
-            log.info("Starting from what fits of %s: %s.", self.path, summarize(transfer_weights(module.tokenizer, source)))
+            report = transfer_weights(module.tokenizer, source)
+            log.info("Starting from the weights of %s that fit: %s.", self.path, summarize(report))
         else:
-            self._take(module.tokenizer, source)
+            self._load_weights(module.tokenizer, source)
             log.info("Starting from the weights of %s.", self.path)
         for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
             if isinstance(callback, TokenizerEMA):
                 callback.restart(trainer, module)
 
-    def _take(self, tokenizer: Tokenizer, source: Tokenizer) -> None:
-        """Every weight, or none."""
-        taken = tokenizer.decoder.adapt_weights(source.decoder.state_dict())
-        weights = source.state_dict() | {f"decoder.{name}": weight for name, weight in taken.items()}
+    def _load_weights(self, tokenizer: Tokenizer, source: Tokenizer) -> None:
+        """Load all weights, or raise an error before any is changed."""
+        decoder_weights = tokenizer.decoder.adapt_weights(source.decoder.state_dict())
+        weights = source.state_dict() | {f"decoder.{name}": weight for name, weight in decoder_weights.items()}
         expected = tokenizer.state_dict()
         for name in sorted(weights.keys() | expected.keys()):
-            theirs, ours = weights.get(name), expected.get(name)
-            if theirs is None or ours is None or theirs.shape != ours.shape:
-                shapes = [None if t is None else tuple(t.shape) for t in (theirs, ours)]
+            found, wanted = weights.get(name), expected.get(name)
+            if found is None or wanted is None or found.shape != wanted.shape:
+                shapes = ["missing" if t is None else f"of shape {tuple(t.shape)}" for t in (found, wanted)]
                 raise SmaltiError(
                     f"The recipe cannot start from {self.path}: the weight '{name}' is {shapes[0]} there and {shapes[1]} "
-                    "in the recipe's tokenizer; give both the same architecture, or, in OneVAE's family, set transfer."
+                    "in the recipe; use the same architecture, or set transfer for tokenizers of the OneVAE family."
                 )
         tokenizer.load_state_dict(weights)

@@ -1,4 +1,4 @@
-"""Opening video files, and what is wrong with those that cannot be opened."""
+"""Opening video files."""
 
 from __future__ import annotations
 
@@ -28,33 +28,44 @@ VIDEO_SUFFIXES = frozenset(
         *(".wmv", ".flv", ".ogv", ".3gp", ".y4m"),
     )
 )
-"""File names that are taken for videos, whatever their case."""
+"""Suffixes of files that are treated as videos, in lower case."""
 
 
 class UnreadableVideoError(UnreadableError):
-    """A file, or the bytes of one, that holds no whole video."""
+    """A file, or the bytes of a file, is not a complete video."""
 
     kind = "a video"
 
 
-def as_rate(rate: Fraction | float) -> Fraction:
-    """A frame rate as the fraction that is meant: 29.97003 is 30000/1001.
+def normalize_frame_rate(rate: Fraction | float) -> Fraction:
+    """Convert a frame rate to an exact fraction with a denominator of at most 1001: 29.97003 becomes 30000/1001.
+
+    Args:
+        rate: frames per second.
 
     Raises:
-        SmaltiError: it is not a positive number.
+        SmaltiError: the rate is not a positive finite number.
     """
     try:
         exact = Fraction(rate).limit_denominator(1001)
-    except (OverflowError, ValueError):  # infinite, not a number
+    except (OverflowError, ValueError):  # infinite or NaN
         exact = Fraction(0)
     if exact <= 0:
-        raise SmaltiError(f"rate is {rate}: give frames a second, more than 0.")
+        raise SmaltiError(f"rate is {rate}: give a number of frames per second greater than 0.")
     return exact
 
 
 @dataclass
 class OpenVideo:
-    """An open container, its picture stream, and what converts its frames (one for all: it is slow to set up)."""
+    """An open container and its video stream.
+
+    Attributes:
+        name: path of the file, or a description of the bytes, for error messages.
+        container: the container that PyAV opened.
+        stream: the video stream.
+        converter: converts frames to RGB. One for all frames, because its setup is slow.
+        threads: number of threads for decoding and conversion; 0 lets FFmpeg choose.
+    """
 
     name: str
     container: InputContainer
@@ -63,60 +74,76 @@ class OpenVideo:
     threads: int
 
     @property
-    def tick(self) -> Fraction:
-        """Seconds of a unit of the timestamps."""
+    def time_base(self) -> Fraction:
+        """Unit of the timestamps, in seconds."""
         return self.stream.time_base or Fraction(1, 1000)
 
     @property
     def tolerance(self) -> Fraction:
-        """Half of what timestamps were rounded to; coarse units, of a frame each, are exact."""
-        return min(self.tick, Fraction(1, 1000)) / 2
+        """Maximum rounding error of timestamps, in seconds: half a unit.
+
+        It is at most half a millisecond: where a unit is as long as a frame, timestamps are exact.
+        """
+        return min(self.time_base, Fraction(1, 1000)) / 2
 
     @property
-    def origin(self) -> int:
-        """The timestamp of time 0."""
+    def start_pts(self) -> int:
+        """Timestamp of time 0, in units of `time_base`."""
         return self.stream.start_time or 0
 
     @property
     def rate(self) -> Fraction:
-        """Frames a second, on average."""
+        """Average frame rate, in frames per second.
+
+        Raises:
+            UnreadableVideoError: the file specifies no frame rate.
+        """
         rate = self.stream.average_rate or self.stream.guessed_rate
         if not rate:
-            raise UnreadableVideoError(self.name, "it states no frame rate")
+            raise UnreadableVideoError(self.name, "it specifies no frame rate")
         return rate
 
     @property
     def duration(self) -> Fraction | None:
-        """Seconds, if the file says."""
+        """Duration in seconds; None if the file does not specify it."""
         if self.stream.duration:
-            return self.stream.duration * self.tick
-        # The whole file's, which may be that of its sound, a little longer.
+            return self.stream.duration * self.time_base
+        # The duration of the whole file may be that of its audio stream, which is a little longer.
         return Fraction(self.container.duration, 1_000_000) if self.container.duration else None
 
 
 @contextmanager
 def open_video(video: Video, threads: int = 0) -> Iterator[OpenVideo]:
-    """Open a video; whatever FFmpeg finds wrong inside the block leaves it as an UnreadableVideoError."""
+    """Open a video. Any FFmpeg error inside the block is raised as an UnreadableVideoError.
+
+    Args:
+        video: a path, or the bytes of a file.
+        threads: number of threads for decoding and conversion; 0 lets FFmpeg choose.
+
+    Raises:
+        UnreadableVideoError: the file is missing, damaged, not a video, or has audio only.
+        MissingExtraError: PyAV is not installed.
+    """
     av = import_av()
     name = "The video" if isinstance(video, bytes) else os.fspath(video)
     file = io.BytesIO(video) if isinstance(video, bytes) else str(Path(video))
     try:
         with av.open(file, metadata_errors="replace") as container:
-            stream = next((stream for stream in container.streams.video if not _is_cover(stream)), None)
+            stream = next((stream for stream in container.streams.video if not _is_cover_art(stream)), None)
             if stream is None:
-                raise UnreadableVideoError(name, "it has no moving picture")
+                raise UnreadableVideoError(name, "it has no video stream")
             stream.thread_type = "AUTO"
             stream.codec_context.thread_count = threads
             yield OpenVideo(name, container, stream, av.video.reformatter.VideoReformatter(), threads)
     except (av.FFmpegError, ValueError) as error:
-        raise UnreadableVideoError(name, _reason(error)) from error
+        raise UnreadableVideoError(name, _describe(error)) from error
 
 
 def import_av() -> Any:
-    """PyAV.
+    """Import and return PyAV.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: PyAV is not installed.
     """
     try:
         import av
@@ -125,14 +152,15 @@ def import_av() -> Any:
     return av
 
 
-def _is_cover(stream: VideoStream) -> bool:
-    """A picture that belongs to a piece of music."""
+def _is_cover_art(stream: VideoStream) -> bool:
+    """Return whether a stream is the cover picture of an audio file."""
     from av.stream import Disposition
 
     return bool(stream.disposition & Disposition.attached_pic)
 
 
-def _reason(error: Exception) -> str:
+def _describe(error: Exception) -> str:
+    """Return the message of an FFmpeg error on one line, without its error number."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__

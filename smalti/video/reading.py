@@ -1,4 +1,4 @@
-"""Frames out of video files, by their timestamps."""
+"""Reading the frames of a video file by their timestamps."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ import torch
 from torch import Tensor
 
 from smalti.errors import SmaltiError
-from smalti.video.container import OpenVideo, UnreadableVideoError, Video, as_rate, import_av, open_video
+from smalti.video.container import OpenVideo, UnreadableVideoError, Video, import_av, normalize_frame_rate, open_video
 
 if TYPE_CHECKING:
     from av import VideoFrame
 
-_STEPS_BACK = (Fraction(0), Fraction(2), Fraction(10))
-"""Seconds before the wanted time that are sought one after the other: some formats land after what was asked for."""
+_SEEK_MARGINS = (Fraction(0), Fraction(2), Fraction(10))
+"""Seconds before the requested time to seek to, tried in order: in some formats, a seek ends after its target."""
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video file says of itself.
+    """Properties of a video file.
 
     Attributes:
-        size: (height, width) in pixels as shown, after rotation.
-        rate: frames a second, on average.
-        duration: seconds; None: the file does not say.
-        frames: their number; None: the file does not say.
+        size: (height, width) in pixels as displayed, after rotation.
+        rate: average frame rate, in frames per second.
+        duration: duration in seconds; None if the file does not specify it.
+        frames: number of frames; None if the file does not specify it.
     """
 
     size: tuple[int, int]
@@ -40,20 +40,23 @@ class VideoInfo:
 
 
 def probe(video: Video) -> VideoInfo:
-    """Look at a video file without reading more of it than the first frame.
+    """Return the properties of a video file. Decodes the first frame only.
+
+    Args:
+        video: a path, or the bytes of a file.
 
     Raises:
-        UnreadableVideoError: missing, no video, without a picture (audio only), or its first frame is damaged.
+        UnreadableVideoError: the file is missing, not a video, has audio only, or its first frame is damaged.
         MissingExtraError: PyAV is not installed.
     """
     with open_video(video) as opened:
-        first = next(_timed(opened, _decoded(opened)), None)
+        first = next(_with_times(opened, _decode(opened)), None)
         if first is None:
-            raise UnreadableVideoError(opened.name, "it holds no frame")
+            raise UnreadableVideoError(opened.name, "it contains no frames")
         height, width = first.frame.height, first.frame.width
-        turned = _orientation(first.frame)[0]
+        transposed = _orientation(first.frame)[0]
         return VideoInfo(
-            size=(width, height) if turned else (height, width),
+            size=(width, height) if transposed else (height, width),
             rate=opened.rate,
             duration=opened.duration,
             frames=opened.stream.frames or None,
@@ -69,50 +72,50 @@ def read_frames(
     stride: int = 1,
     threads: int = 0,
 ) -> Iterator[Tensor]:
-    """The frames of a video, decoded one by one as they are asked for; a late `start` is sought, not decoded up to.
+    """Yield the frames of a video, decoding them one at a time. A late `start` is reached by seeking.
 
-    With a rate, the frames are sampled by their timestamps: for each of the times start, start + 1 / rate, ... the frame
-    that is on show then, so that videos of a variable frame rate keep their pace, and none drifts. Before the first
-    frame the first is on show, after the last one the last, for as long as it lasts.
+    With a rate, frames are sampled by their timestamps: for each of the times start, start + 1 / rate, ..., the frame that
+    is displayed at that time. Videos with a variable frame rate keep their speed, and no rounding error accumulates. The
+    first frame is also used for times before it; the last frame is used until its duration ends.
 
-    Stored pixels are taken for square, and colours are converted by the matrix that the file names (BT.601 if none).
-    Damage that the decoder conceals without a word cannot be seen.
+    Pixels are assumed to be square. Colors are converted by the matrix that the file specifies (BT.601 if none). Damage
+    that the decoder conceals silently is not detected.
 
     Args:
         video: a path, or the bytes of a file.
-        rate: frames a second; None: every frame as it is, whose time is `start` or later.
-        start: seconds.
-        stop: seconds, exclusive; None: to the end.
-        stride: of these frames every so many-th is taken, beginning with the first.
-        threads: that decode; 0: FFmpeg decides.
+        rate: frames per second to sample; None to yield every frame whose time is `start` or later once.
+        start: time of the first frame in seconds, at least 0.
+        stop: end time in seconds, exclusive; None for the end of the video.
+        stride: yield every stride-th of these frames, beginning with the first.
+        threads: number of threads for decoding; 0 lets FFmpeg choose.
 
     Yields:
-        (3, H, W) uint8 RGB, all of one size; the memory lies (H, W, 3).
+        (3, H, W) uint8 RGB, all of one size; the memory layout is (H, W, 3).
 
     Raises:
-        UnreadableVideoError: when it is met: missing, no video, damaged, broken off before the end that the file states,
-            or frames of several sizes.
-        SmaltiError: a rate that is not positive, a start below 0, or a stride below 1.
+        UnreadableVideoError: during iteration: the file is missing, not a video, damaged, shorter than the duration that it
+            specifies, or its frames change their size.
+        SmaltiError: the rate is not positive, `start` is negative, or `stride` is less than 1.
         MissingExtraError: PyAV is not installed.
     """
-    pace = None if rate is None else as_rate(rate)
-    begin, end = _exact(start), None if stop is None else _exact(stop)
+    rate = None if rate is None else normalize_frame_rate(rate)
+    begin, end = _to_fraction(start), None if stop is None else _to_fraction(stop)
     if begin < 0:
         raise SmaltiError(f"start is {float(start)}: give seconds from the start of the video, at least 0.")
     if stride < 1:
-        raise SmaltiError(f"stride is {stride}: give at least 1, which takes every frame.")
-    return _read(video, _Wanted(pace, begin, end, stride), threads)
+        raise SmaltiError(f"stride is {stride}: give at least 1, which yields every frame.")
+    return _read(video, _Selection(rate, begin, end, stride), threads)
 
 
-class _Timed(NamedTuple):
-    """A decoded frame and when it comes on."""
+class _TimedFrame(NamedTuple):
+    """A decoded frame and the time from which it is displayed, in seconds."""
 
     time: Fraction
     frame: VideoFrame
 
 
-class _Wanted(NamedTuple):
-    """What `read_frames` was asked for."""
+class _Selection(NamedTuple):
+    """The arguments of `read_frames` that select frames."""
 
     rate: Fraction | None
     start: Fraction
@@ -120,130 +123,150 @@ class _Wanted(NamedTuple):
     stride: int
 
 
-def _read(video: Video, wanted: _Wanted, threads: int) -> Iterator[Tensor]:
+def _read(video: Video, selection: _Selection, threads: int) -> Iterator[Tensor]:
     with open_video(video, threads) as opened:
-        timed = _sought(opened, wanted.start) if wanted.start else _timed(opened, _decoded(opened))
-        if timed is not None:
-            yield from _tensors(opened, _sampled(opened, timed, wanted))
+        frames = _seek(opened, selection.start) if selection.start else _with_times(opened, _decode(opened))
+        if frames is not None:
+            yield from _to_tensors(opened, _select(opened, frames, selection))
             return
     with open_video(video, threads) as opened:
-        yield from _tensors(opened, _sampled(opened, _timed(opened, _decoded(opened)), wanted))
+        yield from _to_tensors(opened, _select(opened, _with_times(opened, _decode(opened)), selection))
 
 
-def _sought(opened: OpenVideo, start: Fraction) -> Iterator[_Timed] | None:
-    """The frames from one that is on show at `start` or before; None: they cannot be had without beginning at the start."""
+def _seek(opened: OpenVideo, start: Fraction) -> Iterator[_TimedFrame] | None:
+    """Return the frames from one that starts at `start` or earlier; None if seeking fails and the caller must reopen."""
     av = import_av()
-    for back in _STEPS_BACK:
-        if start <= back:
+    for margin in _SEEK_MARGINS:
+        if start <= margin:
             break
         try:
-            opened.container.seek(opened.origin + int((start - back) / opened.tick), stream=opened.stream)
-            timed = _timed(opened, _decoded(opened))
-            first = next(timed, None)
+            target = opened.start_pts + int((start - margin) / opened.time_base)
+            opened.container.seek(target, stream=opened.stream)
+            frames = _with_times(opened, _decode(opened))
+            first = next(frames, None)
         except av.FFmpegError:
             break
         if first is not None and first.time <= start + opened.tolerance:
-            return chain([first], timed)
+            return chain([first], frames)
     return None
 
 
-def _decoded(opened: OpenVideo) -> Iterator[VideoFrame]:
+def _decode(opened: OpenVideo) -> Iterator[VideoFrame]:
     for packet in opened.container.demux(opened.stream):
         yield from packet.decode()
 
 
-def _timed(opened: OpenVideo, frames: Iterator[VideoFrame]) -> Iterator[_Timed]:
-    """Give each frame its time; times never run backwards, and one that is missing follows by the frame rate."""
+def _with_times(opened: OpenVideo, frames: Iterator[VideoFrame]) -> Iterator[_TimedFrame]:
+    """Add the time to each frame. Times never decrease; a missing timestamp is derived from the frame rate.
+
+    Raises:
+        UnreadableVideoError: a frame is damaged.
+    """
     time: Fraction | None = None
     for frame in frames:
         if frame.pts is not None:
-            own = (frame.pts - opened.origin) * (frame.time_base or opened.tick)
-            time = own if time is None else max(time, own)
+            timestamp = (frame.pts - opened.start_pts) * (frame.time_base or opened.time_base)
+            time = timestamp if time is None else max(time, timestamp)
         else:
             time = Fraction(0) if time is None else time + 1 / opened.rate
         if frame.is_corrupt:
             raise UnreadableVideoError(opened.name, f"it is damaged at {float(time):.2f} s")
-        yield _Timed(time, frame)
+        yield _TimedFrame(time, frame)
 
 
-def _sampled(opened: OpenVideo, timed: Iterator[_Timed], wanted: _Wanted) -> Iterator[VideoFrame]:
-    """The frames that are wanted."""
-    rate = wanted.rate
-    frames = _every(opened, timed, wanted) if rate is None else _on_show(opened, timed, wanted, 1 / rate)
-    return islice(frames, 0, None, wanted.stride)
+def _select(opened: OpenVideo, frames: Iterator[_TimedFrame], selection: _Selection) -> Iterator[VideoFrame]:
+    """Yield the selected frames."""
+    if selection.rate is None:
+        selected = _select_all(opened, frames, selection)
+    else:
+        selected = _sample_by_timestamp(opened, frames, selection, 1 / selection.rate)
+    return islice(selected, 0, None, selection.stride)
 
 
-def _every(opened: OpenVideo, timed: Iterator[_Timed], wanted: _Wanted) -> Iterator[VideoFrame]:
-    """Each frame as it is, from start to stop."""
-    last = None
-    for last in timed:
-        if wanted.stop is not None and last.time >= wanted.stop - opened.tolerance:
+def _select_all(opened: OpenVideo, frames: Iterator[_TimedFrame], selection: _Selection) -> Iterator[VideoFrame]:
+    """Yield each frame from start to stop once."""
+    current = None
+    for current in frames:
+        if selection.stop is not None and current.time >= selection.stop - opened.tolerance:
             return
-        if last.time >= wanted.start - opened.tolerance:
-            yield last.frame
-    _end(opened, last, wanted)
+        if current.time >= selection.start - opened.tolerance:
+            yield current.frame
+    _end_time(opened, current, selection)
 
 
-def _on_show(opened: OpenVideo, timed: Iterator[_Timed], wanted: _Wanted, step: Fraction) -> Iterator[VideoFrame]:
-    """For each of the times start, start + step, ... the frame on show."""
-    times = (wanted.start + number * step for number in count())
-    times = takewhile(lambda time: wanted.stop is None or time < wanted.stop - opened.tolerance, times)
+def _sample_by_timestamp(
+    opened: OpenVideo, frames: Iterator[_TimedFrame], selection: _Selection, step: Fraction
+) -> Iterator[VideoFrame]:
+    """Yield the frame displayed at each of the times start, start + step, ... before stop."""
+    start, stop = selection.start, selection.stop
+    times = (start + index * step for index in count())
+    times = takewhile(lambda time: stop is None or time < stop - opened.tolerance, times)
     time = next(times, None)
-    shown: _Timed | None = None
-    for timing in timed:
-        while shown is not None and time is not None and time < timing.time - opened.tolerance:
-            yield shown.frame
+    current: _TimedFrame | None = None
+    for following in frames:
+        while current is not None and time is not None and time < following.time - opened.tolerance:
+            yield current.frame
             time = next(times, None)
         if time is None:
             return
-        shown = timing
-    end = _end(opened, shown, wanted)
-    while shown is not None and time is not None and time < end - opened.tolerance:
-        yield shown.frame
+        current = following
+    end = _end_time(opened, current, selection)
+    while current is not None and time is not None and time < end - opened.tolerance:
+        yield current.frame
         time = next(times, None)
 
 
-def _end(opened: OpenVideo, last: _Timed | None, wanted: _Wanted) -> Fraction:
-    """When the last frame goes off; refuses a file whose frames end well before the end that it states."""
+def _end_time(opened: OpenVideo, last: _TimedFrame | None, selection: _Selection) -> Fraction:
+    """Return the time at which the last frame ends.
+
+    Raises:
+        UnreadableVideoError: there is no frame, or the frames end well before the duration that the file specifies.
+    """
     if last is None:
-        raise UnreadableVideoError(opened.name, "it holds no frame")
-    length = last.frame.duration * (last.frame.time_base or opened.tick) if last.frame.duration else 1 / opened.rate
-    end, stated = last.time + length, opened.duration
-    if stated is None or (not opened.stream.duration and len(opened.container.streams) > 1):
-        return end  # the file's duration may be that of another stream
-    stated = stated if wanted.stop is None else min(stated, wanted.stop)
-    if end + max(Fraction(1, 2), 2 / opened.rate) < stated:
-        raise UnreadableVideoError(opened.name, f"it breaks off after {float(end):.2f} of {float(stated):.2f} s")
+        raise UnreadableVideoError(opened.name, "it contains no frames")
+    frame = last.frame
+    length = frame.duration * (frame.time_base or opened.time_base) if frame.duration else 1 / opened.rate
+    end, expected = last.time + length, opened.duration
+    if expected is None or (not opened.stream.duration and len(opened.container.streams) > 1):
+        return end  # the duration of the file may be that of another stream
+    expected = expected if selection.stop is None else min(expected, selection.stop)
+    if end + max(Fraction(1, 2), 2 / opened.rate) < expected:
+        raise UnreadableVideoError(opened.name, f"it is truncated after {float(end):.2f} of {float(expected):.2f} s")
     return end
 
 
-def _tensors(opened: OpenVideo, frames: Iterator[VideoFrame]) -> Iterator[Tensor]:
-    size: torch.Size | None = None
+def _to_tensors(opened: OpenVideo, frames: Iterator[VideoFrame]) -> Iterator[Tensor]:
+    """Convert frames to (3, H, W) uint8 RGB.
+
+    Raises:
+        UnreadableVideoError: the frame size changes.
+    """
+    shape: torch.Size | None = None
     for frame in frames:
-        tensor = _tensor(frame, opened)
-        if size is not None and tensor.shape != size:
+        tensor = _to_tensor(frame, opened)
+        if shape is not None and tensor.shape != shape:
             raise UnreadableVideoError(
                 opened.name,
-                f"its frames change from {size[1]} x {size[2]} to {tensor.shape[1]} x {tensor.shape[2]} pixels",
+                f"its frame size changes from {shape[1]} x {shape[2]} to {tensor.shape[1]} x {tensor.shape[2]} pixels",
             )
-        size = tensor.shape
+        shape = tensor.shape
         yield tensor
 
 
-def _tensor(frame: VideoFrame, opened: OpenVideo) -> Tensor:
+def _to_tensor(frame: VideoFrame, opened: OpenVideo) -> Tensor:
     rgb = opened.converter.reformat(frame, format="rgb24", threads=opened.threads)
     image = torch.from_numpy(rgb.to_ndarray())
-    turned, upside_down, mirrored = _orientation(frame)
-    if turned:
+    transposed, flipped_vertically, flipped_horizontally = _orientation(frame)
+    if transposed:
         image = image.transpose(0, 1)
-    flips = [axis for axis, flip in enumerate((upside_down, mirrored)) if flip]
+    flips = [axis for axis, flipped in enumerate((flipped_vertically, flipped_horizontally)) if flipped]
     return (image.flip(flips) if flips else image).permute(2, 0, 1)
 
 
 def _orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
-    """Of a frame's display matrix: are rows and columns exchanged, then is it flipped top to bottom, then left to right?
+    """Return how to display a frame: whether to transpose it, then flip it vertically, then flip it horizontally.
 
-    The matrix holds (a b u c d v x y w): a point goes to (a x + c y, b x + d y).
+    The display matrix (a b u, c d v, x y w) maps a point (x, y) to (a x + c y, b x + d y).
     """
     data = frame.side_data.get("DISPLAYMATRIX")  # pyright: ignore[reportArgumentType] - names are keys, too
     if data is None:
@@ -254,5 +277,5 @@ def _orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
     return False, d < 0, a < 0
 
 
-def _exact(seconds: Fraction | float) -> Fraction:
+def _to_fraction(seconds: Fraction | float) -> Fraction:
     return Fraction(seconds).limit_denominator(1_000_000)

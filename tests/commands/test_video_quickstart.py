@@ -1,4 +1,4 @@
-"""A video tokenizer from recipe to file, by the commands that people type: a few steps on real clips."""
+"""A video tokenizer from recipe to reconstructed file through the command line: a few steps on real clips."""
 
 import json
 
@@ -15,25 +15,25 @@ SHORT = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("recipe", "path"), [("onevae/quickstart.yaml", ["--as", "continuous"]), ("ltx/quickstart.yaml", [])]
+    ("recipe", "branch"), [("onevae/quickstart.yaml", ["--as", "continuous"]), ("ltx/quickstart.yaml", [])]
 )
-def test_train_evaluate_and_reconstruct_a_video(recipe, path, tmp_path, monkeypatch):
+def test_train_evaluate_and_reconstruct_a_video(recipe, branch, tmp_path, monkeypatch):
     import av
 
     monkeypatch.chdir(tmp_path)
     assert main(["fit", "-c", recipe, *SHORT]) == 0
-    pictures = tmp_path / "runs" / "version_0" / "reconstructions"
-    assert {file.suffix for file in pictures.iterdir()} == {".png", ".mp4"}
+    reconstructions = tmp_path / "runs" / "version_0" / "reconstructions"
+    assert {file.suffix for file in reconstructions.iterdir()} == {".png", ".mp4"}
     checkpoint = str(tmp_path / "runs" / "version_0" / "checkpoints" / "last.ckpt")
     assert main(["export", checkpoint, "-o", "tokenizer"]) == 0
-    film = str(next(pictures.glob("*.mp4")))
-    assert main(["reconstruct", film, "-o", "again.mp4", "--tokenizer", "tokenizer", "--device", "cpu"]) == 0
-    with av.open(film) as before, av.open("again.mp4") as after:
+    video = str(next(reconstructions.glob("*.mp4")))
+    assert main(["reconstruct", video, "-o", "reconstructed.mp4", "--tokenizer", "tokenizer", "--device", "cpu"]) == 0
+    with av.open(video) as before, av.open("reconstructed.mp4") as after:
         assert after.streams.video[0].codec.name == "h264"
         assert after.streams.video[0].average_rate == before.streams.video[0].average_rate
         assert after.streams.video[0].frames == before.streams.video[0].frames
     evaluate = ["evaluate", "--data", "clips:validation", "--protocol", "clip9x32@25", "--tokenizer", "tokenizer"]
-    assert main([*evaluate, "-o", "report", "--workers", "0", "--device", "cpu", *path]) == 0
+    assert main([*evaluate, "-o", "report", "--workers", "0", "--device", "cpu", *branch]) == 0
     report = json.loads((tmp_path / "report" / "metrics.json").read_text())
     assert {"psnr", "psnr_clip", "ssim"} <= report["metrics"].keys()
     assert (tmp_path / "report" / "examples.mp4").is_file()

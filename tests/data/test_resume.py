@@ -1,3 +1,5 @@
+"""A run that was killed at any step resumes with exactly the batches that it would have seen."""
+
 import hashlib
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from smalti.data import (
     VideoShards,
     training_loader,
 )
-from smalti.data.sampler import Position
+from smalti.data.sampler import TrainingPosition
 from smalti.types import Batch
 
 
@@ -25,7 +27,7 @@ def digest(batch: Batch) -> str:
 
 
 class Recorder(LightningModule):
-    """Trains one number and notes what it saw."""
+    """Trains one number and records the batches."""
 
     def __init__(self):
         super().__init__()
@@ -43,8 +45,8 @@ class Recorder(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-class Save(Callback):
-    """Writes a checkpoint at one moment, counted in optimizer steps, and then, if asked to, kills the run."""
+class SaveCheckpoint(Callback):
+    """Saves a checkpoint in one hook at one optimizer step, and then kills the run if `kill` is set."""
 
     def __init__(self, hook: str, step: int, path: Path, kill: bool):
         setattr(self, hook, self._save)
@@ -70,7 +72,7 @@ def fit(tmp_path, data, callbacks=(), ckpt=None, **options):
 
 @pytest.fixture(params=["folder", "shards"])
 def make_data(request, make_folder, make_shards):
-    """A function: a data module of 5 batches an epoch, with a corrupt sample and a number of workers."""
+    """A function that builds a data module with 5 batches per epoch and a corrupt sample, for a number of workers."""
     if request.param == "folder":
         train = Folder(make_folder(10, bad=(7,)))
         options = {"repeats": 2}
@@ -86,12 +88,12 @@ def make_data(request, make_folder, make_shards):
 
 
 def expected(data: ImageData, batches: int = 5):
-    """What three epochs must show, without a trainer."""
+    """Return the batches of three epochs, loaded without a trainer."""
     seen = []
     for epoch in range(3):
         loader = training_loader(
             data.train, TrainingTransform(8), batch_size=4, repeats=data.repeats, seed=5, max_bad=0.5,
-            position=lambda epoch=epoch: Position(epoch),
+            get_position=lambda epoch=epoch: TrainingPosition(epoch),
         )  # fmt: skip
         seen += [
             (epoch, step, tuple(batch.names), digest(batch)) for step, batch in enumerate(loader) if step < batches
@@ -99,58 +101,58 @@ def expected(data: ImageData, batches: int = 5):
     return seen
 
 
-MOMENTS = {
-    "in the middle": ("on_train_batch_end", 7, {}),
+HOOKS = {
+    "within an epoch": ("on_train_batch_end", 7, {}),
     "after the last batch": ("on_train_batch_end", 10, {}),
-    "before the step of a fetched batch": ("on_train_batch_start", 7, {}),
-    "validation in the middle": ("on_validation_end", 8, {"val_check_interval": 3}),
-    "validation at the end": ("on_validation_end", 10, {}),
-    "end of the epoch": ("on_train_epoch_end", 10, {}),
-    "in the middle, counting steps": ("on_train_batch_end", 7, {"max_steps": 15, "max_epochs": -1}),
-    "end of the epoch, counting steps": ("on_train_epoch_end", 10, {"max_steps": 15, "max_epochs": -1}),
-    "validation at the end, counting steps": ("on_validation_end", 10, {"max_steps": 15, "max_epochs": -1}),
+    "before the step of a loaded batch": ("on_train_batch_start", 7, {}),
+    "validation within an epoch": ("on_validation_end", 8, {"val_check_interval": 3}),
+    "validation at the end of an epoch": ("on_validation_end", 10, {}),
+    "end of an epoch": ("on_train_epoch_end", 10, {}),
+    "within an epoch, with max_steps": ("on_train_batch_end", 7, {"max_steps": 15, "max_epochs": -1}),
+    "end of an epoch, with max_steps": ("on_train_epoch_end", 10, {"max_steps": 15, "max_epochs": -1}),
+    "validation at the end of an epoch, with max_steps": ("on_validation_end", 10, {"max_steps": 15, "max_epochs": -1}),
 }
 
 
-@pytest.mark.parametrize(("hook", "step", "options"), MOMENTS.values(), ids=MOMENTS)
-def test_a_killed_run_goes_on_with_exactly_the_batches_it_would_have_seen(make_data, tmp_path, hook, step, options):
+@pytest.mark.parametrize(("hook", "step", "options"), HOOKS.values(), ids=HOOKS)
+def test_a_killed_run_resumes_with_exactly_the_batches_it_would_have_seen(make_data, tmp_path, hook, step, options):
     data, path = make_data(), tmp_path / "last.ckpt"
     with pytest.raises(KeyError, match="killed"):
-        fit(tmp_path, data, [Save(hook, step, path, kill=True)], **options)
+        fit(tmp_path, data, [SaveCheckpoint(hook, step, path, kill=True)], **options)
     assert fit(tmp_path, make_data(), ckpt=path, **options) == expected(data)[step:]
 
 
-def test_workers_change_nothing_before_or_after_a_restart(make_data, tmp_path):
+def test_the_number_of_workers_changes_nothing_before_or_after_a_restart(make_data, tmp_path):
     path = tmp_path / "last.ckpt"
-    whole = fit(tmp_path, make_data(2), [Save("on_train_batch_end", 7, path, kill=False)])
-    assert whole == expected(make_data())
-    assert len({checksum for *_, checksum in whole}) == 15
-    assert fit(tmp_path, make_data(1), ckpt=path) == whole[7:]
+    complete = fit(tmp_path, make_data(2), [SaveCheckpoint("on_train_batch_end", 7, path, kill=False)])
+    assert complete == expected(make_data())
+    assert len({checksum for *_, checksum in complete}) == 15
+    assert fit(tmp_path, make_data(1), ckpt=path) == complete[7:]
 
 
 @pytest.mark.parametrize("stop", [2, 3, 5])
-def test_a_stop_by_max_steps_is_resumed_exactly_also_in_shortened_epochs(make_data, tmp_path, stop):
+def test_a_run_stopped_by_max_steps_resumes_exactly_also_with_limited_epochs(make_data, tmp_path, stop):
     data, path = make_data(), tmp_path / "last.ckpt"
-    save = Save("on_train_batch_end", stop, path, kill=False)
-    wanted = expected(data, batches=3)
-    assert fit(tmp_path, data, [save], limit_train_batches=3, max_steps=stop) == wanted[:stop]
-    assert fit(tmp_path, make_data(), ckpt=path, limit_train_batches=3) == wanted[stop:]
+    save = SaveCheckpoint("on_train_batch_end", stop, path, kill=False)
+    reference = expected(data, batches=3)
+    assert fit(tmp_path, data, [save], limit_train_batches=3, max_steps=stop) == reference[:stop]
+    assert fit(tmp_path, make_data(), ckpt=path, limit_train_batches=3) == reference[stop:]
 
 
-def test_other_data_than_the_checkpoint_was_written_with_is_named(make_data, tmp_path, caplog):
+def test_data_settings_that_differ_from_the_checkpoint_are_logged(make_data, tmp_path, caplog):
     path = tmp_path / "last.ckpt"
-    fit(tmp_path, make_data(), [Save("on_train_batch_end", 7, path, kill=False)])
+    fit(tmp_path, make_data(), [SaveCheckpoint("on_train_batch_end", 7, path, kill=False)])
     fit(tmp_path, make_data(), ckpt=path)
-    assert "goes on with other data" not in caplog.text
+    assert "data settings differ" not in caplog.text
     changed = make_data()
     changed.seed = 6
     fit(tmp_path, changed, ckpt=path)
-    assert "not exactly: seed was 5 and is 6" in caplog.text
+    assert "not resume exactly: seed was 5 and is now 6" in caplog.text
 
 
 @pytest.fixture(params=["video folder", "video shards", "mixed"])
 def make_clips(request, make_folder, make_videos, make_video_shards):
-    """A function: a data module of 5 batches an epoch, of clips or of clips and images, with a corrupt video."""
+    """A function that builds a data module with 5 batches per epoch, of clips or also of images, and a corrupt video."""
     validation = VideoFolder(make_videos(2, name="validation"))
     common = {"frames": 3, "size": 8, "batch_size": 4, "max_bad": 0.5, "seed": 5}
     if request.param == "video folder":
@@ -172,37 +174,37 @@ def make_clips(request, make_folder, make_videos, make_video_shards):
     return make
 
 
-def shown(make_clips):
-    """What three epochs of clips must show, without a trainer."""
+def expected_clips(make_clips):
+    """Return the batches of three epochs of clips, loaded without a trainer."""
     seen = []
     for epoch in range(3):
         data = make_clips()
-        data.position = lambda epoch=epoch: Position(epoch)
+        data.position = lambda epoch=epoch: TrainingPosition(epoch)
         seen += [(epoch, step, tuple(batch.names), digest(batch)) for step, batch in enumerate(data.train_dataloader())]
     return seen
 
 
-@pytest.mark.parametrize("moment", ["in the middle", "validation in the middle", "end of the epoch, counting steps"])
-def test_a_killed_run_of_clips_goes_on_exactly(make_clips, tmp_path, moment):
-    hook, step, options = MOMENTS[moment]
+@pytest.mark.parametrize("case", ["within an epoch", "validation within an epoch", "end of an epoch, with max_steps"])
+def test_a_killed_run_on_clips_resumes_exactly(make_clips, tmp_path, case):
+    hook, step, options = HOOKS[case]
     path = tmp_path / "last.ckpt"
     with pytest.raises(KeyError, match="killed"):
-        fit(tmp_path, make_clips(), [Save(hook, step, path, kill=True)], **options)
-    assert fit(tmp_path, make_clips(), ckpt=path, **options) == shown(make_clips)[step:]
+        fit(tmp_path, make_clips(), [SaveCheckpoint(hook, step, path, kill=True)], **options)
+    assert fit(tmp_path, make_clips(), ckpt=path, **options) == expected_clips(make_clips)[step:]
 
 
-def test_workers_change_nothing_in_a_run_of_clips(make_clips, tmp_path):
+def test_the_number_of_workers_changes_nothing_in_a_run_on_clips(make_clips, tmp_path):
     path = tmp_path / "last.ckpt"
-    whole = fit(tmp_path, make_clips(2), [Save("on_train_batch_end", 7, path, kill=False)])
-    assert whole == shown(make_clips)
-    assert len({checksum for *_, checksum in whole}) == 15
-    assert fit(tmp_path, make_clips(1), ckpt=path) == whole[7:]
+    complete = fit(tmp_path, make_clips(2), [SaveCheckpoint("on_train_batch_end", 7, path, kill=False)])
+    assert complete == expected_clips(make_clips)
+    assert len({checksum for *_, checksum in complete}) == 15
+    assert fit(tmp_path, make_clips(1), ckpt=path) == complete[7:]
 
 
-def test_other_clips_than_the_checkpoint_was_written_with_are_named(make_clips, tmp_path, caplog):
+def test_clip_settings_that_differ_from_the_checkpoint_are_logged(make_clips, tmp_path, caplog):
     path = tmp_path / "last.ckpt"
-    fit(tmp_path, make_clips(), [Save("on_train_batch_end", 7, path, kill=False)])
+    fit(tmp_path, make_clips(), [SaveCheckpoint("on_train_batch_end", 7, path, kill=False)])
     changed = make_clips()
     changed.seed = 6
     fit(tmp_path, changed, ckpt=path)
-    assert "not exactly: seed was 5 and is 6" in caplog.text
+    assert "not resume exactly: seed was 5 and is now 6" in caplog.text

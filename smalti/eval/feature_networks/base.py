@@ -1,7 +1,4 @@
-"""What the measuring networks have in common: they are never trained, and say what they are.
-
-Shapes: B batch, H, W pixels, C channels, h, w positions of a feature map.
-"""
+"""Base class of the pretrained networks that metrics and losses use."""
 
 from __future__ import annotations
 
@@ -13,39 +10,41 @@ from typing import Self
 import torch
 from torch import nn
 
-from smalti.eval.pretrained_weights import digest
+from smalti.files import sha256
 
 
 class FrozenNetwork(nn.Module):
-    """A network that measures: its parameters take no gradient and it never leaves evaluation mode.
+    """A network that is never trained: its parameters have no gradients, and it always stays in evaluation mode.
 
     Attributes:
-        metric: the name that its values carry in reports.
-        comparable: whether values may stand beside published ones.
-        provenance: what is needed to get the same numbers again, for reports: networks, files and their SHA-256.
+        metric: name of the metric that is computed from the network.
+        comparable: whether values of the metric may be compared with published ones. False for proxies.
+        definition: what the metric is computed from, for reports.
+        provenance: what is needed to reproduce the values, for reports: network, file of weights and its SHA-256.
     """
 
     metric: str
     comparable: bool
+    definition: str
     provenance: dict[str, str]
 
     def freeze(self) -> None:
-        """Called by constructors when everything is in place."""
+        """Disable gradients and switch to evaluation mode. Constructors call it when all layers exist."""
         self.requires_grad_(False)
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode, also when a module that holds this one is set to training."""
+        """Stay in evaluation mode, even if a parent module is set to training mode."""
         return super().train(False)
 
 
 @contextmanager
 def preserve_random_state() -> Iterator[None]:
-    """Build a network without moving the global random numbers of the run that asked for it."""
+    """Restore the global random state afterwards. Building a network must not change the random numbers of a run."""
     with torch.random.fork_rng(devices=[]):
         yield
 
 
 def file_provenance(file: Path) -> dict[str, str]:
-    """The provenance of a file of weights: its name and its SHA-256."""
-    return {"weights": file.name, "sha256": digest(file)}
+    """Return the provenance of a file of weights: its name and its SHA-256."""
+    return {"weights": file.name, "sha256": sha256(file)}

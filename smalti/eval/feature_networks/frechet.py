@@ -1,9 +1,6 @@
-"""Features whose distributions the Fréchet distance compares, of images and of clips: published networks' and stand-ins'.
+"""Base class of the networks whose features the Fréchet distance compares.
 
-All are called the same way: `network(samples)` with uint8 (B, 3, H, W), or (B, 3, T, H, W) where it looks at clips, gives
-(B, D) features.
-
-Shapes: B batch, T frames, H, W pixels, D features.
+Shapes: B batch; T frames, H, W pixels; D features.
 """
 
 from __future__ import annotations
@@ -17,38 +14,39 @@ from smalti.eval.feature_networks.base import FrozenNetwork
 
 
 class FrechetNetwork(FrozenNetwork):
-    """A network from uint8 images or clips to features.
+    """A network that maps uint8 images, or uint8 clips, to features.
 
     Attributes:
         dim: number of features D.
-        least_frames: that a clip must have; 0: the network looks at images.
+        min_frames: minimum number of frames of a clip; 0 if the network takes images.
     """
 
     dim: int
-    least_frames: int = 0
+    min_frames: int = 0
 
     def forward(self, samples: Tensor) -> Tensor:
-        """Features of each sample.
+        """Return the features of each sample.
 
         Args:
-            samples: (B, 3, H, W) uint8 images; (B, 3, T, H, W) uint8 clips, T >= `least_frames`, where that is not 0.
+            samples: images (B, 3, H, W) uint8, or clips (B, 3, T, H, W) uint8 with T >= `min_frames` if that is not 0.
 
         Returns:
             (B, D) float32.
 
         Raises:
-            SmaltiError: clips for a network of images, or the reverse.
+            SmaltiError: clips were passed to a network for images, or the reverse.
+            ValueError: the clips are too short.
         """
         clips = samples.ndim == 5
-        if clips != bool(self.least_frames):
+        if clips != bool(self.min_frames):
             raise SmaltiError(
-                f"{self.metric} is a metric of {'clips' if self.least_frames else 'images'}, and the samples are "
-                f"{tuple(samples.shape)}: take {'inception for images' if self.least_frames else 'i3d for clips'}."
+                f"{self.metric} is a metric of {'clips' if self.min_frames else 'images'}, but the samples have shape "
+                f"{tuple(samples.shape)}: use {'inception for images' if self.min_frames else 'i3d for clips'}."
             )
-        if clips and samples.shape[2] < self.least_frames:
-            raise ValueError(f"{self.metric} needs {self.least_frames} frames, not {samples.shape[2]}.")
+        if clips and samples.shape[2] < self.min_frames:
+            raise ValueError(f"{self.metric} needs at least {self.min_frames} frames, not {samples.shape[2]}.")
         return self.features(samples)
 
     @abstractmethod
     def features(self, samples: Tensor) -> Tensor:
-        """What `forward` does, on inputs that were checked."""
+        """Implement `forward` for inputs of valid shapes."""

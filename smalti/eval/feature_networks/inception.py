@@ -1,9 +1,6 @@
-"""Features whose distributions the Fréchet distance compares, of images and of clips: published networks' and stand-ins'.
+"""Inception-v3, the network of FID.
 
-All are called the same way: `network(samples)` with uint8 (B, 3, H, W), or (B, 3, T, H, W) where it looks at clips, gives
-(B, D) features.
-
-Shapes: B batch, T frames, H, W pixels, D features.
+Shapes: B batch; H, W pixels.
 """
 
 from __future__ import annotations
@@ -20,21 +17,22 @@ from smalti.eval.pretrained_weights import resolve
 
 
 class InceptionNetwork(FrechetNetwork):
-    """The 2048 pooled features of the Inception-v3 that FID is defined on (arXiv 1706.08500), by torch-fidelity.
+    """The 2048 pooled features of the Inception-v3 on which FID is defined (arXiv 1706.08500), by torch-fidelity.
 
-    Images are resized to 299 x 299 as TensorFlow 1 did it (bilinear, no antialiasing), the resize that published values
-    carry. torchmetrics' FID resizes with antialiasing unless told otherwise, and gives other numbers.
+    Images are resized to 299 x 299 as in TensorFlow 1 (bilinear, not antialiased), like for published values. By default,
+    the FID of torchmetrics antialiases and gives other values.
 
     Args:
         weights: the file or its folder; None: see `smalti.eval.pretrained_weights.resolve`.
 
     Raises:
-        WeightsUnavailableError: the weights cannot be had.
-        SmaltiError: the file is not what it should be.
+        WeightsUnavailableError: the weights are not available.
+        SmaltiError: the file is damaged.
     """
 
     metric = "rfid"
     comparable = True
+    definition = "Inception-v3 pooled features"
     dim = 2048
 
     def __init__(self, weights: Path | None = None) -> None:
@@ -43,15 +41,18 @@ class InceptionNetwork(FrechetNetwork):
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         try:
-            # torch-fidelity unpickles without limits; a file that holds more than tensors must not get there.
+            # torch-fidelity unpickles without restrictions, so check first that the file contains only tensors.
             torch.load(file, map_location="meta", weights_only=True)
             with preserve_random_state():
                 self.network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(file))
         except Exception as error:
-            raise SmaltiError(f"{file} cannot be read as Inception weights ({error}): fetch it again.") from error
-        self.provenance = {"network": "inception-v3-compat, 299 x 299 bilinear as in TensorFlow 1", **file_provenance(file)}
+            raise SmaltiError(f"{file} cannot be read as Inception weights ({error}): download it again.") from error
+        self.provenance = {
+            "network": "inception-v3-compat, 299 x 299 bilinear as in TensorFlow 1",
+            **file_provenance(file),
+        }
         self.freeze()
 
     def features(self, samples: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 to (B, 2048) float32."""
+        """Return (B, 2048) float32 features of (B, 3, H, W) uint8."""
         return self.network(samples)[0]

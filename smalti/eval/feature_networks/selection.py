@@ -1,14 +1,9 @@
-"""Features whose distributions the Fréchet distance compares, of images and of clips: published networks' and stand-ins'.
-
-All are called the same way: `network(samples)` with uint8 (B, 3, H, W), or (B, 3, T, H, W) where it looks at clips, gives
-(B, D) features.
-
-Shapes: B batch, T frames, H, W pixels, D features.
-"""
+"""Selection of a feature network by name, with a proxy if the weights of the published network are not available."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from smalti.errors import SmaltiError
@@ -21,79 +16,83 @@ from smalti.eval.feature_networks.lpips import LPIPSNetwork
 from smalti.eval.feature_networks.perceptual import PerceptualNetwork
 from smalti.eval.pretrained_weights import WeightsUnavailableError
 
+log = logging.getLogger(__name__)
+
 _PUBLISHED: dict[str, tuple[type[InceptionNetwork | I3DNetwork], type[EffLite0Network]]] = {
     "inception": (InceptionNetwork, EffLite0Network),
     "i3d": (I3DNetwork, EffLite0MotionNetwork),
 }
-"""Networks that need weights, and their stand-ins."""
+"""Networks that need weights, and their proxies."""
 
 _PROXIES: dict[str, type[EffLite0Network]] = {"efflite0": EffLite0Network, "efflite0_motion": EffLite0MotionNetwork}
 
-FRECHET_NETWORKS = (*_PUBLISHED, *_PROXIES)
-"""What `feature_network` builds: inception and efflite0 look at images, i3d and efflite0_motion at clips."""
+FRECHET_NETWORKS: Mapping[str, type[FrechetNetwork]] = {name: cls for name, (cls, _) in _PUBLISHED.items()} | _PROXIES
+"""The choices of `frechet_network`. inception and efflite0 take images; i3d and efflite0_motion take clips."""
+
+PERCEPTUAL_NETWORKS = ("lpips_vgg", "lpips_alex", "efflite0")
+"""The choices of `perceptual_network`."""
 
 
-def frechet_network(network: str = "inception", weights: Path | None = None, stand_in: bool = True) -> FrechetNetwork:
-    """The network that is asked for, or its stand-in where its weights cannot be had, which one warning says.
+def frechet_network(
+    network: str = "inception", weights: Path | None = None, allow_proxy: bool = True
+) -> FrechetNetwork:
+    """Return a network for Fréchet distances, or its proxy, with a warning, if its weights are not available.
 
     Args:
-        network: one of `NETWORKS`.
+        network: one of `FRECHET_NETWORKS`.
         weights: file or folder of the published network's weights; None: see `smalti.eval.pretrained_weights.resolve`.
-        stand_in: take the stand-in where the weights cannot be had.
+        allow_proxy: whether to return the proxy if the weights are not available.
 
     Raises:
-        WeightsUnavailableError: the weights cannot be had and `stand_in` is False.
-        MissingExtraError: the stand-in is needed and the extra "offline" is not installed.
-        SmaltiError: an unknown name, or a file that is not what it should be.
+        WeightsUnavailableError: the weights are not available and `allow_proxy` is False.
+        MissingExtraError: the proxy is needed and the extra "offline" is not installed.
+        SmaltiError: an unknown name, or a damaged file.
     """
     if network in _PROXIES:
         return _PROXIES[network]()
     if network not in _PUBLISHED:
-        raise SmaltiError(f"No feature network is called '{network}': the names are {', '.join(FRECHET_NETWORKS)}.")
-    published, substitute = _PUBLISHED[network]
+        raise SmaltiError(f"The feature network '{network}' does not exist: use one of {', '.join(FRECHET_NETWORKS)}.")
+    published, proxy = _PUBLISHED[network]
     try:
         return published(weights)
     except WeightsUnavailableError as error:
-        if not stand_in:
+        if not allow_proxy:
             raise
-        _warn_about_proxy(published.metric, substitute.metric, error)
-        return substitute()
+        _warn_about_proxy(published.metric, proxy.metric, error)
+        return proxy()
 
 
-PERCEPTUAL_NETWORKS = ("lpips_vgg", "lpips_alex", "efflite0")
-"""What `perceptual_network` builds."""
-
-log = logging.getLogger(__name__)
-
-
-def perceptual_network(network: str = "lpips_vgg", weights: Path | None = None, stand_in: bool = True) -> PerceptualNetwork:
-    """The network that is asked for, or the stand-in where its weights cannot be had, which one warning says.
+def perceptual_network(
+    network: str = "lpips_vgg", weights: Path | None = None, allow_proxy: bool = True
+) -> PerceptualNetwork:
+    """Return a network for perceptual distances, or the proxy, with a warning, if its weights are not available.
 
     Args:
-        network: one of `NETWORKS`.
+        network: one of `PERCEPTUAL_NETWORKS`.
         weights: file or folder of the backbone's weights; None: see `smalti.eval.pretrained_weights.resolve`.
-        stand_in: take `EffLite0Perceptual` where the weights cannot be had.
+        allow_proxy: whether to return `EffLite0Perceptual` if the weights are not available.
 
     Raises:
-        WeightsUnavailableError: the weights cannot be had and `stand_in` is False.
-        MissingExtraError: the stand-in is needed and the extra "offline" is not installed.
-        SmaltiError: an unknown name, or a file that is not what it should be.
+        WeightsUnavailableError: the weights are not available and `allow_proxy` is False.
+        MissingExtraError: the proxy is needed and the extra "offline" is not installed.
+        SmaltiError: an unknown name, or a damaged file.
     """
     if network not in PERCEPTUAL_NETWORKS:
-        raise SmaltiError(f"No perceptual network is called '{network}': the names are {', '.join(PERCEPTUAL_NETWORKS)}.")
+        raise SmaltiError(
+            f"The perceptual network '{network}' does not exist: use one of {', '.join(PERCEPTUAL_NETWORKS)}."
+        )
     if network == "efflite0":
         return EffLite0Perceptual()
     try:
         return LPIPSNetwork("vgg" if network == "lpips_vgg" else "alex", weights)
     except WeightsUnavailableError as error:
-        if not stand_in:
+        if not allow_proxy:
             raise
-        _warn_about_proxy("lpips", EffLite0Perceptual.metric, error)
+        _warn_about_proxy(LPIPSNetwork.metric, EffLite0Perceptual.metric, error)
         return EffLite0Perceptual()
 
 
-def _warn_about_proxy(metric: str, stand_in: str, error: WeightsUnavailableError) -> None:
-    """Log the one warning that another metric takes the place of the published one."""
+def _warn_about_proxy(metric: str, proxy: str, error: WeightsUnavailableError) -> None:
     log.warning(
-        "%s takes the place of %s, and its values are not comparable with published ones. %s", stand_in, metric, error
+        "Measuring %s instead of %s. It is a proxy and not comparable with published values. %s", proxy, metric, error
     )

@@ -9,30 +9,32 @@ from smalti.tokenizers.bottlenecks.sign_quantizer import SignQuantizer
 
 
 class BSQ(SignQuantizer):
-    """Binary spherical quantization (arXiv 2406.07548): signs of a vector that was put on the unit sphere.
+    """Binary spherical quantization (arXiv 2406.07548): the signs of a vector that is projected to the unit sphere.
 
-    Each group is L2-normalised and its code is sign / sqrt(bits), on the sphere too, so the quantization error is
-    bounded. See `SignQuantizer` for the order of channels and bits, and for the losses. The codebook entropy takes the
-    bits of the mean soft code for independent: the sum of the entropies of the mean bits, averaged over the groups. It is
-    an upper bound of the exact one, in [0, bits ln 2], and the reason why a token may have 62 bits.
+    Each group is L2-normalized. Its codeword is sign / sqrt(bits), which lies on the sphere too, so the quantization error
+    is bounded. See `SignQuantizer` for the order of channels and bits, and for the losses.
+
+    The codebook entropy treats the bits of the mean soft assignment as independent: it is the sum of the entropies of the
+    mean bits, averaged over the groups. This is an upper bound of the exact entropy, in [0, bits ln 2]. It needs no table
+    of 2^bits entries, so a token may have 62 bits.
 
     Args:
-        bits: bits a token, up to 62.
-        groups: tokens a position, each normalised on its own.
-        temperature: of the soft codes; 0.01 is published.
+        bits: bits per token, up to 62.
+        groups: tokens per position, each normalized separately.
+        temperature: temperature of the soft assignment; the paper uses 0.01.
 
     Raises:
-        SmaltiError: no group, no bit or more than 62, or a temperature that is not positive.
+        SmaltiError: `groups` or `temperature` is not positive, or `bits` is not in [1, 62].
     """
 
     def __init__(self, bits: int, groups: int = 1, temperature: float = 0.01) -> None:
-        advice = "split them over more groups"
-        super().__init__(groups, bits, temperature, scale=max(bits, 1) ** -0.5, most_bits=62, advice=advice)
+        advice = "split them into more groups"
+        super().__init__(groups, bits, temperature, scale=max(bits, 1) ** -0.5, max_bits=62, advice=advice)
 
-    def placed(self, x: Tensor) -> Tensor:
-        """(B, N, G, bits) to unit vectors."""
+    def project(self, x: Tensor) -> Tensor:
+        """Normalize (B, N, G, bits) to unit vectors."""
         return F.normalize(x, dim=-1)
 
-    def books(self, logits: Tensor) -> Tensor:
-        """(B N, G, bits) to a factor of one bit for each bit of each group, (G, bits, B N, 1)."""
+    def split_codebooks(self, logits: Tensor) -> Tensor:
+        """Return one codebook per group with one factor per bit: (B N, G, bits) to (G, bits, B N, 1)."""
         return logits.permute(1, 2, 0).unsqueeze(-1)

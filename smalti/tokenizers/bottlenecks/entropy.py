@@ -1,15 +1,16 @@
-"""Entropies of soft binary codes, exact, without the table of every token against every code.
+"""Exact entropies of soft assignments to sign vectors, without a table of every token against every codeword.
 
-Lookup-free quantizers (MAGVIT-v2, arXiv 2310.05737; WeTok, arXiv 2508.05599) are trained on the entropies of a soft
-assignment of each token to all 2^bits sign vectors c, p(c) = softmax(2 x.c / T). Given x, the bits of c are independent,
-p(bit = 1) = sigmoid(4 x / T), so nothing here needs that N x 2^bits table:
+Lookup-free quantizers (MAGVIT-v2, arXiv 2310.05737; WeTok, arXiv 2508.05599) are trained on the entropies of the soft
+assignment of each token x to all 2^bits sign vectors c, p(c) = softmax(2 x.c / T). Given x, the bits of c are independent
+with p(bit = 1) = sigmoid(4 x / T). This avoids the (N, 2^bits) table of all probabilities:
 
-- a token's entropy is the sum of the entropies of its bits;
-- p(c) = (part of the low half of c's bits) * (part of the high half), so the mean of p over N tokens is one matrix product
-  of two tables N x 2^(bits / 2). Memory O(N 2^(bits / 2) + 2^bits) instead of O(N 2^bits).
+- The entropy of a token is the sum of the entropies of its bits.
+- p(c) factors into a term for the low half of the bits of c and a term for the high half. The mean of p over N tokens is
+  therefore one matrix product of two (N, 2^(bits / 2)) tables. It takes O(N 2^(bits / 2) + 2^bits) memory instead of
+  O(N 2^bits).
 
-Shapes: N tokens of a batch; a code's first bit is the lowest of its index. Logits are 4 x / T, one a bit, in float32 or
-float64.
+Shapes: N tokens of a batch; the first bit of a codeword is the lowest bit of its index. Logits are 4 x / T, one per bit, in
+float32 or float64.
 """
 
 from __future__ import annotations
@@ -23,28 +24,29 @@ from torch.nn import functional as F
 
 
 def token_entropy(logits: Tensor) -> Tensor:
-    """Entropy of each token's soft code in nats: (..., bits) to (...), each in [0, bits ln 2].
+    """Return the entropy of the soft assignment of each token in nats: (..., bits) to (...), in [0, bits ln 2].
 
-    Accurate to float precision, relative, also where sigmoid saturates.
+    The relative error is that of the data type, also where the sigmoid saturates.
     """
-    # The entropy of a bit is even in its logit; with -|logit|, sigmoid is small where it matters, never 1 - small.
-    size = logits.abs()
-    return (F.softplus(-size) + size * torch.sigmoid(-size)).sum(dim=-1)
+    # The entropy of a bit is an even function of its logit. With -|logit|, sigmoid(.) is small and exact where it matters,
+    # and never 1 minus something small.
+    magnitude = logits.abs()
+    return (F.softplus(-magnitude) + magnitude * torch.sigmoid(-magnitude)).sum(dim=-1)
 
 
 def mean_distribution(logits: Tensor) -> Tensor:
-    """Mean over the N tokens of their soft codes: (..., N, bits) to (..., 2^bits), each row summing to 1."""
+    """Return the mean soft assignment over N tokens: (..., N, bits) to (..., 2^bits), each row summing to 1."""
     distribution: Tensor = _MeanDistribution.apply(logits)  # pyright: ignore[reportAssignmentType]
     return distribution
 
 
 def codebook_entropy(distribution: Tensor, log_offset: float = 0.0) -> Tensor:
-    """Entropy of distributions in nats: (..., codes) to (...).
+    """Return the entropy of distributions in nats: (..., codebook_size) to (...).
 
     Args:
-        distribution: probabilities; zeros are welcome, also to the gradient.
-        log_offset: 0 for the exact -sum p ln p; published code computes -sum p ln(p + 1e-5), which no codebook, however
-            well used, brings above 11.51 nats (2^16.6 codes).
+        distribution: probabilities. Zeros are allowed; their gradient is finite.
+        log_offset: 0 for the exact -sum p ln p. Published code computes -sum p ln(p + 1e-5), which cannot exceed 11.51 nats
+            (2^16.6 codewords) however well the codebook is used.
     """
     tiny = torch.finfo(distribution.dtype).tiny
     shifted = distribution + log_offset if log_offset else distribution.clamp_min(tiny)
@@ -52,13 +54,14 @@ def codebook_entropy(distribution: Tensor, log_offset: float = 0.0) -> Tensor:
 
 
 class _MeanDistribution(torch.autograd.Function):
-    """`mean_distribution`, with a gradient by hand: autograd would keep a table for every bit instead of two."""
+    """`mean_distribution` with a handwritten gradient: autograd would store one table per bit instead of two in total."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor) -> Tensor:
         with torch.autocast(logits.device.type, enabled=False):
-            bits = logits.mT.contiguous()  # (..., bits, N): every step below runs along the tokens
-            low, high = _table(bits[..., : bits.shape[-2] // 2, :]), _table(bits[..., bits.shape[-2] // 2 :, :])
+            bits = logits.mT.contiguous()  # (..., bits, N): all operations below run along the tokens
+            low_bits, high_bits = _split_halves(bits)
+            low, high = _probability_table(low_bits), _probability_table(high_bits)
             distribution = (high @ low.mT).flatten(-2) / bits.shape[-1]
             ctx.save_for_backward(bits, low, high, distribution)
             return distribution
@@ -68,34 +71,41 @@ class _MeanDistribution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         bits, low, high, distribution = ctx.saved_tensors
         with torch.autocast(bits.device.type, enabled=False):
-            # A row sums to 1 whatever the logits, so a constant in its gradient does nothing but cost precision.
+            # Each row sums to 1 for all logits. A constant in its gradient has no effect other than a loss of precision.
             gradient = gradient - (gradient * distribution).sum(dim=-1, keepdim=True)
             gradient = gradient.unflatten(-1, (high.shape[-2], low.shape[-2])) / bits.shape[-1]
-            of_low = _table_gradient(gradient.mT @ high, low, bits[..., : bits.shape[-2] // 2, :])
-            of_high = _table_gradient(gradient @ low, high, bits[..., bits.shape[-2] // 2 :, :])
-            return torch.cat([of_low, of_high], dim=-2).mT
+            low_bits, high_bits = _split_halves(bits)
+            low_gradient = _table_gradient(gradient.mT @ high, low, low_bits)
+            high_gradient = _table_gradient(gradient @ low, high, high_bits)
+            return torch.cat([low_gradient, high_gradient], dim=-2).mT
 
 
-def _table(bits: Tensor) -> Tensor:
-    """Probability of every code of a few bits: logits (..., bits, N) to (..., 2^bits, N)."""
+def _split_halves(bits: Tensor) -> tuple[Tensor, Tensor]:
+    """Split (..., bits, N) into the low and the high half of the bits."""
+    half = bits.shape[-2] // 2
+    return bits[..., :half, :], bits[..., half:, :]
+
+
+def _probability_table(bits: Tensor) -> Tensor:
+    """Return the probability of every combination of a few bits: logits (..., bits, N) to (..., 2^bits, N)."""
     *leading, count, tokens = bits.shape
     table = bits.new_empty(*leading, 2**count, tokens)
     table[..., 0, :] = 1
-    on, off = torch.sigmoid(bits), torch.sigmoid(-bits)
-    for i in range(count):  # each bit, from the lowest, doubles what is there
-        known, new = table[..., : 2**i, :], table[..., 2**i : 2 ** (i + 1), :]
-        torch.mul(known, on[..., i : i + 1, :], out=new)
-        known *= off[..., i : i + 1, :]
-    # What cannot matter becomes 0: processors take a hundred times longer over subnormal numbers, also in later products.
+    p_set, p_unset = torch.sigmoid(bits), torch.sigmoid(-bits)
+    for i in range(count):  # each bit, from the lowest, doubles the part of the table that is filled
+        filled, new = table[..., : 2**i, :], table[..., 2**i : 2 ** (i + 1), :]
+        torch.mul(filled, p_set[..., i : i + 1, :], out=new)
+        filled *= p_unset[..., i : i + 1, :]
+    # Flush negligible values to 0: CPUs are a hundred times slower on subnormal numbers, also in products computed later.
     return torch.threshold_(table, torch.finfo(bits.dtype).tiny ** 0.5, 0.0)
 
 
 def _table_gradient(gradient: Tensor, table: Tensor, bits: Tensor) -> Tensor:
-    """Gradient to the logits (..., bits, N) from the `gradient` (..., 2^bits, N) to their table; overwrites `gradient`.
+    """Return the gradient of the logits (..., bits, N), given that of their table (..., 2^bits, N), which is overwritten.
 
-    d table_c / d logit_i = table_c (c_i - p_i), that is table_c (1 - p_i) where bit i is set and -table_c p_i elsewhere.
+    d table_c / d logit_i = table_c (c_i - p_i): table_c (1 - p_i) if bit i of c is set, and -table_c p_i otherwise.
     """
     weighted = gradient.mul_(table)
-    places = torch.arange(bits.shape[-2], device=bits.device).unsqueeze(-1)
-    is_set = (torch.arange(table.shape[-2], device=bits.device) >> places & 1).to(bits.dtype)  # (bits, 2^bits)
+    shifts = torch.arange(bits.shape[-2], device=bits.device).unsqueeze(-1)
+    is_set = (torch.arange(table.shape[-2], device=bits.device) >> shifts & 1).to(bits.dtype)  # (bits, 2^bits)
     return torch.sigmoid(-bits) * (is_set @ weighted) - torch.sigmoid(bits) * ((1 - is_set) @ weighted)

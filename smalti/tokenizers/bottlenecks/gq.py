@@ -14,24 +14,25 @@ from smalti.tokenizers.bottlenecks.sign_quantizer import SignQuantizer
 class GQ(SignQuantizer):
     """Group-wise lookup-free quantization (WeTok, arXiv 2508.05599, section 3.2); one group is LFQ (arXiv 2310.05737).
 
-    z is in {-1, 1}. See `SignQuantizer` for the order of channels and bits, and for the losses, which are exact
-    (`entropy`). vector-quantize-pytorch's `LFQ` computes the same for one group, but by a table of every token
-    against every code, with a clamped logarithm, and not over the global batch.
+    Channels of z are -1 or 1. See `SignQuantizer` for the order of channels and bits, and for the losses, which are exact
+    (see `entropy`). vector-quantize-pytorch's `LFQ` computes the same losses for one group, but with a table of every token
+    against every codeword, with a clamped logarithm, and not over the global batch.
 
     Args:
-        groups: tokens a position.
-        bits: bits a token, up to 24, where the mean distribution has 2^24 numbers.
-        codebook_entropy: what the loss of that name is, in [0, bits ln 2] either way.
-            "per_group": the entropy of each group's own mean soft code, averaged over the groups (the paper's text sums).
-            "pooled": of the mean over the groups too, as the published models were trained. It is blind to groups that
-            collapsed, each onto its own part of the codebook.
-        temperature: of the soft codes; 0.01 is published.
-        log_offset: 0.0 for the exact codebook entropy; published models were trained with 1e-5 inside the logarithm, which
-            caps it at 11.51 nats.
+        groups: tokens per position.
+        bits: bits per token, up to 24: the mean distribution then has 2^24 entries.
+        codebook_entropy: definition of the loss of that name, which is in [0, bits ln 2] either way.
+            "per_group": the entropy of the mean soft assignment of each group, averaged over the groups (the text of the
+            paper sums them).
+            "pooled": the mean is also taken over the groups, as for the published models. It does not detect groups that
+            collapsed to different parts of the codebook.
+        temperature: temperature of the soft assignment; the paper uses 0.01.
+        log_offset: added to the probability inside the logarithm of the codebook entropy. 0.0 is exact; published models
+            were trained with 1e-5, which limits the entropy to 11.51 nats.
 
     Raises:
-        SmaltiError: no group, no bit or more than 24, another `codebook_entropy`, a temperature that is not positive, or a
-            negative offset.
+        SmaltiError: `groups` or `temperature` is not positive, `bits` is not in [1, 24], `codebook_entropy` is unknown, or
+            `log_offset` is negative.
     """
 
     def __init__(
@@ -42,21 +43,21 @@ class GQ(SignQuantizer):
         temperature: float = 0.01,
         log_offset: float = 0.0,
     ) -> None:
-        advice = "split them over more groups, or use BSQ, whose codebook entropy needs no 2^bits numbers"
-        super().__init__(groups, bits, temperature, scale=1.0, most_bits=24, advice=advice)
+        advice = "split them into more groups, or use BSQ, whose codebook entropy needs no table of 2^bits entries"
+        super().__init__(groups, bits, temperature, scale=1.0, max_bits=24, advice=advice)
         if codebook_entropy not in ("per_group", "pooled"):
             raise SmaltiError(f"GQ's codebook_entropy is 'per_group' or 'pooled', not '{codebook_entropy}'.")
         if log_offset < 0:
-            raise SmaltiError(f"GQ's log_offset is 0 or more, not {log_offset}.")
+            raise SmaltiError(f"GQ's log_offset must be at least 0, not {log_offset}.")
         self.codebook_entropy = codebook_entropy
         self.log_offset = log_offset
 
-    def books(self, logits: Tensor) -> Tensor:
-        """(B N, G, bits) to one book a group (G, 1, B N, bits), or one of all tokens (1, 1, B N G, bits)."""
+    def split_codebooks(self, logits: Tensor) -> Tensor:
+        """Return (B N, G, bits) as one codebook per group (G, 1, B N, bits), or one for all tokens (1, 1, B N G, bits)."""
         if self.codebook_entropy == "pooled":
             return logits.reshape(1, 1, -1, self.bits)
         return logits.transpose(0, 1).unsqueeze(1)
 
-    def book_entropy(self, distribution: Tensor) -> Tensor:
-        """(..., 2^bits) to (...)."""
+    def distribution_entropy(self, distribution: Tensor) -> Tensor:
+        """Return the entropy of (..., 2^bits) in nats, with `log_offset` inside the logarithm."""
         return codebook_entropy(distribution, self.log_offset)

@@ -1,4 +1,4 @@
-"""The continuous bottleneck: a diagonal Gaussian, held to the standard normal by a divergence."""
+"""The continuous bottleneck: a diagonal Gaussian that is regularized toward the standard normal distribution."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from smalti.errors import SmaltiError
 from smalti.tokenizers.bottlenecks.base import Bottleneck
 from smalti.types import Code
 
-# Beyond these, exp over- or underflows in float32 on the way to a variance that no decoder can tell from 0 or infinity.
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
+"""Log-variances are clamped to this range. No decoder distinguishes the variances outside of it from 0 or infinity, and
+farther out, exp over- or underflows in float32."""
 
 
 class KL(Bottleneck):
@@ -20,15 +21,16 @@ class KL(Bottleneck):
 
     Losses, in training mode:
         kl: KL(N(mean, variance) || N(0, 1)) in nats (appendix B), summed over the channels of a position and averaged over
-            batch and positions, so that it does not depend on the resolution. Latent diffusion's code sums over the
-            positions too: its weight times the number of positions is the weight here.
+            batch and positions. It does not depend on the resolution. Latent diffusion's code also sums over the positions:
+            multiply its weight by the number of positions to get the weight here.
 
     Args:
         dim: channels of the latent. The input has the means first, then the log-variances.
-        shared_log_variance: one log-variance for all channels of a position, in the last of dim + 1 input channels
-            (LTX-Video, arXiv 2501.00103), instead of one a channel (2 dim input channels).
-        initial_std: of the noise where the encoder gives a log-variance of 0, as fresh ones do on average. Published
-            models have 1, noise as large as the signal, through which a fresh network takes long to learn.
+        shared_log_variance: whether all channels of a position share one log-variance, the last of dim + 1 input channels
+            (LTX-Video, arXiv 2501.00103), instead of one log-variance per channel (2 dim input channels).
+        initial_std: standard deviation of the noise where the encoder returns a log-variance of 0, which is the average for
+            a randomly initialized encoder. Published models use 1: the noise is as large as the signal, and a randomly
+            initialized network takes long to learn.
 
     Raises:
         SmaltiError: `dim` is below 1, or `initial_std` is not positive.
@@ -37,9 +39,9 @@ class KL(Bottleneck):
     def __init__(self, dim: int, shared_log_variance: bool = False, initial_std: float = 1.0) -> None:
         super().__init__()
         if initial_std <= 0:
-            raise SmaltiError(f"initial_std is {initial_std}: give a positive deviation of the noise.")
+            raise SmaltiError(f"initial_std is {initial_std}: use a positive standard deviation.")
         if dim < 1:
-            raise SmaltiError(f"KL needs at least one channel, but dim is {dim}: give it the channels of the latent.")
+            raise SmaltiError(f"KL needs at least one channel, but dim is {dim}: use the number of latent channels.")
         self.dim = dim
         self.shared_log_variance = shared_log_variance
         self.initial_std = initial_std
@@ -47,7 +49,7 @@ class KL(Bottleneck):
         self.out_dim = dim
 
     def quantize(self, h: Tensor) -> Code:
-        """(B, N, in_dim) to z (B, N, dim), without ids."""
+        """Map (B, N, in_dim) to z (B, N, dim), without ids."""
         mean, log_variance = h.split([self.dim, self.in_dim - self.dim], dim=-1)
         if not self.training:
             return Code(mean)

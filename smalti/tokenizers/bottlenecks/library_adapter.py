@@ -1,71 +1,93 @@
-"""Quantizers with a learned codebook, and residual ones: vector-quantize-pytorch behind our promises.
+"""Base class of the quantizers that wrap a module of vector-quantize-pytorch: VQ, SimVQ, ResidualVQ, ResidualFSQ.
 
-The library's own defaults are kept but for those that are named here, and its options that break a promise are left out
-(quantizer dropout gives negative ids). It computes in float32, so z is float32 also for a float64 input.
+The adapters keep the defaults of the library unless they document another one. They leave out options that break the
+contract of `Quantizer`, such as quantizer dropout, which returns negative ids. The library computes in float32, so z is
+float32 also for a float64 input.
 
-Shapes: B batch, N positions, C channels, G tokens a position.
+Shapes: B batch; N positions; C channels; G tokens per position.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 from vector_quantize_pytorch import vector_quantize_pytorch as library_vq
 
+from smalti.distributed import world_size
 from smalti.errors import SmaltiError
 from smalti.tokenizers.bottlenecks.base import Quantizer, straight_through
 from smalti.types import Code
 
 
 class LibraryAdapter(Quantizer):
-    """What the adapters share: `inner` is the library's module, `_run` its forward, `dequantize` its lookup.
+    """A quantizer that wraps a module of vector-quantize-pytorch, its attribute `inner`.
 
-    In evaluation mode z is made from the ids by `dequantize`, so that `lookup` gives it back to the bit; the library's own
-    forward rounds differently in places (rotation, order of summation).
+    In evaluation mode, z is computed from the ids by `dequantize`. `lookup` therefore returns it bit for bit; the library's
+    own forward rounds differently in places (rotation trick, order of summation).
+
+    Args:
+        dim: channels C of a position and of a codeword.
+        codebook_size: number of codewords of each codebook.
+        num_quantizers: number of residual quantizers, which is the number of tokens per position.
+
+    Raises:
+        SmaltiError: an argument is below 1.
     """
 
-    inner: Any  # the library has no types
+    inner: Any  # the library has no type annotations
 
-    def _check(self, **numbers: int) -> None:
-        for name, number in numbers.items():
-            if number < 1:
-                raise SmaltiError(f"{type(self).__name__} needs {name} to be at least 1, not {number}.")
+    def __init__(self, dim: int, codebook_size: int, num_quantizers: int = 1) -> None:
+        super().__init__()
+        sizes = {"dim": dim, "codebook_size": codebook_size, "num_quantizers": num_quantizers}
+        for name, size in sizes.items():
+            if size < 1:
+                raise SmaltiError(f"{type(self).__name__} needs {name} to be at least 1, not {size}.")
+        self.in_dim = self.out_dim = dim
+        self.codebook_size = codebook_size
+        self.tokens_per_position = num_quantizers
 
     @abstractmethod
-    def _run(self, h: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """The library's forward: z (B, N, C), ids (B, N, G), losses."""
+    def run_inner(self, h: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Run the library's forward on h (B, N, C) and return z (B, N, C), ids (B, N, G), and losses."""
 
     def quantize(self, h: Tensor) -> Code:
-        """(B, N, C) to z (B, N, C) float32 and ids (B, N, G)."""
+        """Map (B, N, C) to z (B, N, C) float32 and ids (B, N, G)."""
         h = h.float()
         if self.training:
-            _synchronize(self.inner)
-            z, ids, losses = self._run(h)
-            return Code(z, ids, losses)
+            _synchronize_codebooks(self.inner)
+            return Code(*self.run_inner(h))
         with torch.no_grad():
-            _, ids, _ = self._run(h)
+            _, ids, _ = self.run_inner(h)
         return Code(straight_through(h, self.dequantize(ids)), ids)
 
 
-def real_device() -> AbstractContextManager[Any]:
-    """Real tensors where everything else is built on the meta device: the library looks at the values of its constants."""
+def build_inner(cls: Callable[..., nn.Module], **options: Any) -> nn.Module:
+    """Build a module of the library, on the CPU if the default device is the meta device.
+
+    The library reads the values of its constants while it is built, and meta tensors have none.
+
+    Args:
+        cls: class of the module.
+        options: its constructor arguments.
+    """
     device = torch.get_default_device()
-    return torch.device("cpu") if device.type == "meta" else device
+    with torch.device("cpu") if device.type == "meta" else device:
+        return cls(**options)
 
 
-def _synchronize(module: nn.Module) -> None:
+def _synchronize_codebooks(module: nn.Module) -> None:
     """Make codebooks learn from the global batch.
 
-    The library decides this when it is built, and remembers it for the process; trainers start the processes' group later.
+    The library decides this when the module is built and remembers it, but trainers create the process group later.
     """
-    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+    if world_size() == 1:
         return
-    for book in module.modules():
-        if isinstance(book, library_vq.Codebook) and not book.use_ddp:
-            book.use_ddp = True
-            book.all_reduce_fn = book.kmeans_all_reduce_fn = distributed.all_reduce
-            book.sample_fn = book.replace_sample_fn = library_vq.sample_vectors_distributed
+    for codebook in module.modules():
+        if isinstance(codebook, library_vq.Codebook) and not codebook.use_ddp:
+            codebook.use_ddp = True
+            codebook.all_reduce_fn = codebook.kmeans_all_reduce_fn = distributed.all_reduce
+            codebook.sample_fn = codebook.replace_sample_fn = library_vq.sample_vectors_distributed

@@ -1,4 +1,4 @@
-"""A quantizer of few channels in a latent of many."""
+"""A quantizer with linear projections around it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from smalti.types import Code
 
 
 class Projected(Quantizer):
-    """Linear to the quantizer's channels and back (factorised codes, arXiv 2110.04627; OneVAE, arXiv 2508.09857).
+    """Projects latents linearly to the channels of a quantizer and back.
+
+    ViT-VQGAN (arXiv 2110.04627) calls this factorized codes; OneVAE (arXiv 2508.09857) uses it with FSQ.
 
     Args:
-        quantizer: what quantizes.
-        dim: channels of the latent, given to the decoder.
-        in_dim: channels that come in, of which the first `dim` are read: an encoder of a continuous tokenizer has
-            log-variances after its means; None: `dim`.
+        quantizer: quantizes the projected positions.
+        dim: channels of the latent that the decoder receives.
+        in_dim: channels of the input, of which only the first `dim` are used: the encoder of a continuous tokenizer returns
+            log-variances after the means. None for `dim`.
 
     Raises:
-        SmaltiError: `in_dim` is smaller than `dim`.
+        SmaltiError: `dim` is not in [1, in_dim].
     """
 
     def __init__(self, quantizer: Quantizer, dim: int, in_dim: int | None = None) -> None:
@@ -29,7 +31,8 @@ class Projected(Quantizer):
         self.out_dim = dim
         if not 1 <= dim <= self.in_dim:
             raise SmaltiError(
-                f"Projected reads dim {dim} of in_dim {self.in_dim} channels: give at least 1, at most all."
+                f"Projected uses the first dim of in_dim channels, but dim is {dim} and in_dim {self.in_dim}: choose dim "
+                "from 1 to in_dim."
             )
         self.codebook_size = quantizer.codebook_size
         self.tokens_per_position = quantizer.tokens_per_position
@@ -37,10 +40,10 @@ class Projected(Quantizer):
         self.up = nn.Linear(quantizer.out_dim, dim)
 
     def quantize(self, h: Tensor) -> Code:
-        """(B, N, in_dim) to z (B, N, dim) and the quantizer's ids and losses."""
+        """Map (B, N, in_dim) to z (B, N, dim), with the ids and losses of the quantizer."""
         inner = self.quantizer(self.down(h[..., : self.out_dim]))
         return Code(self.up(inner.z), inner.ids, inner.losses)
 
     def dequantize(self, ids: Tensor) -> Tensor:
-        """(B, N, G) to (B, N, dim)."""
+        """Map ids (B, N, G) to (B, N, dim)."""
         return self.up(self.quantizer.lookup(ids).to(self.up.weight.dtype))

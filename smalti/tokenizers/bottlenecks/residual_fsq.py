@@ -1,10 +1,4 @@
-"""Quantizers with a learned codebook, and residual ones: vector-quantize-pytorch behind our promises.
-
-The library's own defaults are kept but for those that are named here, and its options that break a promise are left out
-(quantizer dropout gives negative ids). It computes in float32, so z is float32 also for a float64 input.
-
-Shapes: B batch, N positions, C channels, G tokens a position.
-"""
+"""Residual finite scalar quantization."""
 
 from __future__ import annotations
 
@@ -14,45 +8,42 @@ import vector_quantize_pytorch as library
 from torch import Tensor
 
 from smalti.errors import SmaltiError
-from smalti.tokenizers.bottlenecks.library_adapter import LibraryAdapter, real_device
+from smalti.tokenizers.bottlenecks.library_adapter import LibraryAdapter, build_inner
 
 _MAX_CODEBOOK_SIZE = 2**20
 
 
 class ResidualFSQ(LibraryAdapter):
-    """Several finite scalar quantizers, each coding what the ones before it left over (RVQ's algorithm, see `ResidualVQ`).
+    """Residual finite scalar quantization: each quantizer rounds the previous residual (the algorithm of `ResidualVQ`).
 
-    The levels lie symmetrically about 0 (arXiv 2411.19842, section 3.2). It has no losses and no parameters.
+    The levels are symmetric about 0 (arXiv 2411.19842, section 3.2). There are no losses and no parameters.
 
     Args:
-        levels: levels of each channel, each at least 2; all quantizers share them.
-        num_quantizers: quantizers, and tokens a position.
+        levels: number of levels of each channel, each at least 2; shared by all quantizers.
+        num_quantizers: number of quantizers, which is the number of tokens per position.
 
     Raises:
-        SmaltiError: no levels, a level below 2, no quantizer, or more than 2^20 codes, which the library would enumerate.
+        SmaltiError: `levels` is empty or one is below 2, `num_quantizers` is below 1, or the codebook has more than 2^20
+            codewords: the library enumerates it.
     """
 
     def __init__(self, levels: list[int], num_quantizers: int) -> None:
-        super().__init__()
-        self._check(num_quantizers=num_quantizers)
         if not levels or min(levels) < 2:
-            raise SmaltiError(f"ResidualFSQ takes one or more levels, each at least 2, not {list(levels)}.")
-        self.levels = list(levels)
-        self.tokens_per_position = self.num_quantizers = num_quantizers
-        self.codebook_size = math.prod(levels)
-        if self.codebook_size > _MAX_CODEBOOK_SIZE:
+            raise SmaltiError(f"ResidualFSQ needs one or more levels, each at least 2, not {list(levels)}.")
+        codebook_size = math.prod(levels)
+        if codebook_size > _MAX_CODEBOOK_SIZE:
             raise SmaltiError(
-                f"ResidualFSQ enumerates its codebook, and levels {self.levels} make {self.codebook_size} codes, more than "
-                f"{_MAX_CODEBOOK_SIZE}: give it fewer levels and more quantizers, or use FSQ."
+                f"ResidualFSQ enumerates its codebook, and levels {list(levels)} make {codebook_size} codewords, more than "
+                f"{_MAX_CODEBOOK_SIZE}: use fewer levels and more quantizers, or use FSQ."
             )
-        self.in_dim = self.out_dim = len(levels)
-        with real_device():
-            self.inner = library.ResidualFSQ(levels=self.levels, num_quantizers=num_quantizers)
+        super().__init__(len(levels), codebook_size, num_quantizers)
+        self.inner = build_inner(library.ResidualFSQ, levels=list(levels), num_quantizers=num_quantizers)
 
     def dequantize(self, ids: Tensor) -> Tensor:
-        """(B, N, num_quantizers) to (B, N, C)."""
+        """Map ids (B, N, num_quantizers) to the sums of their codewords (B, N, C)."""
         return self.inner.get_output_from_indices(ids)
 
-    def _run(self, h: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def run_inner(self, h: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Quantize h with the library's `ResidualFSQ`."""
         z, ids = self.inner(h)
         return z, ids.long(), {}

@@ -1,29 +1,23 @@
-"""Quantizers with a learned codebook, and residual ones: vector-quantize-pytorch behind our promises.
-
-The library's own defaults are kept but for those that are named here, and its options that break a promise are left out
-(quantizer dropout gives negative ids). It computes in float32, so z is float32 also for a float64 input.
-
-Shapes: B batch, N positions, C channels, G tokens a position.
-"""
+"""Residual vector quantization."""
 
 from __future__ import annotations
 
 import vector_quantize_pytorch as library
 from torch import Tensor
 
-from smalti.tokenizers.bottlenecks.library_adapter import LibraryAdapter, real_device
+from smalti.tokenizers.bottlenecks.library_adapter import LibraryAdapter, build_inner
 
 
 class ResidualVQ(LibraryAdapter):
-    """Several `VQ`, each coding what the ones before it left over (SoundStream, arXiv 2107.03312, algorithm 1).
+    """Residual vector quantization (SoundStream, arXiv 2107.03312, algorithm 1): each `VQ` quantizes the previous residual.
 
     Losses, in training mode:
-        commitment: the sum over the quantizers of the mean squared distance between a residual and its code.
+        commitment: mean squared distance between a residual and its codeword, summed over the quantizers.
 
     Args:
-        dim: channels of a position and of a code.
-        num_quantizers: quantizers, and tokens a position.
-        codebook_size: codes of each.
+        dim: channels of a position and of a codeword.
+        num_quantizers: number of quantizers, which is the number of tokens per position.
+        codebook_size: number of codewords of each quantizer.
         ema_decay: see `VQ`.
         kmeans_init: see `VQ`.
         dead_code_threshold: see `VQ`.
@@ -43,27 +37,24 @@ class ResidualVQ(LibraryAdapter):
         dead_code_threshold: int = 0,
         rotation_trick: bool = False,
     ) -> None:
-        super().__init__()
-        self._check(dim=dim, num_quantizers=num_quantizers, codebook_size=codebook_size)
-        self.in_dim = self.out_dim = self.dim = dim
-        self.codebook_size = codebook_size
-        self.tokens_per_position = self.num_quantizers = num_quantizers
-        with real_device():
-            self.inner = library.ResidualVQ(
-                dim=dim,
-                num_quantizers=num_quantizers,
-                codebook_size=codebook_size,
-                decay=ema_decay,
-                kmeans_init=kmeans_init,
-                threshold_ema_dead_code=dead_code_threshold,
-                rotation_trick=rotation_trick,
-                sync_codebook=False,
-            )
+        super().__init__(dim, codebook_size, num_quantizers)
+        self.inner = build_inner(
+            library.ResidualVQ,
+            dim=dim,
+            num_quantizers=num_quantizers,
+            codebook_size=codebook_size,
+            decay=ema_decay,
+            kmeans_init=kmeans_init,
+            threshold_ema_dead_code=dead_code_threshold,
+            rotation_trick=rotation_trick,
+            sync_codebook=False,  # the adapter synchronizes
+        )
 
     def dequantize(self, ids: Tensor) -> Tensor:
-        """(B, N, num_quantizers) to (B, N, C)."""
+        """Map ids (B, N, num_quantizers) to the sums of their codewords (B, N, C)."""
         return self.inner.get_output_from_indices(ids)
 
-    def _run(self, h: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def run_inner(self, h: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Quantize h with the library's `ResidualVQ`."""
         z, ids, losses = self.inner(h)
         return z, ids, {"commitment": losses.sum()}

@@ -1,6 +1,6 @@
-"""Codes that are signs: their packing into integers, and what every quantizer made of them shares.
+"""Quantizers whose codewords are vectors of signs, and the packing of signs into integer ids.
 
-Shapes: B batch, N positions, G groups (tokens) a position.
+Shapes: B batch; N positions; G groups, which are tokens, per position.
 """
 
 from __future__ import annotations
@@ -19,42 +19,43 @@ from smalti.types import Code
 
 
 def pack_bits(bits: Tensor) -> Tensor:
-    """(..., up to 63) bool to (...) int64: the first bit is the lowest."""
-    places = torch.arange(bits.shape[-1], device=bits.device)
-    return (bits.long() << places).sum(dim=-1)
+    """Pack (..., up to 63) bool into (...) int64. The first bit is the lowest."""
+    shifts = torch.arange(bits.shape[-1], device=bits.device)
+    return (bits.long() << shifts).sum(dim=-1)
 
 
 def unpack_bits(ids: Tensor, bits: int) -> Tensor:
-    """The inverse of `pack_bits`: (...) int64 in [0, 2^bits) to (..., bits) bool."""
-    places = torch.arange(bits, device=ids.device)
-    return (ids.unsqueeze(-1) >> places & 1).bool()
+    """Invert `pack_bits`: (...) int64 in [0, 2^bits) to (..., bits) bool."""
+    shifts = torch.arange(bits, device=ids.device)
+    return (ids.unsqueeze(-1) >> shifts & 1).bool()
 
 
 class SignQuantizer(Quantizer):
-    """Groups of channels, each coded by its channels' signs: one token a group, lookup-free.
+    """Base class of lookup-free quantizers: the signs of a group of channels are the bits of one token.
 
-    Channels are group-major, (group, bit); a bit is set where its channel is above 0, and the first channel of a group is
-    the lowest bit of its id. Gradients go straight through.
+    Channels are group-major, (group, bit). A bit is set where its channel is greater than 0, and the first channel of a
+    group is the lowest bit of its id. Codewords are {-scale, scale}^bits. Gradients are straight-through.
 
-    Losses, in training mode alone (in evaluation nothing is trained by them, and their memory would be for nothing), each
-    over the global batch where torch.distributed is initialised (`mean_over_ranks`):
-        token_entropy: mean entropy of a group's soft code over batch, positions and groups, in nats.
-        codebook_entropy: entropy of the mean soft code, as the subclass says, in nats. It is to rise: weigh it negatively.
-        commitment: mean squared distance between what is coded and its code.
+    Losses, in training mode only (evaluation would spend the memory for nothing). Each is computed over the global batch if
+    a process group exists (`mean_over_ranks`):
+        token_entropy: entropy of the soft assignment of a group, in nats, averaged over batch, positions and groups.
+        codebook_entropy: entropy of the mean soft assignment, in nats; the subclass defines over what the mean is taken.
+            Give it a negative weight: it should increase.
+        commitment: mean squared distance between the projected input and its codeword.
 
     Args:
-        groups: tokens a position.
-        bits: bits a token.
-        temperature: of the soft codes p(c) = softmax(2 x.c / temperature) that the entropies are of.
-        scale: the magnitude of a code's channels.
-        most_bits: the most that the subclass takes.
-        advice: what to do with more bits than that, as the end of a sentence.
+        groups: tokens per position.
+        bits: bits per token.
+        temperature: temperature T of the soft assignment p(c) = softmax(2 x.c / T) whose entropies are the losses.
+        scale: magnitude of the channels of a codeword.
+        max_bits: largest number of bits per token that the subclass supports.
+        advice: what to do if more bits are needed, as the end of an error message.
 
     Raises:
-        SmaltiError: `groups` or `temperature` is not positive, or `bits` not in [1, most_bits].
+        SmaltiError: `groups` or `temperature` is not positive, or `bits` is not in [1, max_bits].
     """
 
-    def __init__(self, groups: int, bits: int, temperature: float, scale: float, most_bits: int, advice: str) -> None:
+    def __init__(self, groups: int, bits: int, temperature: float, scale: float, max_bits: int, advice: str) -> None:
         super().__init__()
         name = type(self).__name__
         if groups < 1 or bits < 1 or temperature <= 0:
@@ -62,8 +63,8 @@ class SignQuantizer(Quantizer):
                 f"{name} needs at least one group, one bit and a positive temperature, "
                 f"not groups={groups}, bits={bits}, temperature={temperature}."
             )
-        if bits > most_bits:
-            raise SmaltiError(f"{name} takes up to {most_bits} bits a token, not {bits}: {advice}.")
+        if bits > max_bits:
+            raise SmaltiError(f"{name} supports up to {max_bits} bits per token, not {bits}: {advice}.")
         self.groups = groups
         self.bits = bits
         self.temperature = temperature
@@ -73,46 +74,46 @@ class SignQuantizer(Quantizer):
         self.in_dim = self.out_dim = groups * bits
 
     def quantize(self, h: Tensor) -> Code:
-        """(B, N, G bits) to z of the same shape, of channels +-scale, and ids (B, N, G)."""
-        x = self.placed(h.unflatten(-1, (self.groups, self.bits)))
+        """Map (B, N, G bits) to z of the same shape, with channels +-scale, and ids (B, N, G)."""
+        x = self.project(h.unflatten(-1, (self.groups, self.bits)))
         signs = x > 0
-        quantized = self._values(signs, x.dtype)
-        z = straight_through(x, quantized).flatten(-2)
-        return Code(z, pack_bits(signs), self._losses(x, quantized) if self.training else {})
+        codewords = self._codewords(signs, x.dtype)
+        z = straight_through(x, codewords).flatten(-2)
+        return Code(z, pack_bits(signs), self._losses(x, codewords) if self.training else {})
 
     def dequantize(self, ids: Tensor) -> Tensor:
-        """(B, N, G) to (B, N, G bits)."""
-        return self._values(unpack_bits(ids, self.bits), torch.float32).flatten(-2)
+        """Map ids (B, N, G) to their codewords (B, N, G bits)."""
+        return self._codewords(unpack_bits(ids, self.bits), torch.float32).flatten(-2)
 
-    def placed(self, x: Tensor) -> Tensor:
-        """(B, N, G, bits) to where the codes lie; here, as it is."""
+    def project(self, x: Tensor) -> Tensor:
+        """Project (B, N, G, bits) to the surface on which the codewords lie. The default is the identity."""
         return x
 
     @abstractmethod
-    def books(self, logits: Tensor) -> Tensor:
-        """Choose what the codebook entropy is of.
+    def split_codebooks(self, logits: Tensor) -> Tensor:
+        """Arrange the logits of a batch by the distributions whose entropy is the codebook entropy.
 
         Args:
             logits: (B N, G, bits).
 
         Returns:
-            (books, factors, tokens, bits): the entropy is that of the mean over the tokens, summed over factors that are
-            taken for independent, averaged over the books.
+            (codebooks, factors, tokens, bits). The mean is taken over the tokens. The entropy is summed over the factors,
+            which are treated as independent, and averaged over the codebooks.
         """
 
-    def book_entropy(self, distribution: Tensor) -> Tensor:
-        """(..., codes) to (...): exact."""
+    def distribution_entropy(self, distribution: Tensor) -> Tensor:
+        """Return the entropy of mean distributions, (..., 2^bits) to (...) in nats. The default is exact."""
         return codebook_entropy(distribution)
 
-    def _values(self, signs: Tensor, dtype: torch.dtype) -> Tensor:
+    def _codewords(self, signs: Tensor, dtype: torch.dtype) -> Tensor:
         return (signs.to(dtype) * 2 - 1) * self.scale
 
-    def _losses(self, x: Tensor, quantized: Tensor) -> dict[str, Tensor]:
+    def _losses(self, x: Tensor, codewords: Tensor) -> dict[str, Tensor]:
         logits = x * (4 * self.scale / self.temperature)
         token, commitment, distribution = mean_over_ranks(
             token_entropy(logits).mean(),
-            F.mse_loss(x, quantized),
-            mean_distribution(self.books(logits.flatten(0, 1))),
+            F.mse_loss(x, codewords),
+            mean_distribution(self.split_codebooks(logits.flatten(0, 1))),
         )
-        codebook = self.book_entropy(distribution).sum(dim=1).mean()
+        codebook = self.distribution_entropy(distribution).sum(dim=1).mean()
         return {"token_entropy": token, "codebook_entropy": codebook, "commitment": commitment}

@@ -1,109 +1,86 @@
-"""One door for all published models: a family says how to build one, and what the publisher calls each weight."""
+"""Building a published model and loading its weights, all of them or none."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from smalti.errors import SmaltiError
-from smalti.tokenizers.importers import diffusers, ltx, onevae, wetok
-from smalti.tokenizers.importers.family import Family, each
+from smalti.tokenizers.importers.family import Family, PublishedConfig
+from smalti.tokenizers.importers.registry import find_family
 from smalti.tokenizers.tokenizer import Tokenizer
 
-_FAMILIES = {
-    "wetok": Family(build=wetok.build, keys=each(wetok.key), dropped=wetok.DROPPED, averaged_key=wetok.averaged_key),
-    "onevae": Family(
-        build=onevae.build, keys=each(onevae.key), dropped=onevae.DROPPED, averaged_key=onevae.averaged_key
-    ),
-    "wan": Family(build=onevae.build_wan, keys=each(onevae.wan_key)),
-    "ltx": Family(build=ltx.build, keys=each(ltx.key), dropped=ltx.DROPPED, optional=ltx.OPTIONAL, prefix=ltx.PREFIX),
-}
 
+def from_published(family: str | Family, config: PublishedConfig, state_dict: Mapping[str, Tensor]) -> Tokenizer:
+    """Build a published model and load all of its weights.
 
-def families() -> list[str]:
-    """The names that `from_published` knows."""
-    return sorted([*_FAMILIES, diffusers.NAME])
-
-
-def family_of(name: str, config: Mapping[str, Any]) -> Family:
-    """The family of this name; diffusers' models are of many, which their configuration tells apart.
-
-    Raises:
-        SmaltiError: an unknown family, or a class of diffusers that has no importer.
-    """
-    if name == diffusers.NAME:
-        return diffusers.family_of(config)
-    if name not in _FAMILIES:
-        raise SmaltiError(f"There is no importer for '{name}': the families are {', '.join(families())}.")
-    return _FAMILIES[name]
-
-
-def from_published(family: str, config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> Tokenizer:
-    """Build a published model and load its weights, every one.
-
-    Where the checkpoint has the moving average of all weights of a part (encoder, decoder), the average is taken; where
-    it has none of them, the live weights are; anything between is an error.
+    If the checkpoint has the moving averages of all weights of a part (encoder, decoder), these are loaded. If it has none
+    of them, the trained weights are loaded. Anything in between is an error.
 
     Args:
-        family: a name of `families()`.
-        config: the publisher's configuration; the family's file says which keys it reads.
+        family: one of `families()`, or a `Family` of your own.
+        config: the publisher's configuration. The module of the family documents the keys that are read.
         state_dict: the publisher's keys and tensors.
 
     Returns:
-        A tokenizer in evaluation mode, float32, on the device of the weights (the meta device included).
+        A tokenizer in evaluation mode, float32, on the device of the weights (also the meta device).
 
     Raises:
-        SmaltiError: an unknown family, a configuration that describes no model of it, or a key that is missing,
-            unexpected or of another shape; the message names the key.
+        SmaltiError: the family is unknown, the configuration describes no model of it, or a key is missing, is unexpected
+            or has another shape. The message names the key.
     """
-    source = family_of(family, config)
+    if isinstance(family, str):
+        family = find_family(family)
     if not state_dict:
-        raise SmaltiError("The checkpoint holds no weights: give the state dict that its publisher released.")
-    state_dict = _own(source.prefix, state_dict)
+        raise SmaltiError("The checkpoint has no weights: use the state dict that its publisher released.")
+    state_dict = _strip_prefix(state_dict, family.prefix)
     with torch.device(next(iter(state_dict.values())).device):
-        tokenizer = source.build(config)
+        tokenizer = family.build(config)
     expected = tokenizer.state_dict()
-    keys = _choose(source, source.keys(tokenizer), state_dict)
+    keys = _select_keys(family, family.keys(tokenizer), state_dict)
     for name, key in keys.items():
         if state_dict[key].shape != expected[name].shape:
             raise SmaltiError(
-                f"Key '{key}' has shape {tuple(state_dict[key].shape)}, but the configuration asks for "
-                f"{tuple(expected[name].shape)}: checkpoint and configuration are not of one model."
+                f"Key '{key}' has shape {tuple(state_dict[key].shape)}, but the configuration needs "
+                f"{tuple(expected[name].shape)}: checkpoint and configuration belong to different models."
             )
     tokenizer.load_state_dict(expected | {name: state_dict[key] for name, key in keys.items()})
     return tokenizer.eval()
 
 
-def _own(prefix: str | None, state_dict: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The model's weights without the prefix, where the file has them under it, beside those of other models."""
+def _strip_prefix(state_dict: Mapping[str, Tensor], prefix: str | None) -> Mapping[str, Tensor]:
+    """Return the weights under the prefix, without it; all weights if there is no prefix or no key has it."""
     if prefix is None or not any(key.startswith(prefix) for key in state_dict):
         return state_dict
     return {key.removeprefix(prefix): tensor for key, tensor in state_dict.items() if key.startswith(prefix)}
 
 
-def _choose(source: Family, keys: dict[str, str], state_dict: Mapping[str, Tensor]) -> dict[str, str]:
-    """The key to take for each of our names: the averaged or the live one, whole parts at a time."""
-    if not any(keys[name] in state_dict for name in source.optional):
-        keys = {name: key for name, key in keys.items() if name not in source.optional}
-    chosen: dict[str, str] = {}
+def _select_keys(family: Family, keys: dict[str, str], state_dict: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the key to load for each name, that of the moving average or that of the trained weight.
+
+    Raises:
+        SmaltiError: a key is missing or unexpected.
+    """
+    if not any(keys[name] in state_dict for name in family.optional if name in keys):
+        keys = {name: key for name, key in keys.items() if name not in family.optional}
+    selected: dict[str, str] = {}
     known = set(keys.values())
     for part in sorted({name.partition(".")[0] for name in keys}):
-        use = {name: key for name, key in keys.items() if name.startswith(f"{part}.")}
-        if source.averaged_key is not None:
-            averaged = {name: source.averaged_key(key) for name, key in use.items()}
-            known.update(averaged.values())
-            use = averaged if any(key in state_dict for key in averaged.values()) else use
-        absent = [key for key in use.values() if key not in state_dict]
-        if absent:
-            more = f", and {len(absent) - 1} more" if len(absent) > 1 else ""
-            raise SmaltiError(f"Key '{absent[0]}' is missing from the checkpoint{more}: nothing was loaded.")
-        chosen |= use
+        candidates = {name: key for name, key in keys.items() if name.startswith(f"{part}.")}
+        if family.ema_key is not None:
+            averages = {name: family.ema_key(key) for name, key in candidates.items()}
+            known.update(averages.values())
+            candidates = averages if any(key in state_dict for key in averages.values()) else candidates
+        missing = [key for key in candidates.values() if key not in state_dict]
+        if missing:
+            more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise SmaltiError(f"Key '{missing[0]}' is missing from the checkpoint{more}: nothing was loaded.")
+        selected |= candidates
     for key in state_dict:
-        if key not in known and not key.startswith(source.dropped):
+        if key not in known and not key.startswith(family.ignored_prefixes):
             raise SmaltiError(
                 f"Key '{key}' is unexpected: the configuration describes a model that has no such weight."
             )
-    return chosen
+    return selected

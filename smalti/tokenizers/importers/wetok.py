@@ -1,26 +1,28 @@
-"""WeTok's released image tokenizers (arXiv 2508.05599), and Open-MAGVIT2's of the same layout.
+"""WeTok's released image tokenizers (arXiv 2508.05599), and those of Open-MAGVIT2, which have the same layout.
 
-The publisher's configuration has `ddconfig` (`ch`, `ch_mult`, `num_res_blocks`, `z_channels`), `n_embed` (codes a
-group), `embed_dim`, `num_codebooks` (groups; 1 if absent) and `gan_decoder` (False if absent); other keys are
-training's.
+Keys of the publisher's configuration: `ddconfig` (with `ch`, `ch_mult`, `num_res_blocks`, `z_channels`), `n_embed`
+(codewords per group), `embed_dim`, `num_codebooks` (groups; default 1) and `gan_decoder` (default False). Other keys are
+used in training only.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from typing import Any
-
 from smalti.errors import SmaltiError
 from smalti.tokenizers.bottlenecks.gq import GQ
+from smalti.tokenizers.importers.family import (
+    LIT_EMA_STATE,
+    Family,
+    PublishedConfig,
+    lit_ema_key,
+    map_names,
+    substitute,
+)
+from smalti.tokenizers.importers.published_config import config_errors
 from smalti.tokenizers.models.wetok.decoder import WeTokDecoder, WeTokGenerativeDecoder
 from smalti.tokenizers.models.wetok.encoder import WeTokEncoder
 from smalti.tokenizers.tokenizer import Tokenizer
 
-DROPPED = ("loss.", "model_ema.decay", "model_ema.num_updates")
-"""The discriminator, the perceptual network and the bookkeeping of the average."""
-
-_RENAMES = (
+_RULES = (
     (r"^(encoder|decoder)\.middle\.", r"\1.mid_block."),
     (r"^encoder\.levels\.(\d+)\.blocks\.", r"encoder.down.\1.block."),
     (r"^encoder\.levels\.(\d+)\.downsample\.", r"encoder.down.\1.downsample."),
@@ -31,46 +33,44 @@ _RENAMES = (
 )
 
 
-def build(config: Mapping[str, Any]) -> Tokenizer:
-    """A tokenizer of the publisher's configuration, with fresh weights.
+def build(config: PublishedConfig) -> Tokenizer:
+    """Build a tokenizer with random weights from WeTok's configuration.
 
     Raises:
-        SmaltiError: a key that is missing, or numbers that contradict each other.
+        SmaltiError: a key is missing, or values contradict each other.
     """
-    try:
+    with config_errors("a WeTok configuration has ddconfig, n_embed and embed_dim"):
         network = config["ddconfig"]
         channels, multipliers, blocks = network["ch"], list(network["ch_mult"]), network["num_res_blocks"]
-        z, codes, dim = network["z_channels"], config["n_embed"], config["embed_dim"]
-        groups, bits = int(config.get("num_codebooks", 1)), int(codes).bit_length() - 1
-    except (TypeError, ValueError) as error:
-        raise SmaltiError(f"The configuration holds something else than it should ({error}): correct it.") from None
-    except KeyError as error:
+        z, codebook_size, dim = network["z_channels"], config["n_embed"], config["embed_dim"]
+        groups, bits = int(config.get("num_codebooks", 1)), int(codebook_size).bit_length() - 1
+    if codebook_size != 2**bits or groups * bits != dim or dim != z:
         raise SmaltiError(
-            f"The configuration has no {error}: a WeTok configuration has ddconfig, n_embed, embed_dim."
-        ) from None
-    if codes != 2**bits or groups * bits != dim or dim != z:
-        raise SmaltiError(
-            f"n_embed {codes} must be a power of two whose bits times num_codebooks {groups} are embed_dim {dim} and "
-            f"z_channels {z}: correct the configuration."
+            f"n_embed {codebook_size} must be a power of two, and its bits times num_codebooks {groups} must equal "
+            f"embed_dim {dim} and z_channels {z}: correct the configuration."
         )
     if network.get("double_z"):
-        raise SmaltiError("double_z is true, but WeTok's encoders have one channel a bit: correct the configuration.")
+        raise SmaltiError("double_z is true, but WeTok's encoders have one channel per bit: correct the configuration.")
     decoder = WeTokGenerativeDecoder if config.get("gan_decoder") else WeTokDecoder
     return Tokenizer(
         encoder=WeTokEncoder(z, channels, multipliers, blocks),
-        # The published losses: entropy of the pooled groups, with log(p + 1e-5).
+        # The published losses: the entropy of the pooled groups, with log(p + 1e-5).
         bottleneck=GQ(groups, bits, codebook_entropy="pooled", log_offset=1e-5),
         decoder=decoder(z, channels, multipliers, blocks),
     )
 
 
-def key(name: str) -> str:
-    """The publisher's name of the weight that we call `name`."""
-    for ours, theirs in _RENAMES:
-        name = re.sub(ours, theirs, name)
-    return name
+def to_published_key(name: str) -> str:
+    """Return WeTok's key of a weight."""
+    return substitute(name, _RULES)
 
 
-def averaged_key(key: str) -> str:
-    """Where the publisher keeps the moving average of `key`."""
-    return "model_ema." + key.replace(".", "")
+FAMILY = Family(
+    name="wetok",
+    description="WeTok's and Open-MAGVIT2's image tokenizers",
+    build=build,
+    keys=map_names(to_published_key),
+    # The discriminator, the perceptual network, and the state of the moving average.
+    ignored_prefixes=("loss.", *LIT_EMA_STATE),
+    ema_key=lit_ema_key,
+)

@@ -1,1 +1,1 @@
-"""Layers that several families of encoders and decoders share."""
+"""Layers and helpers that two or more families of networks share."""

@@ -1,4 +1,4 @@
-"""Blocks whose inner results may be computed again in the backward pass instead of being kept: time for memory."""
+"""Activation checkpointing: recompute activations in the backward pass instead of storing them (arXiv 1604.06174)."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from torch.utils.checkpoint import checkpoint
 
 
 class CheckpointedBlock(nn.Module):
-    """A block that can forget what it computed and compute it again when gradients want it (arXiv 1604.06174).
+    """Base class of blocks whose activations can be recomputed in the backward pass. This trades time for memory.
 
-    A subclass is called as any module is, and its parameters keep their names. It must compute the same when it is called
-    again: it updates no buffer, and draws random numbers from the global generators alone, whose states are put back for
-    the second time, as autocast is.
+    Subclasses are called like any module, and their parameters keep their names. `forward` runs twice and must compute the
+    same each time: it must not update buffers, and must draw random numbers only from the global generators, whose states
+    are restored for the second run, as is autocast.
 
     Attributes:
-        checkpointing: whether it does; a trainer sets it.
+        checkpointing: whether activations are recomputed.
     """
 
     checkpointing: bool = False
 
     def __call__(self, *args: Any) -> Any:
-        """What `forward` returns."""
+        """Return the result of `forward`, which takes positional arguments only."""
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(super().__call__, *args, use_reentrant=False)
         return super().__call__(*args)
 
 
 def enable_activation_checkpointing(network: nn.Module) -> int:
-    """Let every block of a network that can be recomputed be so from now on; returns how many there are."""
+    """Enable activation checkpointing in all blocks of a network that support it, and return their number."""
     blocks = [block for block in network.modules() if isinstance(block, CheckpointedBlock)]
     for block in blocks:
         block.checkpointing = True

@@ -1,4 +1,4 @@
-"""Convolutions over space and time that never look ahead, and go on from chunk to chunk of a clip.
+"""A fast path for 3-D convolutions on CPUs.
 
 Shapes: B batch, C channels, T frames, H, W positions.
 """
@@ -6,54 +6,44 @@ Shapes: B batch, C channels, T frames, H, W positions.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from smalti.tokenizers.layers.frames import channels_last_images, images_to_video
+
 _SLOW_PATH_SIZE = 20480
-"""Channels x frames x rows up to which PyTorch 2 takes its slow path for a single clip on a CPU."""
-
-
-def per_frame(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """A layer of images, (B T, C, H, W) to the same, on each frame of (B, C, T, H, W)."""
-    return _as_video(layer(_as_images(x.permute(0, 2, 3, 4, 1))), x.shape[0])
-
-
-def _as_images(frames: Tensor) -> Tensor:
-    """(B, T, H, W, C) to (B T, C, H, W) in PyTorch's memory format channels_last, without a copy where it has that order.
-
-    The detour over one axis gives a single image the strides by which PyTorch knows the format.
-    """
-    return frames.flatten().view(-1, *frames.shape[2:]).permute(0, 3, 1, 2)
-
-
-def _as_video(images: Tensor, batch: int) -> Tensor:
-    """(B T, C, H, W) to (B, C, T, H, W)."""
-    return images.unflatten(0, (batch, -1)).transpose(1, 2)
+"""Maximum C * T * H for which PyTorch 2 takes its slow path, with a batch of one on a CPU."""
 
 
 def convolve(conv: nn.Conv3d, x: Tensor) -> Tensor:
-    """conv(x), around PyTorch's slow path on CPUs.
+    """Return conv(x), and avoid PyTorch's slow path on CPUs.
 
-    PyTorch convolves a single small clip by a plain matrix product, which takes up to eight times as long as oneDNN. Its
-    frames as a batch of images, with the frames that the kernel sees beside each other as channels, go to oneDNN. That also
-    gives chunks the same bits as the whole clip; so it is done for very few positions too, where it is the slower one.
+    For a single small clip on a CPU, PyTorch computes Conv3d as a plain matrix product, which takes up to eight times as
+    long as oneDNN. This function concatenates the frames that the kernel covers along the channels and calls Conv2d,
+    which uses oneDNN. Very small inputs take this path too, although it is slower for them, so that the chunks of a clip
+    are computed like a longer clip.
+
+    Results can differ from Conv3d's, and between a clip and its chunks, by float rounding: oneDNN selects its kernels, and
+    with them the order of summation, by tensor shape and CPU.
 
     Args:
-        conv: without padding in time, padded by half its kernel in space.
+        conv: a convolution without padding in time, padded by half its kernel in space.
         x: (B, C, T, H, W).
+
+    Returns:
+        (B, C', T', H', W').
     """
-    taps, (stride, rows, columns) = conv.kernel_size[0], conv.stride
+    taps, (stride, *spatial_stride) = conv.kernel_size[0], conv.stride
     steps = (x.shape[2] - taps) // stride + 1
     if x.device.type != "cpu" or x.shape[0] > 1 or math.prod(x.shape[1:4]) > _SLOW_PATH_SIZE:
         return nn.Conv3d.forward(conv, x)
     frames = x.permute(0, 2, 3, 4, 1)
-    seen = [frames[:, tap : tap + stride * (steps - 1) + 1 : stride] for tap in range(taps)]
-    images = _as_images(torch.cat(seen, dim=-1))
-    border = conv.kernel_size[1] // 2
-    weight = conv.weight.transpose(1, 2).flatten(1, 2)  # (out, 3 C, k, k), in the order of `seen`
+    windows = [frames[:, tap : tap + stride * (steps - 1) + 1 : stride] for tap in range(taps)]
+    images = channels_last_images(torch.cat(windows, dim=-1))
+    padding = conv.kernel_size[1] // 2
+    weight = conv.weight.transpose(1, 2).flatten(1, 2)  # (C', taps C, k, k), in the order of `windows`
     if conv.padding_mode != "zeros":
-        images, border = F.pad(images, (border, border, border, border), mode=conv.padding_mode), 0
-    return _as_video(F.conv2d(images, weight, conv.bias, (rows, columns), padding=(border, border)), x.shape[0])
+        images, padding = F.pad(images, (padding, padding, padding, padding), mode=conv.padding_mode), 0
+    return images_to_video(F.conv2d(images, weight, conv.bias, spatial_stride, padding), x.shape[0])

@@ -1,4 +1,4 @@
-"""Drawing noise, where a seed decides it.
+"""Gaussian noise that a seed determines, on every device and for every chunk size.
 
 Shapes: B batch, C channels, T frames, H, W positions.
 """
@@ -10,16 +10,23 @@ from torch import Tensor
 
 
 def generator_device(x: Tensor, generator: torch.Generator | None) -> torch.device:
-    """Where noise for x is drawn: on the generator's device, so that one seed gives the same on a CPU and on a GPU."""
+    """Return the device to draw noise for x on.
+
+    This is the generator's device, so that a generator on the CPU gives the same noise for tensors on any device. Without
+    a generator it is x's device.
+    """
     return x.device if generator is None else generator.device
 
 
 def randn(x: Tensor, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-    """Standard normal numbers of a shape, drawn in float32, of x's dtype and device."""
+    """Draw standard normal noise of a shape in float32, and convert it to x's dtype and device."""
     return torch.randn(shape, generator=generator, device=generator_device(x, generator), dtype=torch.float32).to(x)
 
 
 def randn_per_frame(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Standard normal numbers like (B, C, T, H, W), drawn frame by frame: a clip in chunks gets those of the whole clip."""
+    """Draw standard normal noise of x's shape (B, C, T, H, W), frame by frame.
+
+    A clip in chunks therefore gets the same noise as the whole clip.
+    """
     batch, channels, frames, *size = x.shape
     return torch.stack([randn(x, (batch, channels, *size), generator) for _ in range(frames)], dim=2)

@@ -1,4 +1,4 @@
-"""How far a reconstruction is from its original: terms by name, unweighted.
+"""The perceptual loss.
 
 Shapes: B batch, T frames, H, W pixels.
 """
@@ -18,20 +18,20 @@ from smalti.pixels import frames_as_images
 
 
 class PerceptualLoss(nn.Module):
-    """Mean perceptual distance of a batch, by a fixed network that is no part of what is trained.
+    """Mean perceptual distance of a batch, computed by a fixed network. Clips are compared frame by frame.
 
-    The network follows this module from device to device, but is not among its parameters: checkpoints, moving averages
-    and data parallelism never see it.
+    The network follows this module from device to device but is not registered in it: checkpoints, averaged weights and
+    data parallelism do not see it.
 
     Args:
         network: "lpips_vgg", "lpips_alex" or "efflite0", see `smalti.eval.feature_networks.perceptual`.
-        weights: file or folder of the backbone's weights; None: see `smalti.eval.pretrained_weights.resolve`.
-        stand_in: where the weights cannot be had, train with EfficientNet-Lite0 and say so in the log.
-        frames_per_clip: look at so many frames of a clip, drawn anew in each step: all of a long clip's are costly, and
-            neighbours look alike. None: at all.
+        weights: file or folder with the weights of the backbone; None: see `smalti.eval.pretrained_weights.resolve`.
+        allow_proxy: if the weights are not available, use EfficientNet-Lite0 as a proxy and log a warning.
+        frames_per_clip: number of frames per clip to compare in training, drawn at random in each step. Neighboring frames
+            look alike, and all frames of a long clip are expensive. None: all frames. Evaluation mode compares all frames.
 
     Raises:
-        SmaltiError: the weights cannot be had, an unknown network, or no frame to look at.
+        SmaltiError: the weights are not available, the network is unknown, or `frames_per_clip` is less than 1.
     """
 
     def __init__(
@@ -39,29 +39,31 @@ class PerceptualLoss(nn.Module):
         network: str = "lpips_vgg",
         weights: Path | None = None,
         *,
-        stand_in: bool = True,
+        allow_proxy: bool = True,
         frames_per_clip: int | None = None,
     ) -> None:
         super().__init__()
         if frames_per_clip is not None and frames_per_clip < 1:
             raise SmaltiError(
-                f"frames_per_clip is {frames_per_clip}: the perceptual loss needs at least 1, or leave it out for all."
+                f"frames_per_clip is {frames_per_clip}: give the perceptual loss at least 1 frame, or null for all frames."
             )
         self.frames_per_clip = frames_per_clip
-        # In a list, which nn.Module does not register.
-        self._networks = [perceptual_network(network, weights, stand_in)]
+        # In a list, because nn.Module does not register the content of lists.
+        self._networks = [perceptual_network(network, weights, allow_proxy)]
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         self._networks[0]._apply(fn, recurse)
         return super()._apply(fn, recurse)
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Mean distance, a scalar, of the frames of (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1] to another's."""
-        if x.ndim == 5 and self.frames_per_clip is not None and self.frames_per_clip < x.shape[2]:
-            chosen = torch.randperm(x.shape[2])[: self.frames_per_clip].to(x.device)
-            x, y = x.index_select(2, chosen), y.index_select(2, chosen)
-        return self.distances(frames_as_images(x), frames_as_images(y)).mean()
+    def forward(self, reconstruction: Tensor, original: Tensor) -> Tensor:
+        """Return the mean distance, a scalar.
 
-    def distances(self, x: Tensor, y: Tensor) -> Tensor:
-        """(B,) distances of (B, 3, H, W) in [-1, 1] to another."""
-        return self._networks[0](x, y)
+        Args:
+            reconstruction: (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1].
+            original: pixels of the same shape.
+        """
+        count = self.frames_per_clip
+        if self.training and count is not None and original.ndim == 5 and count < original.shape[2]:
+            chosen = torch.randperm(original.shape[2])[:count].to(original.device)
+            reconstruction, original = reconstruction.index_select(2, chosen), original.index_select(2, chosen)
+        return self._networks[0](frames_as_images(reconstruction), frames_as_images(original)).mean()

@@ -1,6 +1,6 @@
-"""A loss on the frequencies of a video.
+"""A loss on the spatial and temporal frequencies of a video.
 
-Shapes: B batch, T frames, H, W pixels.
+Shapes: B batch, C channels, T frames, H, W pixels.
 """
 
 from __future__ import annotations
@@ -14,26 +14,27 @@ from torch import Tensor, nn
 from smalti.errors import MissingExtraError, SmaltiError
 
 BANDS = tuple("".join(band) for band in itertools.product("ad", repeat=3))
-"""Bands of one level of a 3-D transform: for T, H and W, `a` (means of neighbours) or `d` (their differences)."""
+"""Bands of one level of a 3D Haar transform: along T, H and W, `a` (average of neighbors) or `d` (their difference)."""
 
 
 class WaveletLoss(nn.Module):
-    """Mean absolute error of the 8 bands of a 3-D Haar transform (LTX-Video, arXiv 2501.00103, section 3.1), by ptwt.
+    """Mean absolute error of the 8 bands of a 3D Haar transform (LTX-Video, arXiv 2501.00103, section 3.1), by ptwt.
 
-        loss = 1/8 sum over bands b of w_b mean |b(x) - b(y)|
+        loss = 1/8 sum over bands b of w_b mean |b(reconstruction) - b(original)|
 
-    The transform is orthonormal, so noise of deviation s has deviation s in every band, and costs as much in each; what is
-    smooth in the error is in the band "aaa" alone. Hence an error in detail and motion costs more than a smooth one of the
-    same size: 7 of the 8 bands see nothing else. LTX-Video publishes no weights of the bands.
+    The transform is orthonormal. Noise of standard deviation s therefore has standard deviation s in every band, and all
+    bands contribute alike. The smooth part of an error appears in the band "aaa" only. An error in detail or motion
+    therefore costs more than a smooth error of the same size: 7 of the 8 bands measure detail and motion only. LTX-Video
+    does not publish the weights of the bands.
 
-    An axis of odd length repeats its last element. So an image, and a clip of one frame, is a still clip of two: its
-    differences over time are zero.
+    The last element of an axis of odd length is repeated. An image, or a clip of one frame, therefore counts as a still
+    clip of two frames, whose differences in time are zero.
 
     Args:
-        weights: w of bands, see `BANDS`; 1 where none is given.
+        weights: weight w_b by band, see `BANDS`; 1 for bands that are not given.
 
     Raises:
-        SmaltiError: a weight for a band that is none.
+        SmaltiError: a weight for an unknown band.
         MissingExtraError: ptwt is not installed.
     """
 
@@ -43,26 +44,31 @@ class WaveletLoss(nn.Module):
         unknown = sorted(weights.keys() - set(BANDS))
         if unknown:
             raise SmaltiError(
-                f"The wavelet loss is given a weight for the band '{unknown[0]}', but its bands are {', '.join(BANDS)}."
+                f"The wavelet loss has a weight for the unknown band '{unknown[0]}': the bands are {', '.join(BANDS)}."
             )
         self.weights = {band: weights.get(band, 1.0) for band in BANDS}
-        bands(torch.zeros(1, 3, 2, 2, 2))
+        haar_bands(torch.zeros(1, 3, 2, 2, 2))  # fails now and not in the first step if ptwt is missing
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """The scalar loss of (B, 3, H, W) or (B, 3, T, H, W) and another, in float32 whatever the autocast."""
-        # The transform is linear: that of the difference is the difference of the transforms.
-        error = bands(x.float() - y.float())
+    def forward(self, reconstruction: Tensor, original: Tensor) -> Tensor:
+        """Return the scalar loss, computed in float32 under any autocast.
+
+        Args:
+            reconstruction: (B, 3, H, W) or (B, 3, T, H, W).
+            original: pixels of the same shape.
+        """
+        # The transform is linear: the transform of the difference is the difference of the transforms.
+        error = haar_bands(reconstruction.float() - original.float())
         return torch.stack([weight * error[band].abs().mean() for band, weight in self.weights.items()]).mean()
 
 
-def bands(x: Tensor) -> dict[str, Tensor]:
-    """One level of the 3-D Haar transform.
+def haar_bands(x: Tensor) -> dict[str, Tensor]:
+    """Compute one level of the 3D Haar transform.
 
     Args:
-        x: (B, C, H, W) or (B, C, T, H, W), float32 or float64; odd axes repeat their last element.
+        x: (B, C, H, W) or (B, C, T, H, W), float32 or float64. The last element of an axis of odd length is repeated.
 
     Returns:
-        (B, C, ceil(T / 2), ceil(H / 2), ceil(W / 2)) a band, by the names of `BANDS`.
+        One (B, C, ceil(T / 2), ceil(H / 2), ceil(W / 2)) tensor per band, by the names in `BANDS`.
 
     Raises:
         MissingExtraError: ptwt is not installed.

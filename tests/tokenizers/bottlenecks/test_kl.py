@@ -8,13 +8,14 @@ from smalti.errors import SmaltiError
 from smalti.tokenizers.bottlenecks import KL
 
 
-def input_of(dim, shared, positions=11):
-    return torch.randn(3, positions, dim + 1 if shared else 2 * dim, generator=torch.Generator().manual_seed(dim))
+def random_input(dim, shared, positions=11):
+    generator = torch.Generator().manual_seed(dim)
+    return torch.randn(3, positions, dim + 1 if shared else 2 * dim, generator=generator, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_the_divergence_is_torchs(shared):
-    h = input_of(5, shared)
+def test_the_divergence_equals_torch_distributions(shared):
+    h = random_input(5, shared)
     mean, log_variance = h[..., :5], h[..., 5:]  # one log-variance broadcasts
     posterior = Normal(mean, (log_variance.expand_as(mean) / 2).exp())
     expected = kl_divergence(posterior, Normal(0.0, 1.0)).sum(dim=-1).mean()
@@ -23,11 +24,12 @@ def test_the_divergence_is_torchs(shared):
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_evaluation_gives_the_mean_and_training_samples_about_it(shared):
+def test_evaluation_returns_the_mean_and_training_samples_around_it(shared):
     bottleneck = KL(2, shared)
-    h = input_of(2, shared, positions=1).expand(3, 20_000, -1)
+    h = random_input(2, shared, positions=1).expand(3, 20_000, -1)
     assert torch.equal(bottleneck.eval()(h).z, h[..., :2])
 
+    torch.manual_seed(0)
     z = bottleneck.train()(h).z
 
     torch.testing.assert_close(z.mean(dim=1), h[:, 0, :2], rtol=0, atol=0.1)
@@ -35,13 +37,22 @@ def test_evaluation_gives_the_mean_and_training_samples_about_it(shared):
     torch.testing.assert_close(z.std(dim=1), expected, rtol=0.03, atol=0)
 
 
+def test_initial_std_scales_the_noise_only():
+    h = torch.zeros(1, 20_000, 2, dtype=torch.float64)
+    torch.manual_seed(0)
+    z = KL(1, initial_std=0.25)(h).z
+    assert z.std().item() == pytest.approx(0.25, rel=0.03)
+    with pytest.raises(SmaltiError, match="initial_std"):
+        KL(1, initial_std=0.0)
+
+
 def test_the_loss_does_not_depend_on_the_resolution():
-    h = input_of(4, shared=False)
+    h = random_input(4, shared=False)
     once, tiled = KL(4)(h).losses["kl"], KL(4)(h.repeat(1, 9, 1)).losses["kl"]
     torch.testing.assert_close(once, tiled)
 
 
-def test_absurd_log_variances_stay_finite():
+def test_extreme_log_variances_stay_finite():
     h = torch.tensor([0.5, 1e4, 0.5, -1e4]).view(1, 2, 2).requires_grad_()
     code = KL(1)(h)
     (code.z.sum() + code.losses["kl"]).backward()
@@ -49,6 +60,6 @@ def test_absurd_log_variances_stay_finite():
     assert h.grad.isfinite().all()
 
 
-def test_no_channels_are_refused_in_words():
+def test_zero_channels_are_refused():
     with pytest.raises(SmaltiError, match="at least one channel"):
         KL(0)

@@ -1,7 +1,4 @@
-"""A decoder as the last step of denoising: what tells its layers how noisy the latent is, and noise of their own.
-
-LTX-Video (arXiv 2501.00103, section 2.3 and appendix). Shapes: B batch, C channels, T frames, H, W positions.
-"""
+"""What the blocks of a network share while one chunk passes through."""
 
 from __future__ import annotations
 
@@ -15,14 +12,14 @@ from smalti.tokenizers.base import StreamState
 
 @dataclass(frozen=True, eq=False)
 class BlockContext:
-    """What all layers of a decoder share while one chunk goes through.
+    """Inputs of all blocks besides the features.
 
     Attributes:
-        state: of the stream.
-        time: (B, 256) sinusoids of the times; None: the decoder knows none.
-        noise: the (H, W) map of each layer that adds noise, one for all frames and samples of a clip.
+        state: state of the stream.
+        timestep: (B, 256) sinusoidal embedding of the timesteps; None if the network is not conditioned on a timestep.
+        noise: (H, W) noise of each `NoiseInjection` layer, the same for all frames and samples of a clip.
     """
 
     state: StreamState
-    time: Tensor | None = None
+    timestep: Tensor | None = None
     noise: Mapping[nn.Module, Tensor] = field(default_factory=dict)

@@ -1,10 +1,6 @@
-"""LTX-Video's encoder and decoder (arXiv 2501.00103): 32 x 32 x 8 pixels become one position, from lists of blocks.
+"""LTX-Video's decoder, which can also perform the last denoising step.
 
-A clip of 1 + 8 k frames becomes 1 + k latents. The encoder is causal. The decoder need not be: it then looks ahead, by one
-frame a layer, and holds frames back in a stream. It may be the last step of denoising as well: it then sees the latent with
-a little noise, and is told how much.
-
-Shapes: B batch, T frames, H, W pixels; t, h, w latent positions; s, f the strides in time and space; C channels, Z latent.
+Shapes: B batch; T frames, H, W pixels; t, h, w latent positions; s temporal and f spatial stride; Z latent channels.
 """
 
 from __future__ import annotations
@@ -14,50 +10,54 @@ import math
 import torch
 from torch import Tensor, nn
 
-from smalti.errors import SmaltiError
 from smalti.tokenizers.base import Decoder, StreamState
 from smalti.tokenizers.latent_statistics import LatentStatistics
 from smalti.tokenizers.layers.noise import generator_device, randn, randn_per_frame
+from smalti.tokenizers.models.ltx.argument_checks import check_dimensions, check_noise
+from smalti.tokenizers.models.ltx.block_builders import build_decoder_block
 from smalti.tokenizers.models.ltx.block_context import BlockContext
-from smalti.tokenizers.models.ltx.block_specs import DECODER_OPTIONS, BlockList, build_decoder_block, parse_blocks
-from smalti.tokenizers.models.ltx.blocks import init_weights, norm_and_activate
+from smalti.tokenizers.models.ltx.block_specs import DECODER_OPTIONS, BlockList, parse_blocks
+from smalti.tokenizers.models.ltx.initialization import init_weights
 from smalti.tokenizers.models.ltx.noise_injection import NoiseInjection
-from smalti.tokenizers.models.ltx.patches import check_shape, unpatchify
+from smalti.tokenizers.models.ltx.pixel_norm import norm_and_activate
 from smalti.tokenizers.models.ltx.replication_pad_conv import Padding, ReplicationPadConv3d
+from smalti.tokenizers.models.ltx.space_to_depth import unpatchify
 from smalti.tokenizers.models.ltx.timestep import TimestepEmbedding, modulation, sinusoidal_embedding
 
 
 class LTXDecoder(Decoder):
-    """One grid to pixels; with a `timestep`, the last step of denoising too.
+    """Decodes one grid to a clip. With a `timestep`, it also performs the last denoising step.
 
-        [noise] -> conv3 -> blocks, from the last to the first -> pixel norm -> [scale, shift by time] -> swish -> conv3
-          -> channels to patches
+        [add noise] -> conv 3x3x3 -> blocks in reverse order -> pixel norm -> [scale and shift by timestep] -> SiLU
+          -> conv 3x3x3 -> channels to patches
 
-    The noisy latent is z (1 - s) + n s, where z is normalized by the statistics of its channels and n is standard normal
-    (arXiv 2501.00103, section 2.3). In a stream z's noise is drawn latent by latent, and the maps that blocks inject at its
-    beginning, so that a seed gives the chunks of a clip the noise of the whole.
+    The noisy latent is z (1 - s) + n s (arXiv 2501.00103, section 2.3), for latents z that are normalized by `statistics`
+    and standard normal noise n. In a stream, the noise of z is drawn per latent frame, and the noise that blocks inject at
+    the beginning. With one seed, the chunks of a clip therefore get the same noise as the whole clip.
 
     Args:
-        in_dim: Z, channels of a position.
-        channels: width of the first block, which runs last.
-        blocks: [name, options] each, from pixels to positions, run from the last to the first; None: those of 0.9.0.
-            res_x: `num_layers` residual blocks, which add noise where `inject_noise`.
-            res_x_y: one, from `multiplier` (2) times the channels.
-            compress_all, compress_time, compress_space: twice the positions along these axes, from `multiplier` (1) times
-                the channels; where `residual`, the unfolded input is added.
-        patch: rows and columns of a patch.
-        causal: do not look ahead.
-        padding: of space, in all convolutions.
-        timestep: the time t that the decoder is told in evaluation, 0.05 as published; None: it is told none.
-        noise: the strength s of the noise in evaluation, in [0, 1], 0.025 as published; needs a timestep.
-        training_noise: from where to where a sample's s = t is drawn in training, [0, 0.2] as published; None: it is as in
-            evaluation.
+        in_dim: latent channels Z.
+        channels: output channels of the block next to the pixels.
+        blocks: [name, options] of each block, from pixels to latents; they run in reverse order. None for those of
+            LTX-Video 0.9.0.
+            res_x: `num_layers` (1) residual blocks, which inject noise if `inject_noise` (false).
+            res_x_y: one residual block that divides the channels by `multiplier` (2); injects noise if `inject_noise`
+                (false).
+            compress_all, compress_time, compress_space: upsampling by 2 along these axes, which divides the channels by
+                `multiplier` (1), with a residual connection if `residual` (false).
+        patch: height and width of a patch in pixels.
+        causal: whether all convolutions are causal; if False, each looks one frame ahead.
+        padding: spatial padding of all convolutions, "zeros" or "replicate".
+        timestep: timestep t in evaluation mode, published as 0.05; None: the decoder is not conditioned on a timestep.
+        noise: noise level s in evaluation mode, in [0, 1], published as 0.025. Requires `timestep`.
+        training_noise: [low, high] of the uniform distribution from which s = t is drawn per sample in training mode,
+            published as [0, 0.2]. None: as in evaluation mode.
 
     Attributes:
-        statistics: mean and standard deviation of each channel of z, by which noise is mixed in.
+        statistics: mean and standard deviation of each channel of z.
 
     Raises:
-        SmaltiError: arguments that make no network.
+        SmaltiError: the arguments do not describe a valid network.
     """
 
     def __init__(
@@ -73,31 +73,35 @@ class LTXDecoder(Decoder):
         training_noise: list[float] | None = None,
     ) -> None:
         super().__init__()
-        check_shape(in_dim, channels, patch)
-        _check_noise(timestep, noise, training_noise)
-        read = parse_blocks(blocks, DECODER_OPTIONS)
+        check_dimensions(in_dim, channels, patch)
+        check_noise(timestep, noise, training_noise)
+        specs = parse_blocks(blocks, DECODER_OPTIONS)
         self.in_dim = in_dim
         self.patch = patch
         self.timestep, self.noise, self.training_noise = timestep, noise, training_noise
         self.statistics = LatentStatistics(in_dim)
-        timed = timestep is not None
-        width = channels * math.prod(block.multiplier for block in read)
+        conditioned = timestep is not None
+        width = channels * math.prod(spec.multiplier for spec in specs)
         self.conv_in = ReplicationPadConv3d(in_dim, width, causal=causal, padding=padding)
         self.blocks = nn.ModuleList()
         factor = 1
-        for block in reversed(read):
-            self.blocks.append(build_decoder_block(block, width, factor, timed=timed, causal=causal, padding=padding))
-            width //= block.multiplier
-            factor *= block.stride[1]
+        for spec in reversed(specs):
+            self.blocks.append(
+                build_decoder_block(
+                    spec, width, factor, timestep_conditioning=conditioned, causal=causal, padding=padding
+                )
+            )
+            width //= spec.multiplier
+            factor *= spec.stride[1]
         self.conv_out = ReplicationPadConv3d(width, 3 * patch**2, causal=causal, padding=padding)
-        if timed:
+        if conditioned:
             self.time_scale = nn.Parameter(torch.tensor(1000.0))
             self.time = TimestepEmbedding(2 * width)
             self.table = nn.Parameter(torch.zeros(2, width))
-        self.generative = timed or any(block.inject_noise for block in read)
+        self.generative = conditioned or any(spec.inject_noise for spec in specs)
         init_weights(self)
         with torch.no_grad():
-            self.conv_out.conv.weight.mul_(0.5)  # start near grey, not at random colours
+            self.conv_out.conv.weight.mul_(0.5)  # start near gray and not at random colors
 
     @property
     def last_layer(self) -> nn.Module:
@@ -107,27 +111,28 @@ class LTXDecoder(Decoder):
     def forward(
         self, latents: tuple[Tensor, ...], generator: torch.Generator | None = None, state: StreamState | None = None
     ) -> Tensor:
-        """One grid (B, Z, 1 + k, h, w) to (B, 3, 1 + k s, f h, f w).
+        """Decode one grid (B, Z, 1 + k, h, w) to (B, 3, 1 + k s, f h, f w).
 
-        In a stream, a decoder that is not causal gives a chunk's last frames with the next chunk.
+        In a stream, k latents after the first chunk give k s frames in total. A decoder that is not causal returns the
+        last frames of a chunk together with the next chunk.
         """
         (z,) = latents
         state = StreamState(last=True) if state is None else state
-        strength, time = self._strength_and_time(z, generator, state)
-        context = BlockContext(state, time, self._injected(z, generator, state))
-        x = self.conv_in(self._noisy(z, strength, generator), state)
+        noise_level, timestep = self._condition(z, generator, state)
+        context = BlockContext(state, timestep, self._draw_injected_noise(z, generator, state))
+        x = self.conv_in(self._add_noise(z, noise_level, generator), state)
         for block in self.blocks:
             x = block(x, context)
-        shift_and_scale = [] if time is None else modulation(self.table, self.time(time))
+        shift_and_scale = [] if timestep is None else modulation(self.table, self.time(timestep))
         return unpatchify(self.conv_out(norm_and_activate(x, *shift_and_scale), state), self.patch)
 
-    def _strength_and_time(
+    def _condition(
         self, z: Tensor, generator: torch.Generator | None, state: StreamState
     ) -> tuple[Tensor | None, Tensor | None]:
-        """(B,) strengths of the noise, and (B, 256) sinusoids of the times, both None where the decoder knows no time."""
+        """Return noise levels (B,) and embedded timesteps (B, 256); None each without timestep conditioning."""
         if self.timestep is None:
             return None, None
-        strength, time = z.new_full((len(z),), self.noise), z.new_full((len(z),), self.timestep)
+        noise_level, timestep = z.new_full((len(z),), self.noise), z.new_full((len(z),), self.timestep)
         if self.training and self.training_noise is not None:
             drawn = state.load((self, "time"))
             if drawn is None:
@@ -135,37 +140,28 @@ class LTXDecoder(Decoder):
                 drawn = torch.rand(len(z), generator=generator, device=generator_device(z, generator)).to(z)
                 drawn = drawn * (high - low) + low
                 state.store((self, "time"), drawn)
-            strength = time = drawn
-        # Angles go up to a thousand: half precision has no digits left for them.
-        return strength, sinusoidal_embedding(time.to(torch.promote_types(z.dtype, torch.float32)) * self.time_scale)
+            noise_level = timestep = drawn
+        # Angles go up to 1000: half precision has no digits left after the decimal point.
+        timestep = timestep.to(torch.promote_types(z.dtype, torch.float32)) * self.time_scale
+        return noise_level, sinusoidal_embedding(timestep)
 
-    def _injected(self, z: Tensor, generator: torch.Generator | None, state: StreamState) -> dict[nn.Module, Tensor]:
-        """The (H, W) map of each layer that adds noise, drawn where the clip begins."""
+    def _draw_injected_noise(
+        self, z: Tensor, generator: torch.Generator | None, state: StreamState
+    ) -> dict[nn.Module, Tensor]:
+        """Return the (H, W) noise of each `NoiseInjection` layer, drawn in the first chunk of a clip."""
         noise: dict[nn.Module, Tensor] = {}
         for layer in self.modules():
             if isinstance(layer, NoiseInjection):
-                kept = state.load(layer)
-                if kept is None:
-                    kept = randn(z, (z.shape[3] * layer.factor, z.shape[4] * layer.factor), generator)
-                    state.store(layer, kept)
-                noise[layer] = kept
+                drawn = state.load(layer)
+                if drawn is None:
+                    drawn = randn(z, (z.shape[3] * layer.factor, z.shape[4] * layer.factor), generator)
+                    state.store(layer, drawn)
+                noise[layer] = drawn
         return noise
 
-    def _noisy(self, z: Tensor, strength: Tensor | None, generator: torch.Generator | None) -> Tensor:
-        """The latent as z (1 - s) + n s, where n has the mean and the standard deviation of z's channels."""
-        if strength is None or not z.shape[2]:
+    def _add_noise(self, z: Tensor, noise_level: Tensor | None, generator: torch.Generator | None) -> Tensor:
+        """Return z (1 - s) + n s, where n has the mean and the standard deviation of each channel of z."""
+        if noise_level is None or not z.shape[2]:
             return z
-        noise = self.statistics.denormalized(randn_per_frame(z, generator))
-        return torch.lerp(z, noise, strength[:, None, None, None, None])
-
-
-def _check_noise(timestep: float | None, noise: float, training_noise: list[float] | None) -> None:
-    if timestep is None and (noise or training_noise is not None):
-        raise SmaltiError(
-            "noise and training_noise are of a decoder that is told a time: give it a timestep, like 0.05."
-        )
-    low, high = (0.0, 0.0) if training_noise is None else training_noise
-    if not (0 <= noise <= 1 and 0 <= low <= high <= 1):
-        raise SmaltiError(
-            f"noise {noise} and both ends of training_noise {training_noise} must be in [0, 1], in order."
-        )
+        noise = self.statistics.denormalize(randn_per_frame(z, generator))
+        return torch.lerp(z, noise, noise_level[:, None, None, None, None])

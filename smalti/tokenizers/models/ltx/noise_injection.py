@@ -1,7 +1,4 @@
-"""A decoder as the last step of denoising: what tells its layers how noisy the latent is, and noise of their own.
-
-LTX-Video (arXiv 2501.00103, section 2.3 and appendix). Shapes: B batch, C channels, T frames, H, W positions.
-"""
+"""Noise that is added inside the decoder (LTX-Video, arXiv 2501.00103, appendix)."""
 
 from __future__ import annotations
 
@@ -10,11 +7,11 @@ from torch import Tensor, nn
 
 
 class NoiseInjection(nn.Module):
-    """Adds one map of noise, the same for all channels and frames, times a learned strength of each channel, at first 0.
+    """Adds spatial noise, the same for all channels and frames, scaled by a learned factor per channel, initially 0.
 
     Args:
-        channels: C.
-        factor: rows and columns at this layer that one of the latent became.
+        channels: number of channels C.
+        factor: height and width at this layer relative to the latent.
     """
 
     def __init__(self, channels: int, factor: int) -> None:
@@ -23,5 +20,5 @@ class NoiseInjection(nn.Module):
         self.scale = nn.Parameter(torch.zeros(channels, 1, 1))
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        """(B, C, T, H, W) and (H, W) to the first's shape."""
+        """Add noise (H, W) to x (B, C, T, H, W)."""
         return x + (self.scale * noise).unsqueeze(1).to(x.dtype)

@@ -1,7 +1,8 @@
-"""Convolutions over space and time that repeat a clip's edges, causal or not, and go on from chunk to chunk of a clip.
+"""3-D convolution with replication padding in time, causal or not, that streams.
 
-A layer that looks ahead gives a frame when it has seen the next one: in a stream it holds its last frame back, and what
-runs beside it is delayed alike. So the chunks of a clip become the frames of the whole clip, exactly.
+A layer that looks ahead can compute a frame only when it has seen the next one. In a stream it holds its last frame back,
+and residual connections are delayed by as many frames. The chunks of a clip therefore give exactly the frames of the whole
+clip.
 
 Shapes: B batch, C channels, T frames, H, W positions.
 """
@@ -17,18 +18,25 @@ from smalti.tokenizers.base import StreamState
 from smalti.tokenizers.layers.convolution import convolve
 
 Padding = Literal["zeros", "replicate"]
-"""What a convolution sees around a frame: zeros, or the frame's edge repeated."""
+"""Spatial padding of convolutions: zeros, or the repeated edge of the frame."""
+
+Stride = tuple[int, int, int]
+"""Stride along (T, H, W)."""
 
 
 class ReplicationPadConv3d(nn.Module):
-    """3 x 3 x 3 over a clip whose first frame goes on before it; causal, or looking one frame ahead: the last goes on too.
+    """3x3x3 convolution with replication padding in time, causal or looking one frame ahead.
+
+    A causal convolution sees the current frame and the two before it, and repeats the first frame of the clip twice as
+    padding. Otherwise it sees one frame before and one after, and repeats the first and the last frame once.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the result.
-        causal: see the present frame and the two before it, instead of one before and one after.
-        stride: in (T, H, W), each 1 or 2; a causal one of time stride 2 takes 1 + 2 k frames, then 2 k in later chunks.
-        padding: of space.
+        in_channels: input channels.
+        out_channels: output channels.
+        causal: whether the convolution is causal.
+        stride: stride along (T, H, W), each 1 or 2. With temporal stride 2 the convolution must be causal, and takes
+            1 + 2 k frames, then 2 k in later chunks.
+        padding: spatial padding.
     """
 
     def __init__(
@@ -37,7 +45,7 @@ class ReplicationPadConv3d(nn.Module):
         out_channels: int,
         *,
         causal: bool,
-        stride: tuple[int, int, int] = (1, 1, 1),
+        stride: Stride = (1, 1, 1),
         padding: Padding = "zeros",
     ) -> None:
         super().__init__()
@@ -45,17 +53,17 @@ class ReplicationPadConv3d(nn.Module):
         self.conv = nn.Conv3d(in_channels, out_channels, 3, stride, padding=(0, 1, 1), padding_mode=padding)
 
     def forward(self, x: Tensor, state: StreamState) -> Tensor:
-        """(B, in_channels, T, H, W) to (B, out_channels, t, h, w).
+        """Map (B, in_channels, T, H, W) to (B, out_channels, t, h, w).
 
-        With stride 1 and not causal, a stream's first chunk gives T - 1 frames, the following T, and the last T + 1.
+        If not causal, the first chunk of a stream gives T - 1 frames, later chunks T, and the last T + 1.
         """
-        window = self._window(x, state)
-        if window.shape[2] < 3:  # nothing yet: the frame after the first is not known
+        window = self._pad_time(x, state)
+        if window.shape[2] < 3:  # no output yet: the frame after the first is not known
             return x.new_empty(x.shape[0], self.conv.out_channels, 0, *x.shape[3:])
         return convolve(self.conv, window)
 
-    def _window(self, x: Tensor, state: StreamState) -> Tensor:
-        """The chunk between what went before and, where the clip ends and the layer looks ahead, its last frame again."""
+    def _pad_time(self, x: Tensor, state: StreamState) -> Tensor:
+        """Prepend the stored frames, or at the beginning of a clip the padding; append padding at its end if not causal."""
         before = state.load(self)
         if before is None and not x.shape[2]:
             return x
@@ -68,13 +76,16 @@ class ReplicationPadConv3d(nn.Module):
 
 
 def delay(x: Tensor, frames: int, layer: nn.Module, state: StreamState) -> Tensor:
-    """The next frames of what runs beside layers that look ahead: as many as they gave, the rest kept for later.
+    """Delay the input of a residual connection like the layers that it skips.
 
     Args:
-        x: (B, C, T, H, W) what came in with this chunk.
-        frames: what came out of the layers beside.
-        layer: under whose name the rest is kept.
-        state: of the stream.
+        x: (B, C, T, H, W) input of the layers in this chunk.
+        frames: number of frames that the layers returned.
+        layer: the key under which the remaining frames are stored for the next chunk.
+        state: state of the stream.
+
+    Returns:
+        (B, C, frames, H, W), the next frames of all inputs so far.
     """
     before = state.load((layer, "delayed"))
     if before is not None:

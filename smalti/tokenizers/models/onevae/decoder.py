@@ -1,10 +1,6 @@
-"""Causal video encoder and decoder of Wan2.1 (arXiv 2503.20314) and OneVAE (arXiv 2508.09857), as lists that are data.
+"""The causal video decoder of Wan2.1 (arXiv 2503.20314) and OneVAE (arXiv 2508.09857).
 
-A clip of 1 + k s frames becomes 1 + k latents. Frame 0 is coded alone, so that an image is a clip of one frame, and no
-frame is seen by those before it, so that a clip can be coded in chunks. With first-frame strengthening (OneVAE, section
-3) the first frame has a grid of its own, of twice the rows and columns.
-
-Shapes: B batch, T frames, H, W pixels; t, h, w latent positions; s, f the strides in time and space; C channels, Z latent.
+Shapes: B batch; T frames, H, W pixels; t, h, w latent positions; s temporal and f spatial stride; Z latent channels.
 """
 
 from __future__ import annotations
@@ -14,42 +10,38 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.tokenizers.base import Decoder, StreamState
-from smalti.tokenizers.layers.convolution import convolve, per_frame
-from smalti.tokenizers.models.onevae.blocks import (
-    CausalResidualBlock,
-    Strides,
-    first_index,
-    init_weights,
-    level_widths,
-    middle_blocks,
-    norm_or_identity,
-    run_layers,
-)
+from smalti.tokenizers.layers.convolution import convolve
+from smalti.tokenizers.layers.frames import apply_per_frame
+from smalti.tokenizers.models.onevae.blocks import CausalResidualBlock, layer_indices, middle_blocks, run_layers
 from smalti.tokenizers.models.onevae.causal_conv import CausalConv3d
+from smalti.tokenizers.models.onevae.initialization import init_weights
+from smalti.tokenizers.models.onevae.levels import Strides, level_widths
+from smalti.tokenizers.models.onevae.norms import norm_or_identity
 from smalti.tokenizers.models.onevae.resampling import StridedConv2d, Upsample
 
 
 class OneVAEDecoder(Decoder):
-    """The encoder's grids to pixels.
+    """Decodes the encoder's grids to a clip.
 
-        conv1 -> causal conv3 -> residual, attention within each frame, residual
-          -> [residual blocks -> up-sampling] a level, the last without it -> norm -> swish -> causal conv3
+        conv 1x1x1 -> causal conv 3x3x3 -> residual block -> attention within each frame -> residual block
+          -> per level [residual blocks -> upsampling, except in the last level] -> norm -> SiLU -> causal conv 3x3x3
 
-    With `first_frame`, a convolution of stride 2 makes the first frame's grid the latent 0 of the ordinary one, whose
-    frames look back on it; besides, it runs through the layers before the first up-sampling by itself, and takes frame
-    0's place after it.
+    With `first_frame`, the first frame's grid takes two routes. A convolution with stride 2 reduces it to latent 0 of the
+    ordinary grid, on which later frames depend. It also passes alone through the layers before the first upsampling, and
+    the result replaces frame 0 after that upsampling.
 
     Args:
-        in_dim: Z, channels of a position.
-        channels: width that the multipliers multiply.
-        multipliers: one a level, from pixels to positions (run from the last to the first), as the encoder's.
-        strides: as the encoder's.
-        blocks: as the encoder's; a level of the decoder has one more.
-        first_frame: as the encoder's.
-        norm: as the encoder's.
+        in_dim: latent channels Z.
+        channels: base number of channels.
+        multipliers: channel multiplier of each level, from pixels to latents as in the encoder; the levels run in reverse
+            order. None for [1, 2, 4, 4].
+        strides: see `OneVAEEncoder`.
+        blocks: as in the encoder; each level of the decoder has one more residual block.
+        first_frame: see `OneVAEEncoder`.
+        norm: see `OneVAEEncoder`.
 
     Raises:
-        SmaltiError: arguments that make no network.
+        SmaltiError: the arguments do not describe a valid network.
     """
 
     def __init__(
@@ -85,7 +77,7 @@ class OneVAEDecoder(Decoder):
         self.conv_out = CausalConv3d(width, 3)
         init_weights(self)
         with torch.no_grad():
-            self.conv_out.weight.mul_(0.1)  # start near grey, not at random colours
+            self.conv_out.weight.mul_(0.1)  # start near gray and not at random colors
 
     @property
     def last_layer(self) -> nn.Module:
@@ -95,32 +87,36 @@ class OneVAEDecoder(Decoder):
     def forward(
         self, latents: tuple[Tensor, ...], generator: torch.Generator | None = None, state: StreamState | None = None
     ) -> Tensor:
-        """The encoder's grids to (B, 3, 1 + k s, f h, f w); in a stream, k latents after the first chunk are k s frames."""
+        """Decode the encoder's grids to (B, 3, 1 + k s, f h, f w).
+
+        In a stream, k latents after the first chunk give k s frames.
+        """
         state = StreamState(last=True) if state is None else state
-        begins = state.is_first_chunk(self)
-        if not (self.first_frame and begins):
+        if not (state.is_first_chunk(self) and self.first_frame):
             (grid,) = latents
-            return self._finish(self.layers, self._deep(convolve(self.head, grid), state), state)
+            return self._decode_output(self.layers, self._decode_input(convolve(self.head, grid), state), state)
         first, *rest = latents
-        split = first_index(self.layers, Upsample)
-        shallow = self._alone(first, split)
+        first_upsample = layer_indices(self.layers, Upsample)[0]
+        h = self._decode_first_frame(first, first_upsample)
         if rest or not state.last:
-            joined = torch.cat(
-                [per_frame(self.first_to_latent, first), *(convolve(self.head, grid) for grid in rest)], dim=2
-            )
-            h = run_layers(self.layers[: split + 1], self._deep(joined, state), state)
-            shallow = torch.cat([shallow, h[:, :, 1:]], dim=2)
-        return self._finish(self.layers[split + 1 :], shallow, state)
+            latent_0 = apply_per_frame(self.first_to_latent, first)
+            z = torch.cat([latent_0, *(convolve(self.head, grid) for grid in rest)], dim=2)
+            frames = run_layers(self.layers[: first_upsample + 1], self._decode_input(z, state), state)
+            h = torch.cat([h, frames[:, :, 1:]], dim=2)
+        return self._decode_output(self.layers[first_upsample + 1 :], h, state)
 
-    def _alone(self, first: Tensor, split: int) -> Tensor:
-        """The first frame's grid (B, Z, 1, 2 h, 2 w) where frame 0 stands after the first up-sampling."""
-        alone = StreamState(last=True)
-        return per_frame(self.first_to_frame, run_layers(self.layers[:split], self._deep(first, alone), alone))
+    def _decode_first_frame(self, first: Tensor, first_upsample: int) -> Tensor:
+        """Map the first frame's grid (B, Z, 1, 2 h, 2 w) to features of frame 0 after the first upsampling."""
+        state = StreamState(last=True)
+        h = run_layers(self.layers[:first_upsample], self._decode_input(first, state), state)
+        return apply_per_frame(self.first_to_frame, h)
 
-    def _deep(self, z: Tensor, state: StreamState) -> Tensor:
+    def _decode_input(self, z: Tensor, state: StreamState) -> Tensor:
+        """Apply all layers between the 1x1x1 convolution and the levels."""
         z = z.contiguous(memory_format=torch.channels_last_3d)
         return run_layers(self.middle, self.conv_in(z, state), state)
 
-    def _finish(self, layers: nn.ModuleList, x: Tensor, state: StreamState) -> Tensor:
+    def _decode_output(self, layers: nn.ModuleList, x: Tensor, state: StreamState) -> Tensor:
+        """Apply the remaining layers of the levels and all layers that follow."""
         x = run_layers(layers, x, state)
         return self.conv_out(F.silu(self.norm_out(x)), state)

@@ -1,10 +1,6 @@
-"""Causal video encoder and decoder of Wan2.1 (arXiv 2503.20314) and OneVAE (arXiv 2508.09857), as lists that are data.
+"""The causal video encoder of Wan2.1 (arXiv 2503.20314) and OneVAE (arXiv 2508.09857).
 
-A clip of 1 + k s frames becomes 1 + k latents. Frame 0 is coded alone, so that an image is a clip of one frame, and no
-frame is seen by those before it, so that a clip can be coded in chunks. With first-frame strengthening (OneVAE, section
-3) the first frame has a grid of its own, of twice the rows and columns.
-
-Shapes: B batch, T frames, H, W pixels; t, h, w latent positions; s, f the strides in time and space; C channels, Z latent.
+Shapes: B batch; T frames, H, W pixels; t, h, w latent positions; s temporal and f spatial stride; C latent channels.
 """
 
 from __future__ import annotations
@@ -17,41 +13,37 @@ from torch.nn import functional as F
 
 from smalti.tokenizers.base import Encoder, StreamState
 from smalti.tokenizers.layers.convolution import convolve
-from smalti.tokenizers.models.onevae.blocks import (
-    CausalResidualBlock,
-    Strides,
-    init_weights,
-    last_index,
-    level_widths,
-    middle_blocks,
-    norm_or_identity,
-    run_layers,
-)
+from smalti.tokenizers.models.onevae.blocks import CausalResidualBlock, layer_indices, middle_blocks, run_layers
 from smalti.tokenizers.models.onevae.causal_conv import CausalConv3d
+from smalti.tokenizers.models.onevae.initialization import init_weights
+from smalti.tokenizers.models.onevae.levels import Strides, level_widths
+from smalti.tokenizers.models.onevae.norms import norm_or_identity
 from smalti.tokenizers.models.onevae.resampling import Downsample
 
 
 class OneVAEEncoder(Encoder):
-    """Pixels to one grid, or with `first_frame` to two.
+    """Encodes a clip to one grid, or to two with `first_frame`.
 
-        causal conv3 -> [residual blocks -> down-sampling] a level, the last without it
-          -> residual, attention within each frame, residual -> norm -> swish -> causal conv3 -> conv1
+        causal conv 3x3x3 -> per level [residual blocks -> downsampling, except in the last level]
+          -> residual block -> attention within each frame -> residual block
+          -> norm -> SiLU -> causal conv 3x3x3 -> conv 1x1x1
 
-    With `first_frame`, the first frame leaves before the last down-sampling and runs through the layers after it alone: a
-    grid (B, C, 1, 2 h, 2 w), which stands in the place of the ordinary grid's first latent.
+    With `first_frame`, frame 0 takes a second route: it skips the last downsampling and passes through all layers after
+    it as a clip of one frame. This gives a grid (B, C, 1, 2 h, 2 w), which replaces the first latent of the ordinary grid.
 
     Args:
-        out_dim: C, channels of a position: 2 Z where a KL follows, its means and log-variances.
-        channels: width that the multipliers multiply.
-        multipliers: one a level, from pixels to positions.
-        strides: [time, space] of the down-sampling between each two levels, each 1 or 2.
-        blocks: residual blocks a level.
-        first_frame: give the first frame a grid of its own; the last of `strides` must halve space.
-        norm: False leaves the norms out but for the attention's, which suits narrow networks: they have few channels to
-            keep in what a norm takes away.
+        out_dim: output channels C: 2 Z for a KL with latents of Z channels (means and log-variances).
+        channels: base number of channels.
+        multipliers: channel multiplier of each level, from pixels to latents; None for [1, 2, 4, 4].
+        strides: [time, space] strides of the downsampling between each two levels, each 1 or 2; None for
+            [[1, 2], [2, 2], [2, 2]].
+        blocks: residual blocks per level.
+        first_frame: whether the first frame has its own grid; the last of `strides` must halve space.
+        norm: whether the network has norms. Without them, only the attention has one. That suits narrow networks, which
+            have few channels to preserve what a norm removes.
 
     Raises:
-        SmaltiError: arguments that make no network.
+        SmaltiError: the arguments do not describe a valid network.
     """
 
     def __init__(
@@ -73,10 +65,10 @@ class OneVAEEncoder(Encoder):
         self.conv_in = CausalConv3d(3, channels)
         self.layers = nn.ModuleList()
         width = channels
-        for level, wider in enumerate(widths):
+        for level, level_width in enumerate(widths):
             for _ in range(blocks):
-                self.layers.append(CausalResidualBlock(width, wider, norm))
-                width = wider
+                self.layers.append(CausalResidualBlock(width, level_width, norm))
+                width = level_width
             if level < len(strides):
                 self.layers.append(Downsample(width, *strides[level]))
         self.middle = middle_blocks(width, norm)
@@ -86,31 +78,32 @@ class OneVAEEncoder(Encoder):
         init_weights(self)
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> tuple[Tensor, ...]:
-        """(B, 3, 1 + k s, H, W) in [-1, 1] to one grid (B, C, 1 + k, h, w), or to two.
+        """Encode (B, 3, 1 + k s, H, W) in [-1, 1] to one grid (B, C, 1 + k, h, w).
 
-        With `first_frame` they are (B, C, 1, 2 h, 2 w) and (B, C, k, h, w).
+        With `first_frame` there are two grids: (B, C, 1, 2 h, 2 w) and (B, C, k, h, w).
 
-        In a stream, chunks after the first have k s frames and give k latents. Grids without positions are left out.
+        In a stream, chunks after the first have k s frames and give k latents. Grids without positions are omitted.
         """
         state = StreamState(last=True) if state is None else state
-        begins = state.is_first_chunk(self)
+        first_chunk = state.is_first_chunk(self)
         x = self.conv_in(x.contiguous(memory_format=torch.channels_last_3d), state)
         if not self.first_frame:
-            return (self._finish(run_layers(self.layers, x, state), state),)
-        split = last_index(self.layers, Downsample)
-        x = run_layers(self.layers[:split], x, state)
-        grids = (self._strengthened(x[:, :, :1], split),) if begins else ()
-        if x.shape[2] == 1 and begins and state.last:
-            return grids  # an image: nothing follows for which the ordinary latent would have to be seen
-        h = self._finish(run_layers(self.layers[split:], x, state), state)
-        h = h[:, :, 1:] if begins else h
+            return (self._encode_output(run_layers(self.layers, x, state), state),)
+        last_downsample = layer_indices(self.layers, Downsample)[-1]
+        x = run_layers(self.layers[:last_downsample], x, state)
+        grids = (self._encode_first_frame(x[:, :, :1], last_downsample),) if first_chunk else ()
+        if x.shape[2] == 1 and first_chunk and state.last:
+            return grids  # an image: no later frame needs the ordinary latent of frame 0
+        h = self._encode_output(run_layers(self.layers[last_downsample:], x, state), state)
+        h = h[:, :, 1:] if first_chunk else h
         return (*grids, h) if h.shape[2] else grids
 
-    def _strengthened(self, first: Tensor, split: int) -> Tensor:
-        """The first frame's own grid: the same layers without the last down-sampling, as if there were no other frame."""
-        alone = StreamState(last=True)
-        return self._finish(run_layers(self.layers[split + 1 :], first, alone), alone)
+    def _encode_first_frame(self, first: Tensor, last_downsample: int) -> Tensor:
+        """Return the first frame's own grid: all layers but the last downsampling, applied to a clip of one frame."""
+        state = StreamState(last=True)
+        return self._encode_output(run_layers(self.layers[last_downsample + 1 :], first, state), state)
 
-    def _finish(self, x: Tensor, state: StreamState) -> Tensor:
+    def _encode_output(self, x: Tensor, state: StreamState) -> Tensor:
+        """Apply all layers that follow the levels."""
         x = run_layers(self.middle, x, state)
         return convolve(self.head, self.conv_out(F.silu(self.norm_out(x)), state))

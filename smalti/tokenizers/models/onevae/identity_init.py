@@ -1,6 +1,8 @@
-"""Layers that start as plain operations, where a network is to begin with what another one does.
+"""Identity initialization of layers that are added to a network with trained weights.
 
-Shapes: Z channels of the latent, D of the quantizer.
+The network then computes the same function as before, or close to it.
+
+Shapes: Z latent channels, D quantizer channels.
 """
 
 from __future__ import annotations
@@ -9,57 +11,69 @@ import torch
 from torch import nn
 
 from smalti.tokenizers.bottlenecks.projected import Projected
-from smalti.tokenizers.models.onevae.blocks import CausalResidualBlock
+from smalti.tokenizers.models.onevae.blocks import CausalResidualBlock, layer_indices
 from smalti.tokenizers.models.onevae.decoder import OneVAEDecoder
 from smalti.tokenizers.models.onevae.resampling import Downsample, Upsample
 
-_SPREAD = 0.5
-"""What a latent is scaled by before it is quantized: of a unit normal one, FSQ of 8 and 5 levels then loses least, 12%."""
+_LATENT_SCALE = 0.5
+"""Scale of latents before quantization. With it, FSQ of 8 and 5 levels loses least of a unit normal latent: 12%."""
 
 
 @torch.no_grad()
 def init_identity(layer: nn.Module, new: set[str]) -> None:
-    """A residual block starts as the identity, fewer frames as the mean of two, and more frames as each of them twice.
+    """Initialize new parts of a layer close to the identity.
+
+    A residual block becomes the identity, temporal downsampling the mean of two frames, and temporal upsampling the
+    repetition of each frame.
 
     Args:
-        layer: changed in place; any other than these stays fresh.
-        new: names of its children that are to start.
+        layer: changed in place; layers of other classes are not changed.
+        new: names of the layer's children that have no trained weights.
     """
     if isinstance(layer, CausalResidualBlock) and layer.shortcut is None and {"conv1", "conv2"} <= new:
         layer.conv2.weight.zero_()
     elif isinstance(layer, (Downsample, Upsample)) and "time" in new:
-        layer.start_plain()
+        layer.init_identity()
 
 
 @torch.no_grad()
 def init_first_frame(decoder: OneVAEDecoder) -> None:
-    """The first frame's own grid starts as what the other layers would make of it, were it even over neighbours.
+    """Initialize the layers of the first frame's own grid from the other layers.
 
-    Latent 0 is the mean of four of its positions, through the head that it does not pass otherwise; and frame 0 is what the
-    first up-sampling makes of an even picture.
+    For a grid that is constant over neighbors they then compute what the other layers would compute: latent 0 is the mean
+    of four positions, mapped by the 1x1x1 convolution that this grid otherwise skips, and frame 0 is the first upsampling
+    of a constant image.
+
+    Args:
+        decoder: a decoder with `first_frame`, changed in place.
     """
     to_latent, to_frame, head = decoder.first_to_latent, decoder.first_to_frame, decoder.head
-    up = next(layer for layer in decoder.layers if isinstance(layer, Upsample)).space
-    assert up is not None
+    upsample = decoder.layers[layer_indices(decoder.layers, Upsample)[0]].space
+    assert isinstance(upsample, nn.Conv2d)
     to_latent.weight.zero_()[:, :, :2, :2] = head.weight[..., 0] / 4
-    to_frame.weight.copy_(up.weight.sum(dim=(2, 3), keepdim=True))
-    for ours, theirs in ((to_latent, head), (to_frame, up)):
-        assert ours.bias is not None
-        assert theirs.bias is not None
-        ours.bias.copy_(theirs.bias)
+    to_frame.weight.copy_(upsample.weight.sum(dim=(2, 3), keepdim=True))
+    for new, trained in ((to_latent, head), (to_frame, upsample)):
+        assert new.bias is not None
+        assert trained.bias is not None
+        new.bias.copy_(trained.bias)
 
 
 @torch.no_grad()
 def init_projections(projected: Projected, channels: int) -> None:
-    """D orthonormal directions of the first `channels` of Z, and back; all of them where the quantizer has more.
+    """Initialize projections to D orthonormal directions of the latent, and back.
 
-    There are no data to ask for better directions. Other channels are not read; what is written to them stays fresh.
+    They keep the whole latent if the quantizer has at least as many channels. Without data, random directions are as good
+    as any. The remaining channels are not read, and the weights that write to them stay random.
+
+    Args:
+        projected: changed in place; unchanged if its quantizer has different numbers of input and output channels.
+        channels: number of leading latent channels, at most Z, to use.
     """
     if projected.down.out_features != projected.up.in_features:
         return
     directions = projected.down.weight.new_empty(projected.down.out_features, channels)
     nn.init.orthogonal_(directions)
-    projected.down.weight.zero_()[:, :channels] = directions * _SPREAD
-    projected.up.weight[:channels] = directions.T / _SPREAD
+    projected.down.weight.zero_()[:, :channels] = directions * _LATENT_SCALE
+    projected.up.weight[:channels] = directions.T / _LATENT_SCALE
     projected.down.bias.zero_()
     projected.up.bias.zero_()

@@ -1,8 +1,6 @@
-"""WeTok's encoder, decoder and generative decoder (arXiv 2508.05599), after MAGVIT-v2 (arXiv 2310.05737).
+"""WeTok's decoder and generative decoder.
 
-They are two-dimensional: the frames of a video are coded one by one.
-
-Shapes: B batch, T frames, H, W pixels; h, w latent rows and columns; f = 2^(levels - 1) the stride; Z latent channels.
+Shapes: B batch; T frames; h, w latent positions; f = 2^(levels - 1) spatial stride; Z latent channels.
 """
 
 from __future__ import annotations
@@ -12,49 +10,46 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.tokenizers.base import Decoder, StreamState
+from smalti.tokenizers.layers.frames import images_to_video, video_to_images
 from smalti.tokenizers.layers.noise import randn_per_frame
-from smalti.tokenizers.models.wetok.blocks import (
-    DepthToSpace,
-    init_weights,
-    level_widths,
-    residual_blocks,
-    to_frames,
-    to_video,
-)
+from smalti.tokenizers.models.wetok.blocks import DepthToSpace, residual_blocks
+from smalti.tokenizers.models.wetok.initialization import init_weights
+from smalti.tokenizers.models.wetok.levels import level_widths
 from smalti.tokenizers.models.wetok.norms import AdaptiveGroupNorm, group_norm
 
 
 class _UpBlock(nn.Module):
-    """A level of the decoder: norm by the latent, residual blocks, then (but for the last) twice the rows and columns."""
+    """One level of the decoder: adaptive group norm, residual blocks, then, except in the last level, upsampling by 2."""
 
     def __init__(
-        self, latent_dim: int, before: int, width: int, blocks: int, groups: int | None, *, last: bool
+        self, latent_dim: int, in_channels: int, channels: int, blocks: int, groups: int | None, *, last: bool
     ) -> None:
         super().__init__()
-        self.norm = AdaptiveGroupNorm(latent_dim, before, groups)
-        self.blocks = residual_blocks(before, width, blocks, groups)
-        self.upsample = nn.Identity() if last else DepthToSpace(width)
+        self.norm = AdaptiveGroupNorm(latent_dim, in_channels, groups)
+        self.blocks = residual_blocks(in_channels, channels, blocks, groups)
+        self.upsample = nn.Identity() if last else DepthToSpace(channels)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         return self.upsample(self.blocks(self.norm(x, z)))
 
 
 class WeTokDecoder(Decoder):
-    """A grid to pixels.
+    """Decodes a grid to frames.
 
-        conv3 -> residual blocks
-          -> [adaptive group norm by z -> residual blocks -> depth to space] a level, the last without its doubling
-          -> norm -> swish -> conv3
+        conv 3x3 -> residual blocks
+          -> per level [group norm adapted to z -> residual blocks -> depth to space, except in the last level]
+          -> norm -> SiLU -> conv 3x3
 
     Args:
-        in_dim: Z, channels of a position.
-        channels: width that the multipliers multiply, a multiple of `groups`.
-        multipliers: one a level, from pixels to positions (run from the last to the first), as the encoder's.
-        blocks: residual blocks a level, and in the middle.
-        groups: of all group norms; None leaves the norms out, which suits narrow networks.
+        in_dim: latent channels Z.
+        channels: base number of channels, a multiple of `groups`.
+        multipliers: channel multiplier of each level, from pixels to latents as in the encoder; the levels run in reverse
+            order. None for [1, 1, 2, 2, 4].
+        blocks: residual blocks per level, and before the first level.
+        groups: groups of all group norms; None: no norms, which suits narrow networks.
 
     Raises:
-        SmaltiError: arguments that make no network.
+        SmaltiError: the arguments do not describe a valid network.
     """
 
     def __init__(
@@ -66,21 +61,20 @@ class WeTokDecoder(Decoder):
         groups: int | None = 32,
     ) -> None:
         super().__init__()
-        multipliers = [1, 1, 2, 2, 4] if multipliers is None else multipliers
         widths = level_widths(channels, multipliers, blocks, groups)
         self.in_dim = in_dim
-        self.conv_in = nn.Conv2d(self._first_dim(in_dim), widths[-1], 3, padding=1)
+        self.conv_in = nn.Conv2d(self._conv_in_dim(in_dim), widths[-1], 3, padding=1)
         self.middle = residual_blocks(widths[-1], widths[-1], blocks, groups)
-        befores = [*widths[1:], widths[-1]]
+        in_widths = [*widths[1:], widths[-1]]
         self.levels = nn.ModuleList(
-            _UpBlock(in_dim, before, width, blocks, groups, last=i == 0)
-            for i, (before, width) in enumerate(zip(befores, widths, strict=True))
+            _UpBlock(in_dim, in_width, width, blocks, groups, last=i == 0)
+            for i, (in_width, width) in enumerate(zip(in_widths, widths, strict=True))
         )
         self.norm_out = group_norm(widths[0], groups)
         self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
         init_weights(self)
         with torch.no_grad():
-            self.conv_out.weight.mul_(0.1)  # start near grey, not at random colours
+            self.conv_out.weight.mul_(0.1)  # start near gray and not at random colors
 
     @property
     def last_layer(self) -> nn.Module:
@@ -90,48 +84,51 @@ class WeTokDecoder(Decoder):
     def forward(
         self, latents: tuple[Tensor, ...], generator: torch.Generator | None = None, state: StreamState | None = None
     ) -> Tensor:
-        """One grid (B, Z, T, h, w) to (B, 3, T, f h, f w)."""
+        """Decode one grid (B, Z, T, h, w) to (B, 3, T, f h, f w).
+
+        Frames are decoded separately, so `state` is not used.
+        """
         (grid,) = latents
-        z = to_frames(grid)
-        h = self.middle(self.conv_in(to_frames(self._first(grid, generator))))
+        z = video_to_images(grid)
+        h = self.middle(self.conv_in(video_to_images(self._conv_in_input(grid, generator))))
         for level in reversed(self.levels):
             h = level(h, z)
         h = self.conv_out(F.silu(self.norm_out(h)))
-        return to_video(h, grid.shape[2])
+        return images_to_video(h, grid.shape[0])
 
     @staticmethod
-    def _first_dim(in_dim: int) -> int:
-        """Channels of what the first convolution sees."""
+    def _conv_in_dim(in_dim: int) -> int:
+        """Return the input channels of the first convolution."""
         return in_dim
 
-    def _first(self, grid: Tensor, generator: torch.Generator | None) -> Tensor:
-        """What the first convolution sees for the latent (B, Z, T, h, w)."""
+    def _conv_in_input(self, grid: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return the input of the first convolution for the latent (B, Z, T, h, w)."""
         return grid
 
 
 class WeTokGenerativeDecoder(WeTokDecoder):
-    """A decoder that samples: noise of z's shape stands beside z before the first convolution (arXiv 2508.05599, 3.3).
+    """A decoder that samples: the first convolution takes z concatenated with noise of z's shape (arXiv 2508.05599, 3.3).
 
-    The adaptive norms see the clean z. Trained with an adversary it draws the detail that high compression has lost,
-    instead of its mean. Arguments as `WeTokDecoder`.
+    The adaptive norms see z without noise. Trained with a GAN loss, the decoder samples the detail that high compression
+    has lost instead of predicting its mean. The arguments are those of `WeTokDecoder`.
     """
 
     generative = True
 
     @staticmethod
-    def _first_dim(in_dim: int) -> int:
+    def _conv_in_dim(in_dim: int) -> int:
         return 2 * in_dim
 
-    def _first(self, grid: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _conv_in_input(self, grid: Tensor, generator: torch.Generator | None) -> Tensor:
         return torch.cat([grid, randn_per_frame(grid, generator)], dim=1)
 
     def adapt_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A decoder without noise becomes one that starts by ignoring it: zeros for the noise's channels.
+        """Adapt the weights of a decoder without noise: zeros for the noise channels, so that noise is ignored at first.
 
-        This is how the published second stage starts from the first (arXiv 2508.05599, section 3.3).
+        The published second stage starts from the first stage in this way (arXiv 2508.05599, section 3.3).
         """
         key = "conv_in.weight"
-        narrow = weights.get(key)
-        if narrow is None or narrow.shape[1] != self.in_dim:
+        weight = weights.get(key)
+        if weight is None or weight.shape[1] != self.in_dim:
             return weights
-        return weights | {key: torch.cat([narrow, torch.zeros_like(narrow)], dim=1)}
+        return weights | {key: torch.cat([weight, torch.zeros_like(weight)], dim=1)}

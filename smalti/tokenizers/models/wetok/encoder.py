@@ -1,8 +1,6 @@
-"""WeTok's encoder, decoder and generative decoder (arXiv 2508.05599), after MAGVIT-v2 (arXiv 2310.05737).
+"""WeTok's encoder.
 
-They are two-dimensional: the frames of a video are coded one by one.
-
-Shapes: B batch, T frames, H, W pixels; h, w latent rows and columns; f = 2^(levels - 1) the stride; Z latent channels.
+Shapes: B batch; T frames, H, W pixels; h, w latent positions; f = 2^(levels - 1) spatial stride; Z latent channels.
 """
 
 from __future__ import annotations
@@ -11,37 +9,40 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.tokenizers.base import Encoder, StreamState
-from smalti.tokenizers.models.wetok.blocks import init_weights, level_widths, residual_blocks, to_frames, to_video
+from smalti.tokenizers.layers.frames import images_to_video, video_to_images
+from smalti.tokenizers.models.wetok.blocks import residual_blocks
+from smalti.tokenizers.models.wetok.initialization import init_weights
+from smalti.tokenizers.models.wetok.levels import level_widths
 from smalti.tokenizers.models.wetok.norms import group_norm
 
 
 class _DownBlock(nn.Module):
-    """A level of the encoder: residual blocks, then (but for the last) half the rows and columns."""
+    """One level of the encoder: residual blocks, then, except in the last level, downsampling by 2."""
 
-    def __init__(self, before: int, width: int, blocks: int, groups: int | None, *, last: bool) -> None:
+    def __init__(self, in_channels: int, channels: int, blocks: int, groups: int | None, *, last: bool) -> None:
         super().__init__()
-        self.blocks = residual_blocks(before, width, blocks, groups)
-        self.downsample = nn.Identity() if last else nn.Conv2d(width, width, 3, stride=2, padding=1)
+        self.blocks = residual_blocks(in_channels, channels, blocks, groups)
+        self.downsample = nn.Identity() if last else nn.Conv2d(channels, channels, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.downsample(self.blocks(x))
 
 
 class WeTokEncoder(Encoder):
-    """Pixels to a grid of stride f = 2^(levels - 1).
+    """Encodes each frame to a grid with spatial stride f = 2^(levels - 1).
 
-        conv3 -> [residual blocks -> conv3 stride 2] a level, the last without its stride -> residual blocks
-          -> norm -> swish -> conv1
+        conv 3x3 -> per level [residual blocks -> conv 3x3 with stride 2, except in the last level] -> residual blocks
+          -> norm -> SiLU -> conv 1x1
 
     Args:
-        out_dim: Z, channels of a position: groups x bits where GQ follows.
-        channels: width that the multipliers multiply, a multiple of `groups`.
-        multipliers: one a level, from pixels to positions; one level more than the stride has factors of two.
-        blocks: residual blocks a level, and in the middle.
-        groups: of all group norms; None leaves the norms out, which suits narrow networks.
+        out_dim: latent channels Z; groups x bits for GQ.
+        channels: base number of channels, a multiple of `groups`.
+        multipliers: channel multiplier of each level, from pixels to latents; None for [1, 1, 2, 2, 4].
+        blocks: residual blocks per level, and after the last level.
+        groups: groups of all group norms; None: no norms, which suits narrow networks.
 
     Raises:
-        SmaltiError: arguments that make no network.
+        SmaltiError: the arguments do not describe a valid network.
     """
 
     def __init__(
@@ -53,17 +54,16 @@ class WeTokEncoder(Encoder):
         groups: int | None = 32,
     ) -> None:
         super().__init__()
-        multipliers = [1, 1, 2, 2, 4] if multipliers is None else multipliers
         widths = level_widths(channels, multipliers, blocks, groups)
         self.out_dim = out_dim
         factor = 2 ** (len(widths) - 1)
         self.stride = (1, factor, factor)
         self.conv_in = nn.Conv2d(3, channels, 3, padding=1, bias=False)
-        befores = [channels, *widths[:-1]]
+        in_widths = [channels, *widths[:-1]]
         self.levels = nn.Sequential(
             *(
-                _DownBlock(before, width, blocks, groups, last=i + 1 == len(widths))
-                for i, (before, width) in enumerate(zip(befores, widths, strict=True))
+                _DownBlock(in_width, width, blocks, groups, last=i + 1 == len(widths))
+                for i, (in_width, width) in enumerate(zip(in_widths, widths, strict=True))
             )
         )
         self.middle = residual_blocks(widths[-1], widths[-1], blocks, groups)
@@ -72,7 +72,10 @@ class WeTokEncoder(Encoder):
         init_weights(self)
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> tuple[Tensor, ...]:
-        """(B, 3, T, H, W) in [-1, 1], H and W multiples of f, to one grid (B, Z, T, H / f, W / f)."""
-        h = self.middle(self.levels(self.conv_in(to_frames(x))))
+        """Encode (B, 3, T, H, W) in [-1, 1], with H and W multiples of f, to one grid (B, Z, T, H / f, W / f).
+
+        Frames are encoded separately, so `state` is not used.
+        """
+        h = self.middle(self.levels(self.conv_in(video_to_images(x))))
         h = self.conv_out(F.silu(self.norm_out(h)))
-        return (to_video(h, x.shape[2]),)
+        return (images_to_video(h, x.shape[0]),)

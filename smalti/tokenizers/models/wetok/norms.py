@@ -1,4 +1,4 @@
-"""Normalisation. Shapes: B batch, C channels, H, W positions, Z channels of the latent."""
+"""Group norms. Shapes: B batch; C channels; H, W positions; Z channels and h, w positions of the latent."""
 
 from __future__ import annotations
 
@@ -7,32 +7,34 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 EPS = 1e-6
+"""Epsilon of all norms, as in VQGAN and its successors."""
 
 
 def group_norm(channels: int, groups: int | None) -> nn.Module:
-    """GroupNorm with eps 1e-6, as the VQGAN line of image autoencoders has it (with 32 groups); None: no norm.
+    """Return a GroupNorm with epsilon 1e-6, or the identity if `groups` is None.
 
-    The norm is over an image, so it takes its brightness and contrast away from each group, and a narrow network, which
-    has few channels a group to keep them in, learns them back slowly.
+    The statistics are those of one image, so the norm removes brightness and contrast from each group. A narrow network has
+    few channels per group to preserve them in, and learns slowly to restore them.
 
     Raises:
-        ValueError: channels that `groups` does not divide.
+        ValueError: `groups` does not divide `channels`.
     """
     return nn.Identity() if groups is None else nn.GroupNorm(groups, channels, eps=EPS)
 
 
 class AdaptiveGroupNorm(nn.Module):
-    """Group norm whose scale and shift are read off the latent that is being decoded.
+    """Group norm whose scale and shift depend on the latent that is decoded.
 
         y = GroupNorm(x) * gamma(std of z over space) + beta(mean of z over space)
 
-    with gamma and beta linear (MAGVIT-v2, arXiv 2310.05737, appendix; WeTok, arXiv 2508.05599). Fresh, it is a plain group
-    norm: gamma is 1 and beta is 0 for every latent, so that what passes is not scaled at random at each level.
+    where gamma and beta are linear layers (MAGVIT-v2, arXiv 2310.05737, appendix; WeTok, arXiv 2508.05599). It is
+    initialized as an ordinary group norm: gamma is 1 and beta is 0 for every latent, so that no level scales the signal
+    randomly.
 
     Args:
         latent_dim: channels Z of the latent.
         channels: channels C of x.
-        groups: of the norm; None: x is scaled and shifted as it is.
+        groups: groups of the norm; None: x is scaled and shifted without normalization.
     """
 
     def __init__(self, latent_dim: int, channels: int, groups: int | None) -> None:
@@ -46,12 +48,12 @@ class AdaptiveGroupNorm(nn.Module):
         nn.init.zeros_(self.beta.bias)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        """(B, C, H, W) and the clean latent (B, Z, h, w) to (B, C, H, W)."""
-        flat = z.flatten(2)
-        mean = flat.mean(-1)
-        # The unbiased variance of a single position is 0/0; a latent of 1 x 1 must stay finite, so there it is 0.
-        variance = (flat - mean.unsqueeze(-1)).square().sum(-1) / max(flat.shape[-1] - 1, 1)
+        """Normalize x (B, C, H, W), conditioned on the latent z (B, Z, h, w) without noise."""
+        positions = z.flatten(2)
+        mean = positions.mean(-1)
+        # Tensor.std is 0/0 for a single position. A 1x1 latent must stay finite, so its variance is 0 here.
+        variance = (positions - mean.unsqueeze(-1)).square().sum(-1) / max(positions.shape[-1] - 1, 1)
         scale = self.gamma(torch.sqrt(variance + EPS))
         shift = self.beta(mean)
-        normed = x if self.groups is None else F.group_norm(x, self.groups, eps=EPS)
-        return normed * scale[..., None, None] + shift[..., None, None]
+        normalized = x if self.groups is None else F.group_norm(x, self.groups, eps=EPS)
+        return normalized * scale[..., None, None] + shift[..., None, None]

@@ -1,0 +1,217 @@
+"""PSNR against bits per pixel: the networks of LTX-Video with continuous latents, FSQ and GQ, at equal training time.
+
+    python benchmarks/rate_distortion.py --minutes 5    # six runs; two at a time, with one thread each, on 2 cores
+
+All variants are `ltx/quickstart.yaml` with another bottleneck. They see the same clips and photos in the same order, for as
+many steps as their time allows. The decoder denoises only if the latents are continuous, as in the full-size recipes.
+Measures the held-out clips (17 frames of 64 x 64), prints a Markdown table, and writes `reconstructions.png`: frames of the
+original, with those of each variant below.
+
+The bits of a discrete tokenizer are those of its ids. There are two honest ways to count the bits of continuous latents:
+16 bits per number, as they are stored, and the KL divergence in bits, which transmitting one sample takes (arXiv
+1810.00440). The PSNR in the row of the second is that of a sample.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+from torchvision.utils import make_grid, save_image
+
+from smalti import Tokenizer, load
+from smalti.cli.recipe_files import find_recipe
+from smalti.data import Clips, VideoEvaluationTransform, evaluation_loader
+from smalti.eval.baseline import count_kept_pixels, make_baseline
+from smalti.eval.functional import mean_over_frames, psnr
+from smalti.pixels import pixels_to_uint8
+from smalti.types import Latents, pack
+from training_runs import find_checkpoint, fit, read_metrics
+
+RECIPE = "ltx/quickstart.yaml"
+FRAMES, SIZE, RATE = 17, 64, 25
+PROTOCOL = f"clip{FRAMES}x{SIZE}@{RATE}"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A bottleneck, and the channels that it takes and returns.
+
+    Attributes:
+        bottleneck: its configuration.
+        in_dim: channels that the encoder provides.
+        out_dim: channels that the decoder receives.
+    """
+
+    bottleneck: dict[str, Any]
+    in_dim: int
+    out_dim: int
+
+
+def continuous(dim: int) -> Variant:
+    """Return a KL bottleneck of `dim` channels."""
+    return Variant(_config("KL", dim=dim, shared_log_variance=True, initial_std=0.05), dim + 1, dim)
+
+
+def fsq(tokens: int) -> Variant:
+    """Return FSQ with `tokens` tokens of 16 bits per latent position."""
+    return Variant(_config("FSQ", levels=[16] * 4, tokens_per_position=tokens), 4 * tokens, 4 * tokens)
+
+
+def gq(groups: int) -> Variant:
+    """Return GQ with `groups` tokens of 8 bits per latent position."""
+    return Variant(_config("GQ", groups=groups, bits=8, codebook_entropy="pooled"), 8 * groups, 8 * groups)
+
+
+def _config(name: str, **arguments: Any) -> dict[str, Any]:
+    return {"class_path": f"smalti.tokenizers.bottlenecks.{name}", "init_args": arguments}
+
+
+VARIANTS = {
+    "continuous_128": continuous(128),
+    "fsq_64": fsq(64),
+    "gq_128": gq(128),
+    "continuous_32": continuous(32),
+    "fsq_16": fsq(16),
+    "gq_32": gq(32),
+}
+"""By channels or tokens per latent position. The first three compress 1:192, the others to a quarter of the bits."""
+
+
+def make_recipe(name: str, minutes: float) -> dict[str, Any]:
+    """Return the recipe of the quickstart with the bottleneck of a variant, for a duration instead of a number of steps."""
+    recipe = yaml.safe_load(find_recipe(RECIPE).read_text())
+    variant = VARIANTS[name]
+    trainer, model = recipe["trainer"], recipe["model"]
+    trainer |= {"max_steps": -1, "max_time": {"seconds": round(60 * minutes)}, "val_check_interval": 10**6}
+    # Averaged weights instead of a learning rate schedule, which would need the number of steps.
+    recipe["ema"] = {"decay": 0.99}
+    del model["scheduler"]
+    tokenizer = model["tokenizer"]["init_args"]
+    tokenizer["bottleneck"] = variant.bottleneck
+    tokenizer["encoder"]["init_args"]["out_dim"] = variant.in_dim
+    tokenizer["decoder"]["init_args"]["in_dim"] = variant.out_dim
+    if not name.startswith("continuous"):
+        del recipe["statistics"], model["weights"]["kl"]
+        for option in ("timestep", "noise", "training_noise"):
+            del tokenizer["decoder"]["init_args"][option]
+    if name.startswith("gq"):
+        model["weights"] |= {"token_entropy": 0.1, "codebook_entropy": -0.1, "commitment": 0.25}
+    return recipe
+
+
+def held_out_clips() -> list[Tensor]:
+    """Return the packaged clips for validation, (1, 3, T, H, W) each in [-1, 1]."""
+    transform = VideoEvaluationTransform(FRAMES, RATE, resize=SIZE, crop=SIZE)
+    return [batch.pixels for batch in evaluation_loader(Clips("validation"), transform, 1, 0)]
+
+
+@torch.no_grad()
+def measure(tokenizer: Tokenizer, clips: list[Tensor]) -> list[dict[str, float | str]]:
+    """Return one row of the table per way to count bits, with the keys bits, bits_per_pixel and psnr."""
+    encoded = [tokenizer.encode(x) for x in clips]
+    psnr = mean_psnr(clips, [decode(tokenizer, latents) for latents in encoded])
+    positions = sum(latents.positions for latents in encoded)
+    pixels = sum(x[0, 0].numel() for x in clips)
+    if tokenizer.discrete:
+        bits = tokenizer.quantizer.bits_per_position * positions
+        return [{"bits": "ids", "bits_per_pixel": bits / pixels, "psnr": psnr}]
+    nats = 0.0
+    samples = []
+    for x, latents in zip(clips, encoded, strict=True):
+        sample, kl = draw_sample(tokenizer, x, latents)
+        samples.append(decode(tokenizer, sample))
+        nats += kl * latents.positions
+    means_bits = 16 * tokenizer.bottleneck.out_dim * positions
+    return [
+        {"bits": "means, 16 bits per number", "bits_per_pixel": means_bits / pixels, "psnr": psnr},
+        {
+            "bits": "KL divergence, one sample",
+            "bits_per_pixel": nats / math.log(2) / pixels,
+            "psnr": mean_psnr(clips, samples),
+        },
+    ]
+
+
+def draw_sample(tokenizer: Tokenizer, x: Tensor, latents: Latents) -> tuple[Latents, float]:
+    """Return a sample of the posterior instead of its mean, and the KL divergence in nats per latent position."""
+    torch.manual_seed(0)
+    tokenizer.bottleneck.train()
+    code = tokenizer.bottleneck(pack(tokenizer.encoder(x))[0])
+    tokenizer.bottleneck.eval()
+    return replace(latents, code=code), float(code.losses["kl"])
+
+
+def decode(tokenizer: Tokenizer, latents: Latents) -> Tensor:
+    """Decode with a fixed seed for the noise of the decoder."""
+    return tokenizer.decode(latents, torch.Generator().manual_seed(0))
+
+
+def mean_psnr(clips: list[Tensor], reconstructions: list[Tensor]) -> float:
+    """Return the PSNR in dB of frames that are rounded to 8 bits, averaged over frames and clips in [-1, 1]."""
+    pairs = [(pixels_to_uint8(x), pixels_to_uint8(y)) for x, y in zip(clips, reconstructions, strict=True)]
+    return float(torch.cat([mean_over_frames(psnr, x, y) for x, y in pairs]).mean())
+
+
+def print_table(clips: list[Tensor], names: list[str], out: Path) -> None:
+    """Measure the trained variants and the baselines and print the Markdown table."""
+    print("| variant | steps | counted as bits | bits per pixel | PSNR, dB |\n|---|---|---|---|---|")
+    for name in names:
+        steps = max(int(row["step"]) for row in read_metrics(out / name)) + 1
+        for row in measure(load(find_checkpoint(out / name)).eval(), clips):
+            print(f"| {name} | {steps} | {row['bits']} | {row['bits_per_pixel']:.4f} | {row['psnr']:.2f} |", flush=True)
+    originals = [pixels_to_uint8(x) for x in clips]
+    for stride in ((4, 8, 8), (8, 32, 32)):
+        restored = [make_baseline(x, stride) for x in originals]
+        kept_bits = 24 * sum(count_kept_pixels(x, stride) for x in originals) / sum(x[0, 0].numel() for x in originals)
+        pairs = zip(originals, restored, strict=True)
+        mean = float(torch.cat([mean_over_frames(psnr, x, y) for x, y in pairs]).mean())
+        label = f"every {stride[0]}th frame at 1/{stride[1]} of its size"
+        print(f"| {label} | | 8 bits per color channel | {kept_bits:.4f} | {mean:.2f} |")
+
+
+@torch.no_grad()
+def save_frames(clip: Tensor, names: list[str], out: Path) -> None:
+    """Write reconstructions.png: five frames of a clip (1, 3, T, H, W), and below them those of each variant."""
+    rows = [clip]
+    for name in names:
+        tokenizer = load(find_checkpoint(out / name)).eval()
+        rows.append(decode(tokenizer, tokenizer.encode(clip)))
+    columns = [0, 4, 8, 12, 16]
+    frames = torch.cat([pixels_to_uint8(row)[0, :, columns].movedim(1, 0) for row in rows])
+    enlarged = frames.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    save_image(make_grid(enlarged, nrow=len(columns), pad_value=255) / 255, out / "reconstructions.png")
+
+
+def main() -> None:
+    """Train all variants, print the table and write the image."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=5.0, help="training time per variant (default: %(default)s)")
+    parser.add_argument(
+        "--jobs", type=int, default=2, help="parallel training runs, with one thread each (default: %(default)s)"
+    )
+    parser.add_argument("--variants", nargs="+", choices=sorted(VARIANTS), default=list(VARIANTS))
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/rate_distortion"), help="output folder (default: %(default)s)"
+    )
+    options = parser.parse_args()
+    with ThreadPoolExecutor(options.jobs) as pool:
+        runs = pool.map(
+            lambda name: fit(make_recipe(name, options.minutes), options.out / name, threads=1), options.variants
+        )
+        list(runs)  # raises the exception of a failed run
+    print(f"{options.minutes:g} minutes per variant, {options.jobs} at a time, held-out clips, protocol {PROTOCOL}\n")
+    clips = held_out_clips()
+    print_table(clips, options.variants, options.out)
+    save_frames(clips[0], options.variants, options.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""`smalti detokenize`: token files to images and videos."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smalti.cli.options import (
+    MEDIA_OUTPUT_HELP,
+    add_file_options,
+    add_seed_option,
+    add_tokenizer_options,
+    open_device,
+    open_tokenizer,
+)
+from smalti.cli.outputs import plan_outputs, process_files
+from smalti.errors import SmaltiError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from smalti.cli.outputs import FileKind
+
+
+def run(name: str, arguments: list[str]) -> int:
+    """Decode each token file, a video at its original frame rate.
+
+    Raises:
+        SmaltiError: an option is invalid, a file cannot be read or written, or a file was made by another tokenizer.
+    """
+    parser = argparse.ArgumentParser(
+        f"smalti {name}",
+        description="Write the image or the video of a token file, or of every token file in a folder. Videos get their "
+        "original frame rate.",
+    )
+    add_file_options(parser, "token file, or folder of token files", MEDIA_OUTPUT_HELP)
+    add_tokenizer_options(parser, fallback="the tokenizer that the token file names")
+    add_seed_option(parser)
+    options = parser.parse_args(arguments)
+
+    import torch
+
+    from smalti.cli.media_streams import decode_tokens, describe, with_progress, write_media
+    from smalti.data.folders import find_files
+    from smalti.export.token_files import load_tokens
+    from smalti.tokenizers.checkpoints import fingerprint
+
+    files = find_files(options.input, {".safetensors"}) if options.input.is_dir() else [options.input]
+    if not files:
+        raise SmaltiError(f"The folder {options.input} contains no token files (.safetensors).")
+    pairs = plan_outputs(options.input, files, options.out, _result_kind(len(files)), overwrite=options.overwrite)
+    tokenizer_path = options.tokenizer or _find_tokenizer(files)
+    tokenizer = open_tokenizer(tokenizer_path, open_device(options.device), tile=options.tile)
+    expected_fingerprint = fingerprint(tokenizer_path)
+
+    @torch.inference_mode()
+    def detokenize(file: Path, result: Path, progress: Progress) -> None:
+        content = load_tokens(file)
+        if content.fingerprint != expected_fingerprint:
+            raise SmaltiError(
+                f"{file} was made by another tokenizer ({content.tokenizer}, {content.fingerprint[:12]}) than "
+                f"{tokenizer_path} ({expected_fingerprint[:12]}): pass the one that made it with --tokenizer."
+            )
+        samples = len(content.tokens.ids)
+        if samples != 1:
+            raise SmaltiError(
+                f"{file} contains {samples} samples, but this command decodes one per file: use Tokenizer.detokenize."
+            )
+        latents = with_progress(decode_tokens(tokenizer, content), file.name, progress)
+        layout = write_media(tokenizer, latents, content.rate, result, options.seed)
+        if len(pairs) == 1:
+            print(f"{result}: {describe(tokenizer, layout, content.rate)}")
+
+    process_files(pairs, "Detokenizing", detokenize)
+    return 0
+
+
+def _result_kind(files: int) -> Callable[[Path], FileKind]:
+    """Return a function that tells from a token file whether its result is an image or a video.
+
+    Args:
+        files: number of token files. If there are several, the function does not raise for unreadable ones, because
+            `process_files` reports them later.
+    """
+    from smalti.cli.media_streams import IMAGE, VIDEO
+    from smalti.export.token_files import is_clip
+
+    def kind(file: Path) -> FileKind:
+        try:
+            return VIDEO if is_clip(file) else IMAGE
+        except SmaltiError:
+            if files == 1:
+                raise
+            return IMAGE
+
+    return kind
+
+
+def _find_tokenizer(files: list[Path]) -> Path:
+    """Return the path of the tokenizer that the first readable token file names.
+
+    Raises:
+        SmaltiError: no file is readable.
+    """
+    from smalti.export.token_files import load_tokens
+
+    for file in files[:-1]:
+        try:
+            return Path(load_tokens(file).tokenizer)
+        except SmaltiError:
+            continue  # `process_files` reports it
+    return Path(load_tokens(files[-1]).tokenizer)

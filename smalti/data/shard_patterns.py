@@ -1,0 +1,48 @@
+"""Expanding the patterns that name webdataset shards."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from smalti.errors import SmaltiError
+
+
+def expand_pattern(pattern: str) -> list[str]:
+    """Return the shards that a pattern names: braces are expanded first, then globs of local paths, each sorted.
+
+    Args:
+        pattern: a path with braces ("photos-{000..009}.tar"), a glob ("photos-*.tar") or a URL, which may have braces. URLs
+            are not opened.
+
+    Raises:
+        SmaltiError: a glob matches nothing, a local file does not exist, or the braces are malformed.
+    """
+    from webdataset.shardlists import expand_urls
+
+    try:
+        parts = expand_urls(pattern)
+    except ValueError:
+        raise SmaltiError(f"The braces of the shard pattern '{pattern}' are malformed: write {{000..009}}.") from None
+    urls: list[str] = []
+    for part in parts:
+        if _is_url(part):
+            urls.append(part)
+            continue
+        path = str(Path(part).expanduser())
+        matches = [path] if Path(path).is_file() else _glob(path)
+        if not matches:
+            context = "" if part == pattern else f" of the pattern '{pattern}'"
+            raise SmaltiError(f"No shard matches '{part}'{context}: check the path.")
+        urls += matches
+    return urls
+
+
+def _glob(pattern: str) -> list[str]:
+    path = Path(pattern)
+    relative = path.relative_to(path.anchor) if path.is_absolute() else path
+    return sorted(str(match) for match in Path(path.anchor).glob(str(relative)) if match.is_file())
+
+
+def _is_url(text: str) -> bool:
+    return re.match(r"[a-z][a-z0-9+.-]+:", text) is not None

@@ -1,0 +1,48 @@
+"""Perceptual distances by a network: LPIPS, or its proxy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor
+
+from smalti.eval.feature_networks.perceptual import PerceptualNetwork
+from smalti.eval.feature_networks.selection import perceptual_network
+from smalti.eval.metrics.base import FrameMetric, Metric
+from smalti.pixels import uint8_to_pixels
+
+
+class PerceptualDistance(FrameMetric):
+    """The distance that a perceptual network computes. The network provides name, comparability and definition.
+
+    Args:
+        network: see `smalti.eval.feature_networks.selection.perceptual_network`.
+        name: name of the metric; None for that of the network. LPIPS with VGG16 and with AlexNet are both called lpips.
+    """
+
+    higher_is_better = False
+
+    def __init__(self, network: PerceptualNetwork, name: str | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self.name = name or network.metric
+        self.range = network.range
+        self.definition = f"{network.definition}, {self.reduction}"
+        self.comparable = network.comparable
+        self.provenance = network.provenance
+
+    @classmethod
+    def variants(cls) -> dict[str, Callable[[Path | None], Metric]]:
+        """Return a constructor for every perceptual network. It raises an error if the weights are not available."""
+        networks = {"lpips_vgg": "lpips_vgg", "lpips_alex": "lpips_alex", "perceptual_efflite0": "efflite0"}
+        return {name: partial(cls._build, name, network) for name, network in networks.items()}
+
+    @classmethod
+    def _build(cls, name: str, network: str, weights: Path | None) -> PerceptualDistance:
+        return cls(perceptual_network(network, weights, allow_proxy=False), name)
+
+    def measure_images(self, original: Tensor, candidate: Tensor) -> Tensor:
+        """Return (B,) float32."""
+        return self.network(uint8_to_pixels(original), uint8_to_pixels(candidate))

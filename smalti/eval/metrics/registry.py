@@ -1,0 +1,92 @@
+"""Metrics by name. Each module of this package is searched for metrics, so that a new metric is one new file."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable
+from importlib import import_module
+from inspect import isabstract
+from pathlib import Path
+
+from smalti.errors import SmaltiError
+from smalti.eval.feature_networks.selection import frechet_network, perceptual_network
+from smalti.eval.metrics.base import Metric
+from smalti.eval.metrics.frechet_distance import FrechetDistance
+from smalti.eval.metrics.perceptual import PerceptualDistance
+from smalti.eval.metrics.psnr import PSNR, PSNRClip
+from smalti.eval.metrics.ssim import SSIM
+
+MetricBuilder = Callable[[Path | None], Metric]
+"""Builds a metric. Takes the folder of pretrained weights; None: see `smalti.eval.pretrained_weights.resolve`."""
+
+
+def available_metrics() -> dict[str, MetricBuilder]:
+    """Return all metrics of this package by name: the `Metric.variants` of every class."""
+    found: dict[str, MetricBuilder] = {}
+    for info in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        module = import_module(f"{__package__}.{info.name}")
+        for value in vars(module).values():
+            defined_here = isinstance(value, type) and value.__module__ == module.__name__
+            if defined_here and issubclass(value, Metric) and not isabstract(value):
+                found |= value.variants()
+    return found
+
+
+def find_metric(name: str) -> MetricBuilder:
+    """Return the builder of a metric.
+
+    Args:
+        name: one of `available_metrics`, or the class path of a metric in any importable module, such as
+            my_package.MyMetric, whose constructor needs no arguments.
+
+    Raises:
+        SmaltiError: the name is unknown, the class cannot be imported, or it is not a metric.
+    """
+    if "." in name:
+        cls = _import_metric(name)
+        return lambda weights: cls()
+    builders = available_metrics()
+    if name not in builders:
+        raise SmaltiError(
+            f"The metric '{name}' does not exist: use one of {', '.join(builders)}, or the class path of your own metric, "
+            "such as my_package.MyMetric."
+        )
+    return builders[name]
+
+
+def default_metrics(*, clips: bool, lpips: str = "lpips_vgg", weights: Path | None = None) -> list[Metric]:
+    """Return the metrics of published tables: PSNR, SSIM, LPIPS and rFID; for clips also PSNR per clip, and rFVD.
+
+    Networks whose weights are not available are replaced by proxies, with a warning.
+
+    Args:
+        clips: whether the samples are clips, not images.
+        lpips: "lpips_vgg" or "lpips_alex".
+        weights: folder of pretrained weights; None: see `smalti.eval.pretrained_weights.resolve`.
+
+    Raises:
+        MissingExtraError: a proxy is needed and the extra "offline" is not installed.
+        SmaltiError: an unknown network, or a damaged file of weights.
+    """
+    return [
+        PSNR(),
+        *([PSNRClip()] if clips else []),
+        SSIM(),
+        PerceptualDistance(perceptual_network(lpips, weights)),
+        FrechetDistance(frechet_network("i3d" if clips else "inception", weights)),
+    ]
+
+
+def _import_metric(path: str) -> type[Metric]:
+    module_name, _, class_name = path.rpartition(".")
+    try:
+        cls = getattr(import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SmaltiError(
+            f"The metric {path} cannot be imported ({error}): check its name, and that Python finds the module."
+        ) from error
+    if not (isinstance(cls, type) and issubclass(cls, Metric) and not isabstract(cls)):
+        raise SmaltiError(
+            f"{path} is not a metric: derive it from smalti.eval.metrics.SampleMetric and implement its abstract methods."
+        )
+    return cls

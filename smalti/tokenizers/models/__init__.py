@@ -1,0 +1,1 @@
+"""Encoders and decoders: one package per family of architectures."""

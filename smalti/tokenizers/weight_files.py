@@ -1,0 +1,54 @@
+"""Reading files of weights: torch checkpoints, without running their code, and safetensors files."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from smalti.errors import SmaltiError
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a torch checkpoint to the CPU, with `weights_only`: no code in the file is run.
+
+    Raises:
+        SmaltiError: the file does not exist, is damaged, or contains objects that need code.
+    """
+    if not path.is_file():
+        raise SmaltiError(f"There is no file {path}.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch raises this both for damaged files and for files that need code. A damaged archive is no valid zip file.
+        if zipfile.is_zipfile(path):
+            raise SmaltiError(
+                f"{path} contains objects that cannot be loaded without running its code, which smalti does not do: save "
+                "its plain state dict to a separate file."
+            ) from error
+        raise SmaltiError(f"{path} is damaged or is no torch checkpoint.") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise SmaltiError(f"{path} is damaged or is no torch checkpoint.") from error
+    if not isinstance(checkpoint, dict):
+        raise SmaltiError(f"{path} contains a {type(checkpoint).__name__}, not a checkpoint with named weights.")
+    return checkpoint
+
+
+def read_safetensors(file: Path) -> dict[str, Tensor]:
+    """Read the tensors of a safetensors file to the CPU. They may be memory-mapped and unaligned.
+
+    Raises:
+        SmaltiError: the file does not exist or is damaged.
+    """
+    if not file.is_file():
+        raise SmaltiError(f"There is no file {file}: the tokenizer is incomplete, or the path is wrong.")
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise SmaltiError(f"{file} is damaged ({error}): download or export it again.") from error

@@ -1,0 +1,79 @@
+"""The reconstruction losses of a training: L1, mean squared error, and those that the recipe adds.
+
+Shapes: B batch, T frames, H, W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from smalti.errors import SmaltiError
+from smalti.trainers.gan import GANLoss
+
+_RESERVED = ("l1", "mse", *GANLoss.loss_names, "loss", "psnr")
+"""Names under which training and validation log other values."""
+
+
+def build_loss_dict(losses: Mapping[str, nn.Module]) -> nn.ModuleDict:
+    """Collect the losses of a recipe in one module, with all of their parameters frozen.
+
+    Args:
+        losses: modules as described in `smalti.trainers.losses`, by name.
+
+    Raises:
+        SmaltiError: a name belongs to a built-in loss or metric, or PyTorch does not allow it.
+    """
+    modules = nn.ModuleDict()
+    for name, loss in losses.items():
+        if name in _RESERVED:
+            raise SmaltiError(f"A loss of the recipe is named '{name}', which is a built-in name: choose another one.")
+        if not name or "." in name or hasattr(modules, name):
+            raise SmaltiError(
+                f"A loss of the recipe is named '{name}', which PyTorch does not allow: choose another name."
+            )
+        modules[name] = loss.requires_grad_(requires_grad=False)
+    return modules
+
+
+def compute_losses(losses: nn.ModuleDict, reconstruction: Tensor, original: Tensor) -> dict[str, Tensor]:
+    """Compute the losses that a recipe adds.
+
+    Args:
+        losses: modules by name.
+        reconstruction: float32 pixels (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1].
+        original: pixels of the same shape.
+
+    Returns:
+        Unweighted scalars by name.
+
+    Raises:
+        SmaltiError: a loss does not return a scalar.
+    """
+    values: dict[str, Tensor] = {}
+    for name, loss in losses.items():
+        value = values[name] = loss(reconstruction, original)
+        if not isinstance(value, Tensor) or value.ndim:
+            found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise SmaltiError(f"The loss '{name}' returned {found}: {type(loss).__name__} must return a scalar tensor.")
+    return values
+
+
+def reconstruction_losses(
+    reconstruction: Tensor, original: Tensor, losses: nn.ModuleDict | None = None
+) -> dict[str, Tensor]:
+    """Compute `l1`, `mse`, and the losses that the recipe adds.
+
+    Args:
+        reconstruction: pixels (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1], of any floating-point type.
+        original: pixels of the same shape.
+        losses: modules by name, see `smalti.trainers.losses`.
+
+    Returns:
+        Unweighted scalars by name.
+    """
+    reconstruction, original = reconstruction.float(), original.float()
+    builtin = {"l1": F.l1_loss(reconstruction, original), "mse": F.mse_loss(reconstruction, original)}
+    return builtin | compute_losses(losses or nn.ModuleDict(), reconstruction, original)

@@ -1,0 +1,117 @@
+"""`smalti tokenize`, `detokenize` and `reconstruct` with images: what they write, and the errors for bad input.
+
+The tokenizers are float64, so that results of different code paths can be compared exactly.
+"""
+
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from skimage import data as photos
+
+from smalti.__main__ import main
+from smalti.tokenizers.checkpoints import save
+
+WITH_TOKENIZER = ("--tokenizer", "tokenizer")
+
+
+@pytest.fixture
+def work(tmp_path, small, monkeypatch):
+    """A working folder with tokenizers, a photo, and a folder of photos with a subfolder."""
+    save(small().double(), tmp_path / "tokenizer")
+    save(small(seed=5).double(), tmp_path / "other")
+    save(small(generative=True).double(), tmp_path / "generative")
+    chelsea = Image.fromarray(photos.chelsea()).resize((75, 50))
+    chelsea.save(tmp_path / "photo.jpg")
+    (tmp_path / "photos" / "subfolder").mkdir(parents=True)
+    chelsea.save(tmp_path / "photos" / "a.png")
+    chelsea.save(tmp_path / "photos" / "a.jpg")
+    Image.fromarray(photos.coffee()).resize((60, 40)).save(tmp_path / "photos" / "subfolder" / "b.webp")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_detokenize_inverts_tokenize_like_reconstruct(work, capsys):
+    assert main(["tokenize", "photo.jpg", "-o", "photo.safetensors", *WITH_TOKENIZER]) == 0
+    assert "bits per pixel" in capsys.readouterr().out
+    assert main(["detokenize", "photo.safetensors", "-o", "detokenized.png"]) == 0
+    assert main(["reconstruct", "photo.jpg", "-o", "reconstructed.png", *WITH_TOKENIZER]) == 0
+    detokenized, reconstructed = Image.open("detokenized.png"), Image.open("reconstructed.png")
+    assert detokenized.size == (75, 50)
+    assert detokenized.tobytes() == reconstructed.tobytes()
+
+
+def test_environment_variable_names_the_tokenizer(work, monkeypatch, error_message):
+    monkeypatch.delenv("SMALTI_TOKENIZER", raising=False)
+    assert "SMALTI_TOKENIZER" in error_message("tokenize", "photo.jpg", "-o", "x.safetensors")
+    monkeypatch.setenv("SMALTI_TOKENIZER", "tokenizer")
+    assert main(["tokenize", "photo.jpg", "-o", "x.safetensors"]) == 0
+
+
+def test_folders_keep_their_structure(work):
+    assert main(["tokenize", "photos", "-o", "tokens", *WITH_TOKENIZER]) == 0
+    assert main(["detokenize", "tokens", "-o", "detokenized"]) == 0
+    assert main(["reconstruct", "photos", "-o", "reconstructed", *WITH_TOKENIZER]) == 0
+    written = sorted(p.relative_to(work / "detokenized").as_posix() for p in (work / "detokenized").rglob("*.png"))
+    assert written == ["a.jpg.png", "a.png.png", "subfolder/b.png"]  # a.jpg and a.png get different names
+    for name in written:
+        assert (work / "detokenized" / name).read_bytes() == (work / "reconstructed" / name).read_bytes()
+
+
+def test_seed_determines_the_noise(work):
+    def reconstruct(seed):
+        options = ["--tokenizer", "generative", "--overwrite", "--seed", str(seed)]
+        assert main(["reconstruct", "photo.jpg", "-o", "x.png", *options]) == 0
+        return (work / "x.png").read_bytes()
+
+    assert reconstruct(0) == reconstruct(0)
+    assert reconstruct(0) != reconstruct(1)
+
+
+def test_existing_files_are_kept_without_overwrite(work, error_message):
+    (work / "precious.png").write_text("mine")
+    message = error_message("reconstruct", "photo.jpg", "-o", "precious.png", *WITH_TOKENIZER)
+    assert "--overwrite" in message
+    assert (work / "precious.png").read_text() == "mine"
+
+
+def test_tokens_of_another_tokenizer_are_rejected(work, error_message):
+    assert main(["tokenize", "photo.jpg", "-o", "p.safetensors", *WITH_TOKENIZER]) == 0
+    detokenize = ("detokenize", "p.safetensors", "-o", "x.png")
+    assert "another tokenizer" in error_message(*detokenize, "--tokenizer", "other")
+    shutil.rmtree("tokenizer")
+    assert "tokenizer" in error_message(*detokenize)
+
+
+def test_invalid_input_gives_one_sentence_and_writes_nothing(work, error_message):
+    (work / "broken.jpg").write_bytes((work / "photo.jpg").read_bytes()[:900])
+    (work / "text.jpg").write_text("no image")
+    (work / "text.safetensors").write_text("no tokens")
+    save_file({"weight": torch.zeros(1)}, work / "weights.safetensors")
+    (work / "empty").mkdir()
+    for arguments, expected in (
+        (("tokenize", "broken.jpg", "-o", "x.safetensors", *WITH_TOKENIZER), "broken.jpg"),
+        (("tokenize", "text.jpg", "-o", "x.safetensors", *WITH_TOKENIZER), "text.jpg"),
+        (("tokenize", "absent.jpg", "-o", "x.safetensors", *WITH_TOKENIZER), "absent.jpg"),
+        (("tokenize", "empty", "-o", "x", *WITH_TOKENIZER), "empty"),
+        (("tokenize", "photo.jpg", "-o", "x.safetensors", "--tokenizer", "nowhere"), "nowhere"),
+        (("tokenize", "photo.jpg", "-o", "x.safetensors", *WITH_TOKENIZER, "--device", "tpu:9"), "tpu:9"),
+        (("reconstruct", "photo.jpg", "-o", "x.xyz", *WITH_TOKENIZER), "x.xyz"),
+        (("detokenize", "text.safetensors", "-o", "x.png"), "damaged"),
+        (("detokenize", "weights.safetensors", "-o", "x.png"), "token file"),
+        (("detokenize", "empty", "-o", "x"), "no token files"),
+        (("export", "photo.jpg", "-o", "x"), "photo.jpg"),
+        (("export", "tokenizer", "-o", "other"), "--overwrite"),
+    ):
+        assert expected in error_message(*arguments), arguments
+    assert not list(work.glob("x*"))
+
+
+def test_an_unreadable_file_in_a_folder_is_skipped(work, error_message):
+    (work / "photos" / "broken.jpg").write_bytes((work / "photo.jpg").read_bytes()[:900])
+    message = error_message("tokenize", "photos", "-o", "tokens", *WITH_TOKENIZER)
+    assert "1 of 4" in message
+    assert "broken.jpg" in message
+    assert len(list((work / "tokens").rglob("*.safetensors"))) == 3

@@ -1,0 +1,69 @@
+"""One of two processes. Evaluates its part of photos and clips, then meets errors that only the other process has.
+
+python distributed_worker.py RANK STORE OUT
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from conftest import CLIPS, PHOTOS, make_clip_batches, make_photo_batches, make_tokenizer, make_video_tokenizer
+
+from smalti.errors import SmaltiError
+from smalti.eval.evaluate import evaluate
+from smalti.eval.feature_networks.efflite0_frechet import EffLite0MotionNetwork, EffLite0Network
+from smalti.eval.feature_networks.efflite0_perceptual import EffLite0Perceptual
+from smalti.eval.metrics import PSNR, SSIM, FrechetDistance, PerceptualDistance, PSNRClip
+
+
+def evaluate_part(tokenizer, batches, metrics):
+    result = evaluate(tokenizer.double(), batches, metrics, seed=3, num_examples=2)
+    return {
+        "samples": result.samples,
+        "metrics": {name: metric.value for name, metric in result.metrics.items()},
+        "baseline": {name: metric.value for name, metric in result.baseline.items()},
+        "groups": [[g.used, g.tokens, g.perplexity] for g in result.codebook.groups],
+        "examples": [example.name for example in result.examples],
+        "bits": [result.codebook.bits_per_pixel, result.baseline_bits_per_pixel],
+        "processes": result.processes,
+    }
+
+
+def error_of(tokenizer, batches, metrics=None):
+    try:
+        evaluate(tokenizer, batches, metrics or [PSNR()])
+    except SmaltiError as error:
+        return str(error)
+    return None
+
+
+def main():
+    rank, store, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    image_metrics = [PSNR(), SSIM(), PerceptualDistance(EffLite0Perceptual()), FrechetDistance(EffLite0Network())]
+    clip_metrics = [PSNR(), PSNRClip(), SSIM(), FrechetDistance(EffLite0MotionNetwork())]
+    tokenizer, video_tokenizer = make_tokenizer(generative=True), make_video_tokenizer()
+    broken = make_tokenizer()
+    if rank == 1:
+        torch.nn.init.constant_(broken.decoder.out.weight, float("nan"))
+    mixed = (make_photo_batches(PHOTOS[:1]), make_clip_batches(CLIPS[:1], frames=2))[rank]
+    results = {
+        "uneven": evaluate_part(tokenizer, make_photo_batches((PHOTOS[:4], PHOTOS[4:])[rank]), image_metrics),
+        "none": evaluate_part(tokenizer, make_photo_batches(((), PHOTOS)[rank]), image_metrics),
+        "clips": evaluate_part(
+            video_tokenizer, make_clip_batches((CLIPS[:1], CLIPS[1:])[rank], frames=2), clip_metrics
+        ),
+        "no clips": evaluate_part(video_tokenizer, make_clip_batches((CLIPS, ())[rank], frames=2), clip_metrics),
+        "mixed": error_of(make_tokenizer(), mixed),
+        "nan": error_of(broken, make_photo_batches(("coffee", "retina")[rank : rank + 1])),
+        "duplicate": error_of(make_tokenizer(), make_photo_batches(("coffee",))),
+        "empty": error_of(make_tokenizer(), []),
+    }
+    Path(out).write_text(json.dumps(results))
+    dist.destroy_process_group()
+
+
+main()

@@ -1,0 +1,49 @@
+"""The baseline, on real photos and videos."""
+
+import math
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smalti.eval.baseline import count_kept_pixels, make_baseline
+from smalti.eval.functional import bicubic, psnr_clip
+
+
+def test_an_image_is_a_clip_of_one_frame(photos):
+    expected = bicubic(photos, (4, 4))
+    assert torch.equal(make_baseline(photos, (8, 4, 4)), expected)
+    # The frame of the clip has the memory layout of the image, so that even the rounding is the same.
+    assert torch.equal(make_baseline(photos[:, :, None], (8, 4, 4))[:, :, 0], expected)
+
+
+def test_dropped_frames_are_interpolated_linearly(clips):
+    restored = make_baseline(clips, (4, 1, 1))
+    assert torch.equal(restored[:, :, ::4], clips[:, :, ::4])
+    rounding = 0.5 + 1e-3  # to 8 bits, and in float32
+    middle = (clips[:, :, 0].float() + clips[:, :, 4].float()) / 2
+    assert (restored[:, :, 2].float() - middle).abs().max() <= rounding
+    quarter = clips[:, :, 4].float() * 0.75 + clips[:, :, 8].float() * 0.25
+    assert (restored[:, :, 5].float() - quarter).abs().max() <= rounding
+
+
+def test_the_last_kept_frame_is_repeated(clips):
+    restored = make_baseline(clips[:, :, :8], (4, 1, 1))
+    assert all(torch.equal(restored[:, :, t], clips[:, :, 4]) for t in range(4, 8))
+
+
+@settings(max_examples=40, deadline=None)
+@given(frames=st.integers(1, 12), stride=st.integers(1, 8), factor=st.integers(1, 5), size=st.integers(16, 20))
+def test_any_shape_is_preserved(frames, stride, factor, size):
+    x = torch.randint(256, (1, 3, frames, size, size + 1), dtype=torch.uint8)
+    assert make_baseline(x, (stride, factor, factor)).shape == x.shape
+    kept = math.ceil(frames / stride) * math.ceil(size / factor) * math.ceil((size + 1) / factor)
+    assert count_kept_pixels(x, (stride, factor, factor)) == kept
+
+
+def test_quality_decreases_with_either_factor(clips):
+    in_time = [psnr_clip(clips, make_baseline(clips, (f, 1, 1))).mean().item() for f in (1, 2, 4, 8)]
+    in_space = [psnr_clip(clips, make_baseline(clips, (1, f, f))).mean().item() for f in (1, 2, 4, 8)]
+    assert in_time == sorted(in_time, reverse=True)
+    assert in_space == sorted(in_space, reverse=True)
+    assert in_time[0] == in_space[0] == 100

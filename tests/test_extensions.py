@@ -1,0 +1,218 @@
+"""A loss, a metric, a bottleneck, a backbone, an importer and a data source from outside the package, by recipe alone."""
+
+import json
+import sys
+import textwrap
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from smalti.__main__ import main
+
+EXTENSION = '''
+"""What a user's own package could hold; smalti knows nothing of it."""
+
+import torch
+from skimage import data
+from PIL import Image
+from torch import nn
+
+from smalti.data import ImageSource
+from smalti.eval.metrics import SampleMetric
+from smalti.tokenizers import Tokenizer
+from smalti.tokenizers.base import Decoder, Encoder
+from smalti.tokenizers.bottlenecks import Quantizer
+from smalti.tokenizers.bottlenecks.base import straight_through
+from smalti.tokenizers.importers import Family
+from smalti.types import Code
+
+
+class EdgeLoss(nn.Module):
+    """Mean absolute error of the horizontal differences."""
+
+    def __init__(self, scale: float = 1.0):
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, reconstruction, original):
+        return self.scale * (reconstruction.diff(dim=-1) - original.diff(dim=-1)).abs().mean()
+
+
+class MaxError(SampleMetric):
+    """Largest absolute error of a pixel, in 8-bit levels."""
+
+    name = "max_error"
+    higher_is_better = False
+    range = (0.0, 255.0)
+    comparable = False
+    definition = "largest absolute error of a pixel, in 8-bit levels"
+
+    def measure(self, original, candidate):
+        return (original.int() - candidate.int()).abs().flatten(1).amax(1).double()
+
+
+class Rounding(Quantizer):
+    """Rounds each channel to -1, 0 or 1."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.in_dim = self.out_dim = self.tokens_per_position = channels
+        self.codebook_size = 3
+
+    def quantize(self, h):
+        bounded = h.tanh()
+        rounded = bounded.round()
+        return Code(straight_through(bounded, rounded), (rounded + 1).long())
+
+    def dequantize(self, ids):
+        return ids.float() - 1
+
+
+class PatchEncoder(Encoder):
+    """One convolution per patch and frame."""
+
+    def __init__(self, out_dim: int, patch: int = 4):
+        super().__init__()
+        self.out_dim, self.stride = out_dim, (1, patch, patch)
+        self.conv = nn.Conv3d(3, out_dim, self.stride, self.stride)
+
+    def forward(self, x, state=None):
+        return (self.conv(x),)
+
+
+class PatchDecoder(Decoder):
+    """One transposed convolution per patch and frame."""
+
+    def __init__(self, in_dim: int, patch: int = 4):
+        super().__init__()
+        self.in_dim = in_dim
+        self.conv = nn.ConvTranspose3d(in_dim, 3, (1, patch, patch), (1, patch, patch))
+
+    @property
+    def last_layer(self):
+        return self.conv
+
+    def forward(self, latents, generator=None, state=None):
+        return self.conv(latents[0])
+
+
+class Cats(ImageSource):
+    """Tiles of a photo of a cat."""
+
+    def __init__(self, size: int = 64):
+        self.size = int(size)
+        self.photo = Image.fromarray(data.chelsea())
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        left, top = index % 3 * 100, index // 3 * 100
+        return self.photo.crop((left, top, left + self.size, top + self.size))
+
+    def name(self, index):
+        return f"cat-{index}"
+
+    def __str__(self):
+        return "cats"
+
+
+def build(config):
+    return Tokenizer(PatchEncoder(config["width"]), Rounding(config["width"]), PatchDecoder(config["width"]))
+
+
+FAMILY = Family(
+    name="toy",
+    description="the release of this file",
+    build=build,
+    keys=lambda tokenizer: {name: f"net.{name}" for name in tokenizer.state_dict()},
+)
+'''
+
+RECIPE = {
+    "trainer": {
+        "accelerator": "cpu", "max_steps": 2, "log_every_n_steps": 1, "val_check_interval": 1,
+        "check_val_every_n_epoch": None, "num_sanity_val_steps": 0, "enable_model_summary": False,
+        "logger": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "runs", "name": ""}},
+    },
+    "model": {
+        "tokenizer": {
+            "class_path": "smalti.Tokenizer",
+            "init_args": {
+                "encoder": {"class_path": "toy_suite.PatchEncoder", "init_args": {"out_dim": 5}},
+                "bottleneck": {"class_path": "toy_suite.Rounding", "init_args": {"channels": 5}},
+                "decoder": {"class_path": "toy_suite.PatchDecoder", "init_args": {"in_dim": 5}},
+            },
+        },
+        "losses": {"edges": {"class_path": "toy_suite.EdgeLoss", "init_args": {"scale": 0.5}}},
+        "weights": {"l1": 1.0, "edges": 2.0},
+    },
+    "data": {
+        "class_path": "smalti.data.ImageData",
+        "init_args": {
+            "train": {"class_path": "toy_suite.Cats"},
+            "validation": {"class_path": "toy_suite.Cats", "init_args": {"size": 32}},
+            "size": 32, "batch_size": 2, "workers": 0,
+        },
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder that holds the user's package and recipe, as the working directory."""
+    (tmp_path / "toy_suite.py").write_text(textwrap.dedent(EXTENSION))
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(RECIPE))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["smalti"])
+    yield tmp_path
+    sys.modules.pop("toy_suite", None)
+
+
+def test_a_recipe_of_own_classes_trains_and_is_evaluated(folder):
+    assert main(["fit", "-c", "toy.yaml"]) == 0
+    header, *_ = (folder / "runs" / "version_0" / "metrics.csv").read_text().splitlines()
+    assert {"train/edges", "val/edges", "val/psnr"} <= set(header.split(","))
+    checkpoint = "runs/version_0/checkpoints/last.ckpt"
+    words = ["--tokenizer", checkpoint, "--data", "toy_suite.Cats:48", "--protocol", "native"]
+    assert main(["evaluate", *words, "--metric", "toy_suite.MaxError", "--out", "report"]) == 0
+    report = json.loads((folder / "report" / "metrics.json").read_text())
+    assert report["samples"] == 6
+    assert 0 < report["metrics"]["max_error"]["value"] <= 255
+    assert not report["metrics"]["max_error"]["comparable"]
+    assert "8-bit levels" in report["definitions"]["max_error"]
+    assert report["baseline"]["metrics"]["max_error"]["value"] > 0
+    assert "max_error" in (folder / "report" / "per_sample.csv").read_text().splitlines()[0]
+
+
+def test_a_release_of_an_own_family_is_imported(folder):
+    import toy_suite
+
+    theirs = toy_suite.build({"width": 3})
+    save_file({f"net.{name}": weight for name, weight in theirs.state_dict().items()}, folder / "theirs.safetensors")
+    (folder / "theirs.yaml").write_text("width: 3\n")
+    words = ["import", "toy_suite.FAMILY", "theirs.safetensors", "--config", "theirs.yaml", "-o", "ours"]
+    assert main(words) == 0
+    import smalti
+
+    ours = smalti.load("ours")
+    assert all(torch.equal(weight, theirs.state_dict()[name]) for name, weight in ours.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("words", "culprit"),
+    [
+        (["evaluate", "--data", "nowhere.Cats", "--tokenizer", "x", "-o", "y"], "nowhere"),
+        (["evaluate", "--data", "toy_suite.Dogs", "--tokenizer", "x", "-o", "y"], "toy_suite.Dogs"),
+        (["evaluate", "--data", "toy_suite.Cats", "--metric", "toy_suite.EdgeLoss", "--tokenizer", "x", "-o", "y"], "EdgeLoss"),
+        (["import", "toy_suite.Rounding", "x.ckpt", "--config", "toy.yaml", "-o", "y"], "toy_suite.Rounding"),
+    ],
+)
+def test_what_is_not_there_is_named(folder, capsys, words, culprit):
+    assert main(words) == 2
+    message = capsys.readouterr().err.strip().splitlines()
+    assert len(message) == 1
+    assert culprit in message[0]

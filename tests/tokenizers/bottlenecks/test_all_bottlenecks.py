@@ -1,0 +1,142 @@
+"""The contract that every bottleneck fulfills."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import smalti.tokenizers.bottlenecks as bottlenecks
+from smalti.errors import SmaltiError
+from smalti.tokenizers.bottlenecks import (
+    BSQ,
+    FSQ,
+    GQ,
+    KL,
+    VQ,
+    Quantizer,
+    ResidualFSQ,
+    ResidualVQ,
+    SimVQ,
+)
+from smalti.tokenizers.configurable import from_config, get_config
+
+BUILDERS = {
+    "kl": lambda: KL(6),
+    "kl_shared": lambda: KL(6, shared_log_variance=True),
+    "fsq": lambda: FSQ([8, 5, 5, 5]),
+    "fsq_tokens": lambda: FSQ(levels=[16, 2, 3], tokens_per_position=3),
+    "gq": lambda: GQ(4, 8),
+    "gq_published": lambda: GQ(2, 9, codebook_entropy="pooled", log_offset=1e-5),
+    "bsq": lambda: BSQ(36),
+    "bsq_groups": lambda: BSQ(5, groups=2, temperature=0.02),
+    "vq": lambda: VQ(6, 40),
+    "vq_cosine": lambda: VQ(6, 40, cosine=True, rotation_trick=True),
+    "simvq": lambda: SimVQ(6, 40),
+    "residual_vq": lambda: ResidualVQ(6, 3, 40),
+    "residual_fsq": lambda: ResidualFSQ([8, 5, 5], 3),
+}
+QUANTIZERS = [name for name in BUILDERS if not name.startswith("kl")]
+
+
+@pytest.fixture(params=BUILDERS)
+def bottleneck(request):
+    torch.manual_seed(0)
+    return BUILDERS[request.param]()
+
+
+@pytest.fixture(params=QUANTIZERS)
+def quantizer(request):
+    torch.manual_seed(0)
+    return BUILDERS[request.param]()
+
+
+def random_positions(bottleneck, count=64):
+    return torch.randn(2, count, bottleneck.in_dim, generator=torch.Generator().manual_seed(1))
+
+
+def test_losses_reach_the_input_in_training_and_are_absent_in_evaluation(bottleneck):
+    h = random_positions(bottleneck).requires_grad_()
+    code = bottleneck(h)
+    assert code.z.shape == (2, 64, bottleneck.out_dim)
+    assert all(loss.ndim == 0 and loss.isfinite() for loss in code.losses.values())
+    (code.z.square().sum() + sum(code.losses.values())).backward()
+    assert h.grad.isfinite().all()
+    assert h.grad.abs().max() > 0
+    assert bottleneck.eval()(h).losses == {}
+
+
+def test_ids_are_in_range_and_lookup_returns_z_exactly(quantizer):
+    code = quantizer.eval()(random_positions(quantizer))
+    assert isinstance(quantizer, Quantizer)
+    assert type(quantizer.codebook_size) is int
+    assert code.ids.dtype == torch.int64
+    assert code.ids.shape == (2, 64, quantizer.tokens_per_position)
+    assert 0 <= code.ids.min() <= code.ids.max() < quantizer.codebook_size
+    assert len(code.ids.unique()) > 1
+    assert torch.equal(quantizer.lookup(code.ids), code.z)
+
+
+def test_training_and_evaluation_return_the_same_ids(quantizer):
+    h = random_positions(quantizer)
+    expected = quantizer.eval()(h)
+    code = quantizer.train()(h)
+    assert torch.equal(code.ids, expected.ids)
+    # In training, rotation trick and residual sums round differently by a few float32 rounding errors per operation.
+    torch.testing.assert_close(code.z, expected.z, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_has_no_effect(quantizer, dtype):
+    h = random_positions(quantizer)
+    expected = quantizer.eval()(h)
+    expected_of_half = quantizer(h.to(dtype).float())
+    with torch.autocast("cpu", dtype=dtype):
+        code, half = quantizer(h), quantizer(h.to(dtype))
+        z = quantizer.lookup(code.ids)
+    assert torch.equal(code.ids, expected.ids)
+    assert torch.equal(half.ids, expected_of_half.ids)
+    assert torch.equal(z, expected.z)
+    assert z.dtype == torch.float32
+
+
+def test_wrong_ids_and_channels_are_refused(quantizer):
+    ids = torch.zeros(1, 2, quantizer.tokens_per_position, dtype=torch.int64)
+    with pytest.raises(SmaltiError, match="The ids range from"):
+        quantizer.lookup(ids + quantizer.codebook_size)
+    with pytest.raises(SmaltiError, match="The ids range from"):
+        quantizer.lookup(ids - 1)
+    with pytest.raises(SmaltiError, match="tokens per position"):
+        quantizer.lookup(torch.cat([ids, ids], dim=-1))
+    with pytest.raises(ValueError, match="takes"):
+        quantizer(torch.zeros(1, 2, quantizer.in_dim + 1))
+
+
+def test_config_and_weights_rebuild_the_bottleneck_on_the_meta_device(bottleneck):
+    config = get_config(bottleneck)
+    with torch.device("meta"):
+        again = from_config(config)
+    again.load_state_dict(bottleneck.state_dict(), assign=True)
+    assert get_config(again) == config
+    h = random_positions(bottleneck)
+    expected, code = bottleneck.eval()(h), again.eval()(h)
+    assert torch.equal(code.z, expected.z)
+    assert (code.ids is None and expected.ids is None) or torch.equal(code.ids, expected.ids)
+
+
+def test_the_library_is_imported_only_for_its_adapters():
+    program = (
+        "import sys, smalti.tokenizers.bottlenecks as b\n"
+        "foreign = {'vector_quantize_pytorch', 'einops', 'einx', 'lightning'}\n"
+        "assert not foreign & set(sys.modules), foreign & set(sys.modules)\n"
+        "b.VQ\n"
+        "assert 'vector_quantize_pytorch' in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_all_public_names_exist_and_others_raise():
+    assert all(hasattr(bottlenecks, name) for name in bottlenecks.__all__)
+    with pytest.raises(AttributeError, match="LFQ"):
+        _ = bottlenecks.LFQ

@@ -1,0 +1,51 @@
+"""The perceptual loss on real frames."""
+
+import pytest
+import torch
+
+from smalti.errors import SmaltiError
+from smalti.pixels import frames_as_images
+from smalti.trainers import PerceptualLoss
+
+# A mean of float32 distances below 1 in two batch shapes, after a network of some fifty layers.
+TOLERANCE = 1e-5
+
+
+@pytest.fixture
+def degraded(clip):
+    """The clip with a contrast that decreases frame by frame."""
+    return clip * torch.linspace(1, 0.3, 8).view(1, 1, 8, 1, 1)
+
+
+@pytest.fixture
+def frame_distances(clip, degraded):
+    """The distance of each frame."""
+    network = PerceptualLoss("efflite0")._networks[0]
+    return network(frames_as_images(degraded), frames_as_images(clip))
+
+
+def test_clips_are_compared_frame_by_frame(clip, degraded, frame_distances):
+    assert float(PerceptualLoss("efflite0")(degraded, clip)) == pytest.approx(float(frame_distances.mean()), abs=TOLERANCE)
+
+
+def test_training_compares_random_frames(clip, degraded, frame_distances):
+    loss = PerceptualLoss("efflite0", frames_per_clip=1)
+    seen = set()
+    for seed in range(8):
+        torch.manual_seed(seed)
+        errors = (frame_distances - float(loss(degraded, clip))).abs()
+        seen.add(int(errors.argmin()))
+        assert errors.min() < TOLERANCE
+    assert len(seen) > 2
+    image = float(loss(degraded[:, :, 0], clip[:, :, 0]))
+    assert image == pytest.approx(float(frame_distances[0]), abs=TOLERANCE)
+
+
+def test_evaluation_compares_all_frames(clip, degraded, frame_distances):
+    loss = PerceptualLoss("efflite0", frames_per_clip=1).eval()
+    assert float(loss(degraded, clip)) == pytest.approx(float(frame_distances.mean()), abs=TOLERANCE)
+
+
+def test_no_frames_are_refused():
+    with pytest.raises(SmaltiError, match="at least 1"):
+        PerceptualLoss("efflite0", frames_per_clip=0)

@@ -1,0 +1,181 @@
+"""Runs that are resumed, interrupted or diverge; checkpoints that fit the recipe, and others."""
+
+import logging
+import os
+import signal
+
+import pytest
+import torch
+
+from smalti.errors import DivergedError, SmaltiError
+from smalti.tokenizers.bottlenecks import GQ
+from smalti.tokenizers.checkpoints import CHECKPOINT_KEY, load
+from smalti.trainers import Checkpoints, GANLoss, PatchDiscriminator, TemporalDiscriminator
+from smalti.trainers.resuming import check_resumable
+
+
+@pytest.fixture
+def interrupt_handler():
+    """A function that sets the handler of SIGINT, which is restored afterwards: a shell may have disabled SIGINT."""
+    previous = signal.getsignal(signal.SIGINT)
+    yield lambda handler: signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGINT, signal.SIG_DFL if previous is None else previous)
+
+
+@pytest.mark.parametrize("generative", [False, True])
+def test_a_resumed_run_equals_an_uninterrupted_one(training, trainer, data, small, toy_loss, tmp_path, generative):
+    """Losses, weights, averages, LeCAM, spectral norms, optimizer, schedule, data order and noise are exactly equal."""
+
+    def module():
+        schedule = {"scheduler": lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda step: 1 / (1 + step))}
+        tokenizer = small(generative=generative)  # seeds what follows
+        discriminator = PatchDiscriminator(8, 1) if generative else TemporalDiscriminator(8, 1)
+        losses = {"features": toy_loss()} if generative else None
+        return training(tokenizer, gan=GANLoss(discriminator, start=2), losses=losses, **schedule)
+
+    whole = trainer(max_steps=8)  # an epoch has six batches
+    uninterrupted = module()
+    whole.fit(uninterrupted, data())
+    first = trainer(Checkpoints(every_n_train_steps=100, dirpath=tmp_path), max_steps=4, enable_checkpointing=True)
+    first.fit(module(), data())
+    second = trainer(max_steps=8)
+    resumed = module()
+    torch.manual_seed(12345)  # another process has another random state
+    second.fit(resumed, data(), ckpt_path=tmp_path / "last.ckpt")
+    assert first.recorder.rows + second.recorder.rows == whole.recorder.rows
+    assert whole.recorder.rows[1]["train/discriminator"] == 0
+    assert whole.recorder.rows[2]["train/discriminator"] > 0
+    states = [m.state_dict() for m in (uninterrupted, resumed)]  # the averages, as `fit` leaves them
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert states[0]["gan.lecam.average_real"] != 0
+
+
+def interrupt(module):
+    """Let a training send itself SIGINT in the middle of the accumulation of its second step."""
+    step = module.training_step
+
+    def interrupted(batch, batch_idx):
+        if module.global_step == 1 and batch_idx % 2 == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(batch, batch_idx)
+
+    module.training_step = interrupted
+    return module
+
+
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN], ids=["default", "ignored"])
+def test_an_interrupted_run_can_be_resumed_exactly(training, trainer, data, small, tmp_path, interrupt_handler, handler):
+    """The interrupted step is finished and saved, and the noise continues as in an uninterrupted run.
+
+    The handler is the default one, or SIG_IGN as in a background job.
+    """
+    interrupt_handler(handler)
+    options = {"accumulate_grad_batches": 2, "max_steps": 5}
+    whole = trainer(**options)
+    whole.fit(training(small(generative=True)), data())
+    first = trainer(Checkpoints(every_n_train_steps=100, dirpath=tmp_path), enable_checkpointing=True, **options)
+    with pytest.raises(SystemExit):
+        first.fit(interrupt(training(small(generative=True))), data())
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
+    assert signal.getsignal(signal.SIGINT) is handler
+    second = trainer(**options)
+    second.fit(training(small(generative=True)), data(), ckpt_path=tmp_path / "last.ckpt")
+    rows = first.recorder.rows + second.recorder.rows
+    for row, expected in zip(rows, whole.recorder.rows, strict=True):
+        # Gradient norms are logged once per accumulation, and the process that logged one keeps it in later rows.
+        assert row == {name: value for name, value in expected.items() if name in row}
+        assert {name for name in expected if "norm" not in name} <= row.keys()
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_DFL, lambda *_: None], ids=["SIG_DFL", "custom"])
+def test_any_interrupt_handler_is_restored(training, trainer, data, tmp_path, interrupt_handler, handler):
+    interrupt_handler(handler)
+    trainer(Checkpoints(dirpath=tmp_path), max_steps=1, enable_checkpointing=True).fit(training(), data())
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_handler_that_python_cannot_restore_is_left_in_place(training, trainer, data, tmp_path, monkeypatch):
+    """`getsignal` returns None for a handler that was not installed from Python."""
+    installed = []
+    getsignal, set_handler = signal.getsignal, signal.signal
+    monkeypatch.setattr(signal, "getsignal", lambda number: None if number == signal.SIGINT else getsignal(number))
+    monkeypatch.setattr(signal, "signal", lambda number, handler: installed.append(number) or set_handler(number, handler))
+    trainer(Checkpoints(dirpath=tmp_path), max_steps=1, enable_checkpointing=True).fit(training(), data())
+    assert signal.SIGINT not in installed
+
+
+def test_each_checkpoint_is_logged_once(training, trainer, data, tmp_path, caplog):
+    run = trainer(Checkpoints(every_n_train_steps=100, dirpath=tmp_path), max_steps=2, enable_checkpointing=True)
+    with caplog.at_level(logging.INFO, logger="smalti"):
+        run.fit(training(), data())
+    assert [r.getMessage() for r in caplog.records if "Saved" in r.getMessage()] == [f"Saved {tmp_path / 'step=2.ckpt'}."]
+
+
+def test_a_nan_stops_the_training_before_it_reaches_the_weights(training, trainer, data, tmp_path):
+    module = training()
+    step = module.training_step
+
+    def poisoned(batch, batch_idx):
+        if module.global_step == 2:
+            batch.pixels[0, 0, 0, 0] = float("nan")
+        return step(batch, batch_idx)
+
+    module.training_step = poisoned
+    run = trainer(Checkpoints(every_n_train_steps=100, dirpath=tmp_path), max_steps=5, enable_checkpointing=True)
+    with pytest.raises(DivergedError) as caught:
+        run.fit(module, data())
+    assert "Step 2" in str(caught.value)
+    assert "l1" in str(caught.value)
+    assert run.recorder.rows[0]["names"][0].endswith((".png", ".jpg"))
+    source = data().train
+    assert any(source.name(index) in str(caught.value) for index in range(len(source)))
+    saved = load(tmp_path / "last.ckpt")
+    assert all(p.isfinite().all() for p in saved.parameters())
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 2
+    assert all(value.isfinite().all() for value in checkpoint["current_model_state"].values())
+
+
+def test_a_checkpoint_without_the_discriminator_is_refused(training, trainer, data, tmp_path):
+    run = trainer(Checkpoints(dirpath=tmp_path), max_steps=1, enable_checkpointing=True)
+    run.fit(training(gan=False, weights={"l1": 1.0}), data())
+    with pytest.raises(SmaltiError, match=r"gan\..* is only in the recipe"):
+        trainer().fit(training(), data(), ckpt_path=tmp_path / "last.ckpt")
+
+
+def test_a_checkpoint_of_another_tokenizer_is_refused(training, trainer, data, small, tmp_path):
+    run = trainer(Checkpoints(dirpath=tmp_path), max_steps=1, enable_checkpointing=True)
+    run.fit(training(), data())
+    with pytest.raises(SmaltiError, match="another tokenizer"):
+        trainer().fit(training(small(GQ(2, 4, codebook_entropy="pooled"))), data(), ckpt_path=tmp_path / "last.ckpt")
+
+
+def test_a_checkpoint_from_before_an_argument_was_added_can_be_resumed(training):
+    """And one that names classes by their old paths."""
+    module = training()
+    checkpoint = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    config = checkpoint[CHECKPOINT_KEY]
+    bottleneck = config["init_args"]["bottleneck"]
+    assert bottleneck["init_args"].pop("codebook_entropy") == "per_group"  # its default
+    bottleneck["class_path"] = "smalti.tokenizers.bottlenecks.gq.GQ"
+    module.on_load_checkpoint(checkpoint)
+    bottleneck["init_args"]["codebook_entropy"] = "pooled"
+    with pytest.raises(SmaltiError, match="another tokenizer"):
+        module.on_load_checkpoint(checkpoint)
+
+
+def test_a_checkpoint_without_a_tokenizer_is_refused():
+    with pytest.raises(SmaltiError, match="another tokenizer"):
+        check_resumable({"state_dict": {}}, {"class_path": "smalti.Tokenizer", "init_args": {}}, [])
+
+
+def test_a_checkpoint_with_old_weight_names_is_upgraded(training):
+    module = training()
+    checkpoint = {"state_dict": {name.replace("gan.", "adversary."): w for name, w in module.state_dict().items()}}
+    checkpoint["callbacks"] = {"MeasureLatents": {"batches": 3}}
+    module.on_save_checkpoint(checkpoint)
+    module.on_load_checkpoint(checkpoint)
+    assert checkpoint["state_dict"].keys() == module.state_dict().keys()
+    assert checkpoint["callbacks"] == {"LatentStatisticsCallback": {"batches": 3}}
