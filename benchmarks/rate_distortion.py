@@ -30,7 +30,7 @@ from smalti import Tokenizer, load
 from smalti.cli.recipe_files import find_recipe
 from smalti.data import Clips, VideoEvaluationTransform, evaluation_loader
 from smalti.eval.baseline import count_kept_pixels, make_baseline
-from smalti.eval.functional import mean_over_frames, psnr
+from smalti.eval.metrics import PSNR
 from smalti.pixels import pixels_to_uint8
 from smalti.types import Latents, pack
 from training_runs import find_checkpoint, fit, read_metrics
@@ -117,7 +117,7 @@ def held_out_clips() -> list[Tensor]:
 def measure(tokenizer: Tokenizer, clips: list[Tensor]) -> list[dict[str, float | str]]:
     """Return one row of the table per way to count bits, with the keys bits, bits_per_pixel and psnr."""
     encoded = [tokenizer.encode(x) for x in clips]
-    psnr = mean_psnr(clips, [decode(tokenizer, latents) for latents in encoded])
+    psnr = mean_psnr(clips, [reconstruct(tokenizer, latents) for latents in encoded])
     positions = sum(latents.positions for latents in encoded)
     pixels = sum(x[0, 0].numel() for x in clips)
     if tokenizer.discrete:
@@ -127,7 +127,7 @@ def measure(tokenizer: Tokenizer, clips: list[Tensor]) -> list[dict[str, float |
     samples = []
     for x, latents in zip(clips, encoded, strict=True):
         sample, kl = draw_sample(tokenizer, x, latents)
-        samples.append(decode(tokenizer, sample))
+        samples.append(reconstruct(tokenizer, sample))
         nats += kl * latents.positions
     means_bits = 16 * tokenizer.bottleneck.out_dim * positions
     return [
@@ -149,15 +149,16 @@ def draw_sample(tokenizer: Tokenizer, x: Tensor, latents: Latents) -> tuple[Late
     return replace(latents, code=code), float(code.losses["kl"])
 
 
-def decode(tokenizer: Tokenizer, latents: Latents) -> Tensor:
-    """Decode with a fixed seed for the noise of the decoder."""
-    return tokenizer.decode(latents, torch.Generator().manual_seed(0))
+def reconstruct(tokenizer: Tokenizer, latents: Latents) -> Tensor:
+    """Decode to uint8 pixels, with a fixed seed for the noise of the decoder."""
+    return pixels_to_uint8(tokenizer.decode(latents, torch.Generator().manual_seed(0)))
 
 
 def mean_psnr(clips: list[Tensor], reconstructions: list[Tensor]) -> float:
-    """Return the PSNR in dB of frames that are rounded to 8 bits, averaged over frames and clips in [-1, 1]."""
-    pairs = [(pixels_to_uint8(x), pixels_to_uint8(y)) for x, y in zip(clips, reconstructions, strict=True)]
-    return float(torch.cat([mean_over_frames(psnr, x, y) for x, y in pairs]).mean())
+    """Return the PSNR in dB, averaged over frames and clips. Clips are pixels in [-1, 1], reconstructions are uint8."""
+    metric = PSNR()
+    pairs = zip(clips, reconstructions, strict=True)
+    return float(torch.cat([metric.measure(pixels_to_uint8(x), y) for x, y in pairs]).mean())
 
 
 def print_table(clips: list[Tensor], names: list[str], out: Path) -> None:
@@ -167,25 +168,22 @@ def print_table(clips: list[Tensor], names: list[str], out: Path) -> None:
         steps = max(int(row["step"]) for row in read_metrics(out / name)) + 1
         for row in measure(load(find_checkpoint(out / name)).eval(), clips):
             print(f"| {name} | {steps} | {row['bits']} | {row['bits_per_pixel']:.4f} | {row['psnr']:.2f} |", flush=True)
-    originals = [pixels_to_uint8(x) for x in clips]
     for stride in ((4, 8, 8), (8, 32, 32)):
-        restored = [make_baseline(x, stride) for x in originals]
-        kept_bits = 24 * sum(count_kept_pixels(x, stride) for x in originals) / sum(x[0, 0].numel() for x in originals)
-        pairs = zip(originals, restored, strict=True)
-        mean = float(torch.cat([mean_over_frames(psnr, x, y) for x, y in pairs]).mean())
+        psnr = mean_psnr(clips, [make_baseline(pixels_to_uint8(x), stride) for x in clips])
+        kept_bits = 24 * sum(count_kept_pixels(x, stride) for x in clips) / sum(x[0, 0].numel() for x in clips)
         label = f"every {stride[0]}th frame at 1/{stride[1]} of its size"
-        print(f"| {label} | | 8 bits per color channel | {kept_bits:.4f} | {mean:.2f} |")
+        print(f"| {label} | | 8 bits per color channel | {kept_bits:.4f} | {psnr:.2f} |")
 
 
 @torch.no_grad()
 def save_frames(clip: Tensor, names: list[str], out: Path) -> None:
     """Write reconstructions.png: five frames of a clip (1, 3, T, H, W), and below them those of each variant."""
-    rows = [clip]
+    rows = [pixels_to_uint8(clip)]
     for name in names:
         tokenizer = load(find_checkpoint(out / name)).eval()
-        rows.append(decode(tokenizer, tokenizer.encode(clip)))
+        rows.append(reconstruct(tokenizer, tokenizer.encode(clip)))
     columns = [0, 4, 8, 12, 16]
-    frames = torch.cat([pixels_to_uint8(row)[0, :, columns].movedim(1, 0) for row in rows])
+    frames = torch.cat([row[0, :, columns].movedim(1, 0) for row in rows])
     enlarged = frames.repeat_interleave(2, 2).repeat_interleave(2, 3)
     save_image(make_grid(enlarged, nrow=len(columns), pad_value=255) / 255, out / "reconstructions.png")
 

@@ -115,3 +115,21 @@ def photo():
 
     image = torch.from_numpy(data.chelsea()).permute(2, 0, 1)[None]
     return uint8_to_pixels(torch.nn.functional.interpolate(image.float(), (64, 96), mode="area").round().to(torch.uint8))
+
+
+@pytest.fixture
+def share_noise(monkeypatch):
+    """A function that makes `torch.randn` return the same noise for the same shape, to compare two implementations.
+
+    It returns the dictionary of the noise drawn so far, by shape.
+    """
+    noise, draw = {}, torch.randn
+
+    def randn(shape, *, dtype=None, **_):
+        return noise.setdefault(tuple(shape), draw(shape)).to(dtype or torch.float32)
+
+    def patch():
+        monkeypatch.setattr(torch, "randn", randn)
+        return noise
+
+    return patch

@@ -114,9 +114,11 @@ def run(name: str, arguments: list[str]) -> int:
 
 
 def _quiet_lightning() -> None:
-    """Drop Lightning's tips and a deprecation warning of its own code."""
+    """Drop Lightning's tips, and warnings that do not apply."""
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_about_the_run)
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
+    # Validation metrics are already means over all ranks when they are logged.
+    warnings.filterwarnings("ignore", message=r".*It is recommended to use `self\.log\('(val|test)/.*sync_dist=True.*")
 
 
 def _is_about_the_run(record: logging.LogRecord) -> bool:

@@ -13,48 +13,51 @@ from lightning.pytorch.callbacks import ProgressBar
 class LogProgress(ProgressBar):
     """Prints one line of progress at a time: step, speed, time left and metrics.
 
-    A progress bar redraws its line in place, which fills a log file with copies of it. This one prints a line at the first
-    step, then at most every `seconds`, after each validation and at the end.
+    A progress bar redraws its line in place, which fills a log file with copies of it. This one prints a line after the
+    first step, then at most every `seconds`, after each validation and at the end, and at most one line per step.
 
     Args:
-        seconds: minimum time between two lines in seconds.
+        seconds: minimum time between two lines, in seconds.
     """
 
     def __init__(self, seconds: float = 10.0) -> None:
         super().__init__()
         self.seconds = seconds
         self._enabled = True
-        self._first: tuple[float, int] | None = None
+        self._start: tuple[float, int] | None = None
         self._printed: tuple[float, int] | None = None
 
     def disable(self) -> None:
-        """Print nothing; Lightning calls this on all ranks but the first."""
+        """Print nothing. Lightning calls this on all ranks but the first."""
         self._enabled = False
 
     def enable(self) -> None:
         """Print again."""
         self._enabled = True
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Print a line where enough time has passed since the last one, and at the last step."""
+        """Print a line for the previous step, if enough time has passed since the last line."""
         now = time.monotonic()
-        if self._first is None:
-            self._first = (now, trainer.global_step)
-        last = trainer.global_step == trainer.max_steps
-        if self._printed is None or last or now - self._printed[0] >= self.seconds:
-            self._print(trainer, pl_module, now)
+        if self._start is None:
+            self._start = (now, trainer.global_step)
+        elif self._printed is None or now - self._printed[0] >= self.seconds:
+            self._print(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print a line with the metrics of the validation."""
-        if self._first is not None:
-            self._print(trainer, pl_module, time.monotonic(), force=True)
+        self._print(trainer, pl_module)
 
-    def _print(self, trainer: pl.Trainer, pl_module: pl.LightningModule, now: float, *, force: bool = False) -> None:
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print a line for the last step."""
+        self._print(trainer, pl_module)
+
+    def _print(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         step = trainer.global_step
-        if not self._enabled or (not force and self._printed is not None and self._printed[1] == step):
+        if not self._enabled or self._start is None or (self._printed is not None and self._printed[1] == step):
             return
+        now = time.monotonic()
         self._printed = (now, step)
         metrics = self.get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
@@ -66,12 +69,11 @@ class LogProgress(ProgressBar):
         print(", ".join(parts), flush=True)
 
     def _speed(self, trainer: pl.Trainer, now: float) -> list[str]:
-        """Return steps per second since the first printed step, and the time left where the number of steps is known."""
-        assert self._first is not None
-        seconds, steps = now - self._first[0], trainer.global_step - self._first[1]
+        """Return the steps per second so far and, if the number of steps is known, the time left."""
+        assert self._start is not None
+        seconds, steps = now - self._start[0], trainer.global_step - self._start[1]
         if seconds <= 0 or steps <= 0:
             return []
         speed = steps / seconds
-        left = (trainer.max_steps - trainer.global_step) / speed if trainer.max_steps > 0 else 0.0
-        remaining = [f"{timedelta(seconds=round(left))} left"] if left > 0 else []
-        return [f"{speed:.2f} steps/s", *remaining]
+        left = round((trainer.max_steps - trainer.global_step) / speed)
+        return [f"{speed:.2f} steps/s", *([f"{timedelta(seconds=left)} left"] if left > 0 else [])]

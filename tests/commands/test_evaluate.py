@@ -5,57 +5,93 @@ import json
 import pytest
 
 from smalti.__main__ import main
-from smalti.eval import pretrained_weights as weights
+from smalti.eval import pretrained_weights
 from smalti.tokenizers.checkpoints import save
 
 
 @pytest.fixture
-def work(tmp_path, small, monkeypatch):
-    """A folder with a tokenizer, on a machine that has no weights of metric networks and no network."""
+def workspace(tmp_path, small, monkeypatch):
+    """A folder with a tokenizer, on a machine without pretrained weights and without a connection."""
 
-    def refused(*args, **kwargs):
-        raise OSError("no network")
+    def fail(*args, **kwargs):
+        raise OSError("no connection")
 
     save(small(), tmp_path / "tokenizer")
-    monkeypatch.setattr(weights, "_failures", {})
-    monkeypatch.setattr("torch.hub.download_url_to_file", refused)
+    monkeypatch.setattr(pretrained_weights, "_failures", {})
+    monkeypatch.setattr("torch.hub.download_url_to_file", fail)
     monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path / "hub"))
     monkeypatch.delenv("SMALTI_WEIGHTS", raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def evaluate(data, protocol):
-    place = ["--out", "report", "--workers", "0", "--device", "cpu"]
-    return main(["evaluate", "--tokenizer", "tokenizer", "--data", data, "--protocol", protocol, *place])
+def evaluate(data, protocol, *options):
+    arguments = ["--out", "report", "--workers", "0", "--device", "cpu", *options]
+    return main(["evaluate", "--tokenizer", "tokenizer", "--data", data, "--protocol", protocol, *arguments])
 
 
-def test_clips_by_a_protocol_that_tells_length_size_and_rate(work, capsys):
+def read_report(folder):
+    return json.loads((folder / "report" / "metrics.json").read_text())
+
+
+def test_clips_by_a_protocol_that_states_frames_size_and_frame_rate(workspace, capsys):
     assert evaluate("clips:validation", "clip3x64@24") == 0
-    shown = capsys.readouterr().out
-    assert "psnr_clip" in shown
-    assert "fvd_efflite0" in shown
-    assert "examples.mp4" in shown
-    told = json.loads((work / "report" / "metrics.json").read_text())
-    assert (told["protocol"]["frames"], told["protocol"]["crop"], told["protocol"]["rate"]) == (3, 64, 24)
-    assert (told["samples"], told["skipped"], told["data"]["source"]) == (5, 0, "clips:validation")
-    assert told["metrics"]["fvd_efflite0"]["comparable"] is False
-    assert "rfvd" not in told["metrics"]
-    assert told["metrics"]["psnr_clip"]["value"] <= told["metrics"]["psnr"]["value"]
-    # The tokenizer codes frame by frame: 2 x 4 bits for 4 x 4 pixels.
-    assert told["codebook"]["bits_per_pixel"] == 0.5
-    assert all((work / "report" / name).stat().st_size for name in ("contact_sheet.png", "examples.mp4"))
+    output = capsys.readouterr().out
+    assert "psnr_clip" in output
+    assert "fvd_efflite0" in output
+    assert "examples.mp4" in output
+    report = read_report(workspace)
+    assert (report["protocol"]["frames"], report["protocol"]["crop"], report["protocol"]["rate"]) == (3, 64, 24)
+    assert (report["samples"], report["skipped"], report["data"]["source"]) == (5, 0, "clips:validation")
+    assert report["metrics"]["fvd_efflite0"]["comparable"] is False
+    assert "rfvd" not in report["metrics"]
+    assert report["metrics"]["psnr_clip"]["value"] <= report["metrics"]["psnr"]["value"]
+    # The tokenizer processes frames separately: 2 x 4 bits for 4 x 4 pixels.
+    assert report["codebook"]["bits_per_pixel"] == 0.5
+    assert all((workspace / "report" / name).stat().st_size for name in ("contact_sheet.png", "examples.mp4"))
+
+
+def test_additional_metrics_by_name_and_by_class_path(workspace, monkeypatch):
+    (workspace / "own_metric.py").write_text(
+        "from smalti.eval.metrics import SampleMetric\n"
+        "class MaxError(SampleMetric):\n"
+        "    name, higher_is_better, range, definition = 'max_error', False, (0.0, 255.0), 'largest error'\n"
+        "    def measure(self, original, candidate):\n"
+        "        return (original.int() - candidate.int()).abs().flatten(1).amax(1).double()\n"
+    )
+    monkeypatch.syspath_prepend(workspace)
+    metrics = ["--metric", "own_metric.MaxError", "--metric", "psnr", "--metric", "fd_efflite0"]
+    assert evaluate("photos:validation", "square32", *metrics) == 0
+    report = read_report(workspace)
+    assert list(report["metrics"]) == ["psnr", "ssim", "perceptual_efflite0", "fd_efflite0", "max_error"]
+    assert 0 < report["metrics"]["max_error"]["value"] <= 255
+    header = (workspace / "report" / "per_sample.csv").read_text().splitlines()[0]
+    assert header.endswith("baseline_max_error")
 
 
 @pytest.mark.parametrize(
-    ("data", "protocol", "says"),
+    ("data", "protocol", "options", "message"),
     [
-        ("clips:validation", "square64", "clips:validation holds videos, and the protocol square64 is for images"),
-        ("photos:validation", "clip3x64", "photos:validation holds images, and the protocol clip3x64 is for videos"),
+        (
+            "clips:validation",
+            "square64",
+            (),
+            "clips:validation contains videos, but the protocol square64 is for images",
+        ),
+        (
+            "photos:validation",
+            "clip3x64",
+            (),
+            "photos:validation contains images, but the protocol clip3x64 is for videos",
+        ),
+        ("photos:validation", "square64", ("--metric", "nowhere.Metric"), "nowhere.Metric cannot be imported"),
+        ("photos:validation", "square64", ("--metric", "psnr_clip"), "psnr_clip is a metric of clips"),
+        ("photos:validation", "square64", ("--metric", "lpips_alex"), "alexnet weights are not on this machine"),
+        ("photos:validation", "square64", ("--weights", "nowhere"), "--weights is nowhere, which is not a folder"),
     ],
 )
-def test_the_protocol_must_be_of_the_datas_kind(work, capsys, data, protocol, says):
-    assert evaluate(data, protocol) == 2
-    message = capsys.readouterr().err.strip().splitlines()[-1]
-    assert says in message
-    assert not (work / "report").exists()
+def test_invalid_options_print_one_sentence(workspace, capsys, data, protocol, options, message):
+    assert evaluate(data, protocol, *options) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in error
+    assert not (workspace / "report").exists()

@@ -304,7 +304,7 @@ def test_reports_and_exports_record_the_branch(work):
     save(joint_tokenizer(), work / "single")
     for branch in ("discrete", "continuous"):
         assert main(["export", "single", "-o", branch, "--as", branch]) == 0
-        assert json.loads(Path(branch, "config.json").read_text())["provenance"]["path"] == branch
+        assert json.loads(Path(branch, "config.json").read_text())["provenance"]["branch"] == branch
     data = ["--data", "photos:validation", "--protocol", "square32", "--workers", "0", "--out", "report"]
     assert main(["evaluate", "--tokenizer", "single", "--as", "continuous", *data]) == 0
     report = json.loads(Path("report/metrics.json").read_text())

@@ -33,7 +33,9 @@ def random_features(seed, n, m, dim):
 @given(st.integers(0, 10**6), st.integers(12, 80), st.integers(12, 80), st.integers(2, 8), st.integers(1, 9))
 def test_the_distance_equals_its_definition(seed, n, m, dim, blocks):
     x, y = random_features(seed, n, m, dim)
-    assert frechet_distance(statistics(x, blocks), statistics(y, blocks)) == pytest.approx(by_definition(x, y), rel=1e-6, abs=1e-6)
+    assert frechet_distance(statistics(x, blocks), statistics(y, blocks)) == pytest.approx(
+        by_definition(x, y), rel=1e-6, abs=1e-6
+    )
 
 
 @pytest.mark.parametrize(("n", "m"), [(5, 5), (5, 400), (400, 5), (400, 400)])
@@ -73,7 +75,9 @@ def test_parts_merge_to_the_whole_in_any_order():
 
 def test_a_large_mean_costs_no_precision():
     x, y = random_features(4, 200, 200, 6)
-    assert frechet_distance(statistics(x + 1e6, 4), statistics(y + 1e6, 4)) == pytest.approx(by_definition(x, y), rel=1e-6)
+    assert frechet_distance(statistics(x + 1e6, 4), statistics(y + 1e6, 4)) == pytest.approx(
+        by_definition(x, y), rel=1e-6
+    )
 
 
 def test_memory_is_bounded():

@@ -12,7 +12,7 @@ from smalti.eval.functional import PSNR_CEILING, bicubic, full_precision, mean_o
 from smalti.pixels import pixels_to_uint8, uint8_to_pixels
 
 SSIM_ERROR = 65025 * 2**-23 / (0.03 * 255) ** 2
-"""Error of the float32 SSIM: its variances are differences of numbers near 255^2, divided by at least c2 = (0.03 * 255)^2."""
+"""Error of the float32 SSIM: variances are differences of numbers near 255^2, divided by at least c2 = (0.03 * 255)^2."""
 
 
 def test_every_level_survives_the_round_trip():
@@ -83,7 +83,9 @@ def test_clips_average_frames_or_their_errors(clips, add_noise):
 def test_an_image_is_a_clip_of_one_frame(photos, add_noise):
     restored = add_noise(photos, 0.1)
     for metric in (psnr, ssim):
-        image, clip = (mean_over_frames(metric, x, y) for x, y in ((photos, restored), (photos[:, :, None], restored[:, :, None])))
+        image, clip = (
+            mean_over_frames(metric, x, y) for x, y in ((photos, restored), (photos[:, :, None], restored[:, :, None]))
+        )
         assert_close(image, clip)
         assert_close(image, metric(photos, restored).double())
     assert_close(psnr_clip(photos[:, :, None], restored[:, :, None]), psnr(photos, restored))

@@ -4,7 +4,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from smalti.errors import SmaltiError
-from smalti.eval.protocols import PROTOCOLS, protocol
+from smalti.eval.protocols import PROTOCOLS, get_protocol
 
 
 @pytest.mark.parametrize(
@@ -17,16 +17,16 @@ from smalti.eval.protocols import PROTOCOLS, protocol
         ("center256", None, 256),
     ],
 )
-def test_names(name, resize, crop):
-    found = protocol(name)
-    assert (found.name, found.resize, found.crop) == (name, resize, crop)
-    assert (found.interpolation, found.antialias) == ("bicubic", True)
+def test_protocols_for_images(name, resize, crop):
+    protocol = get_protocol(name)
+    assert (protocol.name, protocol.resize, protocol.crop) == (name, resize, crop)
+    assert (protocol.interpolation, protocol.antialias) == ("bicubic", True)
 
 
 @pytest.mark.parametrize("name", ["square", "square0", "square-64", "imagenet257", "", "xsquare64", "square64 "])
-def test_what_is_not_a_name(name):
+def test_unknown_names_list_the_protocols(name):
     with pytest.raises(SmaltiError, match="imagenet256") as caught:
-        protocol(name)
+        get_protocol(name)
     assert "squareN" in str(caught.value)
 
 
@@ -40,30 +40,31 @@ def test_what_is_not_a_name(name):
         ("mcljcv17x256", 17, 256, None),
     ],
 )
-def test_names_of_clips_tell_length_size_and_rate(name, frames, size, rate):
-    found = protocol(name)
-    assert found.clips
-    assert (found.name, found.frames, found.resize, found.crop, found.rate) == (name, frames, size, size, rate)
-    assert found.record()["rate"] == rate
+def test_protocols_for_clips_state_frames_size_and_frame_rate(name, frames, size, rate):
+    protocol = get_protocol(name)
+    assert protocol.clips
+    assert (protocol.name, protocol.frames, protocol.rate) == (name, frames, rate)
+    assert protocol.resize == protocol.crop == size
+    assert protocol.to_dict()["rate"] == rate
 
 
-def test_images_have_no_frames():
-    assert not any(protocol(name).clips for name in ("imagenet256", "native", "square64"))
+def test_protocols_for_images_have_no_frames():
+    assert not any(get_protocol(name).clips for name in ("imagenet256", "native", "square64"))
 
 
 @pytest.mark.parametrize("name", ["clip", "clip0", "clip17x", "clip17x0@24", "clip17@", "clip17@0", "clip17x64@2x4"])
-def test_what_is_not_a_name_of_clips(name):
+def test_malformed_names_of_clip_protocols(name):
     with pytest.raises(SmaltiError, match=r"clipT\[xN\]\[@R\]"):
-        protocol(name)
+        get_protocol(name)
 
 
-def test_all_of_it_is_provenance():
-    for name, found in PROTOCOLS.items():
-        record = json.loads(json.dumps(found.record()))
-        assert record["name"] == name
-        assert record.keys() >= {"resize", "crop", "interpolation", "antialias", "pixels", "reference", "data"}
+def test_every_attribute_is_in_the_dictionary():
+    for name, protocol in PROTOCOLS.items():
+        attributes = json.loads(json.dumps(protocol.to_dict()))
+        assert attributes["name"] == name
+        assert attributes.keys() >= {"resize", "crop", "interpolation", "antialias", "pixels", "reference", "data"}
 
 
-def test_a_protocol_cannot_be_changed():
+def test_a_protocol_is_immutable():
     with pytest.raises(FrozenInstanceError):
-        protocol("imagenet256").crop = 224  # pyright: ignore
+        get_protocol("imagenet256").crop = 224  # pyright: ignore

@@ -58,10 +58,11 @@ def trainer(tmp_path):
             "max_steps": 4,
             "logger": False,
             "enable_checkpointing": False,
+            "enable_progress_bar": False,
             "default_root_dir": tmp_path,
         } | options
         trainer = pl.Trainer(
-            accelerator="cpu", enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+            accelerator="cpu", enable_model_summary=False, num_sanity_val_steps=0,
             log_every_n_steps=1, callbacks=[TokenizerEMA(decay=0.9), *callbacks, recorder], **options,
         )  # fmt: skip
         trainer.recorder = recorder

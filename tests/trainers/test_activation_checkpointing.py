@@ -1,4 +1,4 @@
-"""CheckpointedBlock blocks: the same gradients, less memory."""
+"""Activation checkpointing: the same gradients with less memory."""
 
 import copy
 
@@ -9,23 +9,23 @@ from torch.nn import functional as F
 
 from smalti.errors import SmaltiError
 from smalti.tokenizers.layers.activation_checkpointing import CheckpointedBlock, enable_activation_checkpointing
-from smalti.tokenizers.tokenizer import Tokenizer
+from smalti.trainers import GANLoss, PatchDiscriminator
 from smalti.types import Batch
 
 
-class Noisy(CheckpointedBlock):
-    """A block with random numbers of its own, beside a state that it is given."""
+class NoisyBlock(CheckpointedBlock):
+    """A block that draws random numbers and takes an argument that is not a tensor."""
 
     def __init__(self):
         super().__init__()
         self.conv = nn.Conv2d(4, 4, 3, padding=1)
 
     def forward(self, x, scale):
-        return x + F.dropout(torch.tanh(self.conv(x)), 0.5) * torch.randn_like(x) * scale["by"]
+        return x + F.dropout(torch.tanh(self.conv(x)), 0.5) * torch.randn_like(x) * scale["factor"]
 
 
-def kept_bytes(run):
-    """Bytes that the forward pass keeps for the backward pass."""
+def saved_bytes(run):
+    """Return the bytes that the forward pass saves for the backward pass, and run both."""
     total = 0
 
     def pack(tensor):
@@ -40,11 +40,11 @@ def kept_bytes(run):
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_noise_and_precision_come_back(precision):
-    plain = nn.ModuleList(Noisy() for _ in range(3))
-    again = copy.deepcopy(plain)
-    assert enable_activation_checkpointing(again) == 3
-    assert again.state_dict().keys() == plain.state_dict().keys()
+def test_random_numbers_and_autocast_are_restored(precision):
+    plain = nn.ModuleList(NoisyBlock() for _ in range(3))
+    checkpointed = copy.deepcopy(plain)
+    assert enable_activation_checkpointing(checkpointed) == 3
+    assert checkpointed.state_dict().keys() == plain.state_dict().keys()
     x = torch.rand(2, 4, 8, 8)
 
     def run(blocks):
@@ -52,26 +52,24 @@ def test_noise_and_precision_come_back(precision):
         h = x
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
             for block in blocks:
-                h = block(h, {"by": 0.5})
+                h = block(h, {"factor": 0.5})
         return h.square().sum()
 
-    assert kept_bytes(lambda: run(again)) < kept_bytes(lambda: run(plain)) / 2
-    for ours, theirs in zip(again.parameters(), plain.parameters(), strict=True):
+    assert saved_bytes(lambda: run(checkpointed)) < saved_bytes(lambda: run(plain)) / 2
+    for ours, theirs in zip(checkpointed.parameters(), plain.parameters(), strict=True):
         assert torch.equal(ours.grad, theirs.grad)
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
-def test_a_step_has_the_same_gradients_for_less(training, small, batch, adaptive):
-    from smalti.trainers import GANLoss, PatchDiscriminator
-
+def test_a_training_step_has_the_same_gradients_with_less_memory(training, small, batch, adaptive):
     memory, gradients, names = [], [], []
     for checkpointing in (False, True):
         torch.manual_seed(0)
-        game = GANLoss(PatchDiscriminator(8, 1), adaptive=adaptive)
-        module = training(small(), gan=game, gradient_checkpointing=checkpointing)
+        gan = GANLoss(PatchDiscriminator(8, 1), adaptive=adaptive)
+        module = training(small(), gan=gan, gradient_checkpointing=checkpointing)
         module.log_dict = module.log = lambda *_, **__: None
         torch.manual_seed(1)
-        memory.append(kept_bytes(lambda: module.training_step(batch, 0)))  # noqa: B023
+        memory.append(saved_bytes(lambda: module.training_step(batch, 0)))  # noqa: B023
         gradients.append([p.grad for p in module.parameters()])
         names.append(list(module.state_dict()))
     assert memory[1] < 0.7 * memory[0]
@@ -79,7 +77,7 @@ def test_a_step_has_the_same_gradients_for_less(training, small, batch, adaptive
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
-def test_a_video_tokenizer_is_recomputed(training, joint, clip):
+def test_a_video_tokenizer_has_the_same_gradients(training, joint, clip):
     gradients = []
     for checkpointing in (False, True):
         module = training(joint(), gan=False, weights={"l1": 1.0}, gradient_checkpointing=checkpointing)
@@ -90,11 +88,10 @@ def test_a_video_tokenizer_is_recomputed(training, joint, clip):
     assert all(a is b is None or torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
-def test_nothing_to_recompute_is_a_sentence(training, small):
+def test_networks_without_checkpointed_blocks_are_rejected(training, small):
     tokenizer = small()
-    plain = Tokenizer(tokenizer.encoder, tokenizer.bottleneck, tokenizer.decoder)
-    for level in (*plain.encoder.levels, *plain.decoder.levels):
+    for level in (*tokenizer.encoder.levels, *tokenizer.decoder.levels):
         level.blocks = nn.Identity()
-    plain.encoder.middle = plain.decoder.middle = nn.Identity()
+    tokenizer.encoder.middle = tokenizer.decoder.middle = nn.Identity()
     with pytest.raises(SmaltiError, match="gradient_checkpointing"):
-        training(plain, gradient_checkpointing=True)
+        training(tokenizer, gradient_checkpointing=True)

@@ -65,7 +65,9 @@ def interrupt(module):
 
 
 @pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN], ids=["default", "ignored"])
-def test_an_interrupted_run_can_be_resumed_exactly(training, trainer, data, small, tmp_path, interrupt_handler, handler):
+def test_an_interrupted_run_can_be_resumed_exactly(
+    training, trainer, data, small, tmp_path, interrupt_handler, handler
+):
     """The interrupted step is finished and saved, and the noise continues as in an uninterrupted run.
 
     The handler is the default one, or SIG_IGN as in a background job.
@@ -100,7 +102,9 @@ def test_a_handler_that_python_cannot_restore_is_left_in_place(training, trainer
     installed = []
     getsignal, set_handler = signal.getsignal, signal.signal
     monkeypatch.setattr(signal, "getsignal", lambda number: None if number == signal.SIGINT else getsignal(number))
-    monkeypatch.setattr(signal, "signal", lambda number, handler: installed.append(number) or set_handler(number, handler))
+    monkeypatch.setattr(
+        signal, "signal", lambda number, handler: installed.append(number) or set_handler(number, handler)
+    )
     trainer(Checkpoints(dirpath=tmp_path), max_steps=1, enable_checkpointing=True).fit(training(), data())
     assert signal.SIGINT not in installed
 
@@ -109,7 +113,9 @@ def test_each_checkpoint_is_logged_once(training, trainer, data, tmp_path, caplo
     run = trainer(Checkpoints(every_n_train_steps=100, dirpath=tmp_path), max_steps=2, enable_checkpointing=True)
     with caplog.at_level(logging.INFO, logger="smalti"):
         run.fit(training(), data())
-    assert [r.getMessage() for r in caplog.records if "Saved" in r.getMessage()] == [f"Saved {tmp_path / 'step=2.ckpt'}."]
+    assert [r.getMessage() for r in caplog.records if "Saved" in r.getMessage()] == [
+        f"Saved {tmp_path / 'step=2.ckpt'}."
+    ]
 
 
 def test_a_nan_stops_the_training_before_it_reaches_the_weights(training, trainer, data, tmp_path):

@@ -1,4 +1,4 @@
-"""Two processes with plain ddp train as one with both batches, and stop together."""
+"""Two processes with plain DDP train like one process with both batches, and stop together."""
 
 import itertools
 import json
@@ -21,47 +21,52 @@ def start_script(name, out, *arguments):
     out.mkdir()
     command = [sys.executable, str(HERE / name), *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, env=environment)
 
 
 @pytest.mark.slow
-def test_two_processes_are_one(tmp_path):
-    """A step before the game and one in it; more would let the quantizer's signs amplify the rounding of the sums.
+def test_two_processes_equal_one_with_both_batches(tmp_path):
+    """One step before the start of the GAN loss, and one after it.
 
-    The two recompute their blocks in the backward pass, and the one does not.
+    More steps would amplify rounding errors, because the quantizer is discontinuous. The two processes use gradient
+    checkpointing, the one does not.
     """
     start = 1
     results = []
     for devices in (1, 2):
         done = run(devices, tmp_path / f"{devices}", start)
         assert done.returncode == 0, done.stderr
+        saved = [line for line in done.stderr.splitlines() if line.startswith("Saved")]
+        assert len(saved) == 1, done.stderr
         results.append(json.loads((tmp_path / f"{devices}" / "result.json").read_text()))
     one, two = results
     assert one["global_step"] == two["global_step"] == start + 1
+    # Gradients are summed in another order: below 100 float32 roundings of weights of about one.
     for name, weight in one["weights"].items():
-        assert two["weights"][name] == pytest.approx(weight, rel=1e-3, abs=1e-5), name
+        assert two["weights"][name] == pytest.approx(weight, rel=1e-5, abs=1e-5), name
     assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-4)  # four photos, once each
 
 
 @pytest.mark.slow
-def test_all_stop_where_one_diverges(tmp_path):
+def test_all_processes_stop_if_one_has_an_infinite_loss(tmp_path):
     done = run(2, tmp_path / "run", 1, "poison")
     assert done.returncode != 0
-    assert "not finite: l1" in done.stderr
+    assert "NaN or infinite: l1" in done.stderr
     assert (tmp_path / "run" / "last.ckpt").exists()
 
 
 @pytest.mark.slow
 def test_images_and_clips_train_on_two_processes(tmp_path):
-    """What no micro-batch of a step used, on any process, stays where it was, weight decay and all; ranks stay equal."""
+    """Parameters that no micro-batch of a step used, on any process, do not change despite weight decay."""
     done = start_script("two_ranks_video.py", tmp_path / "run", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     one, two = (torch.load(tmp_path / "run" / f"{rank}.pt", weights_only=True) for rank in (0, 1))
-    assert one["paths"] == two["paths"]
-    for ours, theirs in zip(one["steps"], two["steps"], strict=True):
-        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert one["branches"] == two["branches"]
+    for weights, other in zip(one["steps"], two["steps"], strict=True):
+        assert all(torch.equal(weights[name], other[name]) for name in weights)
 
-    def moved(part):
+    def changed(part):
+        """Whether the weights of a part changed, as a set for each step."""
         names = [name for name in one["steps"][0] if name.startswith(part) and not name.endswith(("_u", "_v"))]
         return [
             {not torch.equal(before[name], after[name]) for name in names}
@@ -69,15 +74,16 @@ def test_images_and_clips_train_on_two_processes(tmp_path):
         ]
 
     yes, no = {True}, {False}
-    # Of a step's two batches: images, an image and a clip, a clip and an image, images.
+    # The two batches of the four steps: images, an image and a clip, a clip and an image, images.
     for part in ("encoder.layers.1.time", "decoder.layers.2.time"):
-        assert moved(f"tokenizer.{part}") == [no, yes, yes, no], part
-    # Frames look back on latent 0 with weights that start at zero: its convolution has a gradient from the second clip on.
-    to_latent = moved("tokenizer.decoder.first_to_latent")
+        assert changed(f"tokenizer.{part}") == [no, yes, yes, no], part
+    # The weights with which frames look back on latent 0 start at zero, so the convolution before them has no gradient
+    # until the second clip.
+    to_latent = changed("tokenizer.decoder.first_to_latent")
     assert (to_latent[0], to_latent[2], to_latent[3]) == (no, yes, no)
-    assert moved("tokenizer.encoder.conv_in") == [yes] * 4
-    discrete = ["discrete" in one["paths"][2 * step : 2 * step + 2] for step in range(4)]
+    assert changed("tokenizer.encoder.conv_in") == [yes] * 4
+    discrete = ["discrete" in one["branches"][2 * step : 2 * step + 2] for step in range(4)]
     assert not all(discrete)
-    assert moved("tokenizer.bottleneck.discrete") == [{step} for step in discrete]
-    assert moved("gan.discriminator.body") == [no, no, yes, yes]
+    assert changed("tokenizer.bottleneck.discrete") == [{step} for step in discrete]
+    assert changed("gan.discriminator.body") == [no, no, yes, yes]
     assert {path.suffix for path in (tmp_path / "run" / "reconstructions").iterdir()} == {".png", ".mp4"}

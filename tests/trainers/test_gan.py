@@ -78,7 +78,9 @@ def test_the_sign_of_the_logits_depends_on_the_order(pairs, discriminator, frame
     x, y = pairs(32, frames)
     yes = torch.ones(32, dtype=torch.bool)
     with torch.no_grad():
-        ordered, swapped = (gan.discriminator(concatenate_pair(y, x, first)).flatten(1).mean(1) for first in (yes, ~yes))
+        ordered, swapped = (
+            gan.discriminator(concatenate_pair(y, x, first)).flatten(1).mean(1) for first in (yes, ~yes)
+        )
         assert (ordered > 0).float().mean() > 0.9
         assert (swapped < 0).float().mean() > 0.9
         assert gan.generator_loss(y, x) > 2 * gan.generator_loss(x, x)

@@ -50,7 +50,9 @@ def test_one_backward_pass_gives_the_gradients_of_two(training, batch, gan):
         torch.testing.assert_close(parameter.grad, gradient, **tolerance)
 
     gan_losses = twin.gan(y.detach(), x)
-    expected = torch.autograd.grad(gan_losses["discriminator"] + 0.05 * gan_losses["lecam"], list(twin.gan.parameters()))
+    expected = torch.autograd.grad(
+        gan_losses["discriminator"] + 0.05 * gan_losses["lecam"], list(twin.gan.parameters())
+    )
     for parameter, gradient in zip(module.gan.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, **tolerance)
 

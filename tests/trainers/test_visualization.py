@@ -5,6 +5,7 @@ from fractions import Fraction
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -19,9 +20,20 @@ from smalti.types import Batch
 from smalti.video import probe, read_frames
 
 
+class RecordExamples(Callback):
+    """Every sample with its reconstruction."""
+
+    def __init__(self):
+        self.examples = []
+
+    def on_validation_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0):
+        for name, *pair in zip(batch.names, batch.pixels, outputs, strict=True):
+            self.examples.append(Example(name, *map(pixels_to_uint8, pair)))
+
+
 @pytest.fixture
 def validate(trainer, small, tmp_path):
-    """A function that validates on batches of pixels, and returns the folder of the files and the examples on them."""
+    """A function that validates on batches of pixels, and returns the folder of the files, and all examples."""
 
     def run(*batches, rate=None, **options):
         names = iter("abcdefgh")
@@ -31,24 +43,19 @@ def validate(trainer, small, tmp_path):
         if rate:
             data.rate = rate
         logger = TensorBoardLogger(tmp_path, name="", version="run")
-        tokenizer = small()
-        module = TokenizerTraining(tokenizer, {"l1": 1.0})
-        trainer(ReconstructionGrid(**options), logger=logger).validate(module, data, verbose=False)
-        with torch.inference_mode():
-            outputs = [tokenizer.eval()(batch.pixels)[0] for batch in batches]
-        examples = [
-            Example(name, *map(pixels_to_uint8, pair))
-            for batch, output in zip(batches, outputs, strict=True)
-            for name, *pair in zip(batch.names, batch.pixels, output, strict=True)
-        ]
-        return tmp_path / "run" / "reconstructions", examples
+        recorder = RecordExamples()
+        module = TokenizerTraining(small(), {"l1": 1.0})
+        trainer(ReconstructionGrid(**options), recorder, logger=logger).validate(module, data, verbose=False)
+        return tmp_path / "run" / "reconstructions", recorder.examples
 
     return run
 
 
 def is_sheet(file, examples, frames=8):
     """Whether a file is the contact sheet of the examples, with the PSNR of each."""
-    captions = {e.name: f"{float(mean_over_frames(psnr, e.original[None], e.reconstruction[None])):.2f} dB" for e in examples}
+    captions = {
+        e.name: f"{float(mean_over_frames(psnr, e.original[None], e.reconstruction[None])):.2f} dB" for e in examples
+    }
     expected = pil_to_tensor(contact_sheet(examples, captions, frames))
     return torch.equal(pil_to_tensor(Image.open(file)), expected)
 

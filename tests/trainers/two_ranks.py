@@ -1,11 +1,13 @@
-"""Run by test_distributed.py: trains on one or two processes with plain ddp and prints what the first ended with."""
+"""Run by test_distributed.py: trains on one or two processes with plain DDP and writes the results of rank 0."""
 
 import json
+import logging
 import sys
 from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
+from toy_loss import FeatureLoss
 
 from smalti.data import ImageData, Photos
 from smalti.tokenizers import Tokenizer, WeTokDecoder, WeTokEncoder
@@ -13,25 +15,19 @@ from smalti.tokenizers.bottlenecks import GQ
 from smalti.trainers import Checkpoints, GANLoss, ReconstructionGrid, TokenizerEMA, TokenizerTraining
 
 
-class Recorder(pl.Callback):
-    def __init__(self):
-        self.rows = []
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        self.rows.append(batch.names)
-
-
 def main(devices, out, start, poison):
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.manual_seed(0)
     shape = {"channels": 32, "multipliers": [1, 1, 1], "blocks": 1}
     tokenizer = Tokenizer(WeTokEncoder(8, **shape), GQ(2, 4), WeTokDecoder(8, **shape))
     weights = {
-        "l1": 1.0, "adversarial": 0.1, "lecam": 0.05, "token_entropy": 0.1, "codebook_entropy": -0.5, "commitment": 0.25,
+        "l1": 1.0, "features": 0.1, "adversarial": 0.1, "lecam": 0.05, "token_entropy": 0.1, "codebook_entropy": -0.5,
+        "commitment": 0.25,
     }  # fmt: skip
-    # Without batch norm, whose statistics are of a process's own batch, two processes are one with both batches.
+    # Without batch norm: its statistics are those of the process, so two processes would not equal one with both batches.
     discriminator = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 4, 2), torch.nn.LeakyReLU(0.2), torch.nn.Conv2d(8, 1, 4))
     module = TokenizerTraining(
-        tokenizer, weights, gan=GANLoss(discriminator, start=start),
+        tokenizer, weights, {"features": FeatureLoss()}, gan=GANLoss(discriminator, start=start),
         optimizer=lambda groups: torch.optim.SGD(groups, lr=0.1), gradient_checkpointing=devices > 1,
     )  # fmt: skip
     if poison:
@@ -43,11 +39,10 @@ def main(devices, out, start, poison):
             return step(batch, batch_idx)
 
         module.training_step = poisoned
-    recorder = Recorder()
     trainer = pl.Trainer(
         accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_steps=start + 1, logger=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, val_check_interval=1,
-        callbacks=[TokenizerEMA(0.5), Checkpoints(dirpath=out), ReconstructionGrid(), recorder], default_root_dir=out,
+        callbacks=[TokenizerEMA(0.5), Checkpoints(dirpath=out), ReconstructionGrid()], default_root_dir=out,
     )  # fmt: skip
     data = ImageData(Photos("train"), Photos("validation"), size=32, batch_size=4 // devices, workers=0, flip=False)
     trainer.fit(module, data)
@@ -57,7 +52,6 @@ def main(devices, out, start, poison):
             json.dumps({
                 "weights": weights,
                 "metrics": {k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith("val/")},
-                "names": recorder.rows,
                 "global_step": trainer.global_step,
             })
         )  # fmt: skip

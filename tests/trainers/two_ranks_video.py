@@ -1,4 +1,4 @@
-"""Run by test_distributed.py: a joint tokenizer on images and clips with plain ddp; each process writes what it saw."""
+"""Run by test_distributed.py: a joint tokenizer on images and clips with plain DDP. Each process writes its results."""
 
 import sys
 from pathlib import Path
@@ -15,11 +15,11 @@ from smalti.types import Batch
 from smalti.video import read_frames
 
 KINDS = ("image", "image", "image", "clip", "clip", "image", "image", "image")
-"""Of the batches in order, two a step."""
+"""Kinds of the batches in order, two per optimizer step."""
 
 
 class Clips(pl.LightningDataModule):
-    """Other pixels for each process and batch, of one kind on all."""
+    """Different pixels for each process and batch. A batch is of one kind on all processes."""
 
     rate = 25
 
@@ -40,25 +40,25 @@ class Clips(pl.LightningDataModule):
 
 
 class Recorder(pl.Callback):
-    """Which paths each step took, and the weights after it."""
+    """Records the branch of each batch, and the weights after each step."""
 
     def __init__(self):
-        self.paths, self.steps = [], []
+        self.branches, self.steps = [], []
 
     def on_train_start(self, trainer, module):
-        self.keep(module)
-        module.tokenizer.bottleneck.register_forward_hook(self.taken)
+        self.record_weights(module)
+        module.tokenizer.bottleneck.register_forward_hook(self.record_branch)
 
-    def keep(self, module):
+    def record_weights(self, module):
         self.steps.append({name: weight.detach().clone() for name, weight in module.state_dict().items()})
 
-    def taken(self, bottleneck, inputs, code):
+    def record_branch(self, bottleneck, inputs, code):
         if bottleneck.training:
-            self.paths.append("continuous" if code.ids is None else "discrete")
+            self.branches.append(code.branch)
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         if batch_idx % 2:
-            self.keep(module)
+            self.record_weights(module)
 
 
 def main(out):
@@ -81,7 +81,7 @@ def main(out):
     trainer.fit(module, Clips())
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     torch.save(
-        {"paths": recorder.paths, "steps": recorder.steps, "metrics": metrics}, out / f"{trainer.global_rank}.pt"
+        {"branches": recorder.branches, "steps": recorder.steps, "metrics": metrics}, out / f"{trainer.global_rank}.pt"
     )
 
 

@@ -44,7 +44,7 @@ def find_metric(name: str) -> MetricBuilder:
     """
     if "." in name:
         cls = _import_metric(name)
-        return lambda weights: cls()
+        return lambda weights: _build_without_arguments(cls, name)
     builders = available_metrics()
     if name not in builders:
         raise SmaltiError(
@@ -90,3 +90,12 @@ def _import_metric(path: str) -> type[Metric]:
             f"{path} is not a metric: derive it from smalti.eval.metrics.SampleMetric and implement its abstract methods."
         )
     return cls
+
+
+def _build_without_arguments(cls: type[Metric], path: str) -> Metric:
+    try:
+        return cls()
+    except TypeError as error:
+        raise SmaltiError(
+            f"The metric {path} cannot be built without arguments ({error}): give its constructor default values."
+        ) from error

@@ -62,7 +62,7 @@ def test_a_family_of_another_package_is_imported(toy_release):
     weights = {f"net.{name}": weight for name, weight in family.build({"bits": 6}).state_dict().items()}
     tokenizer = from_published(family, {"bits": 6}, weights | {"optimizer.step": torch.zeros(1)})
     assert all(torch.equal(weight, weights[f"net.{name}"]) for name, weight in tokenizer.state_dict().items())
-    with pytest.raises(SmaltiError, match="net.extra.*unexpected"):
+    with pytest.raises(SmaltiError, match=r"net\.extra.*unexpected"):
         from_published(family, {"bits": 6}, weights | {"net.extra": torch.zeros(1)})
     assert "toy" not in families()
 

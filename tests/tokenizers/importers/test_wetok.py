@@ -1,4 +1,4 @@
-"""WeTok's released layout: the full-size models take all weights of the manifests. Numbers are compared in models/test_wetok."""
+"""WeTok's released layout: the full-size models have all weights of the manifests."""
 
 import pytest
 import torch

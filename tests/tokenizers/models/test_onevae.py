@@ -91,7 +91,10 @@ def test_chunks_have_the_ids_of_the_whole_clip(tokenizers, tolerance, difference
     assert (~same).sum() <= flips
     assert difference(in_chunks.z[same], whole.z[same]) <= tolerance(dtype, tokenizer.bottleneck)
     if same.all():
-        pixels, expected = tokenizer.detokenize(tokenizer.tokenize(x, chunk)), tokenizer.detokenize(tokenizer.tokenize(x))
+        pixels, expected = (
+            tokenizer.detokenize(tokenizer.tokenize(x, chunk)),
+            tokenizer.detokenize(tokenizer.tokenize(x)),
+        )
         assert difference(pixels, expected) <= tolerance(dtype, tokenizer.decoder)
 
 

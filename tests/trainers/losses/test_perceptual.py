@@ -25,7 +25,9 @@ def frame_distances(clip, degraded):
 
 
 def test_clips_are_compared_frame_by_frame(clip, degraded, frame_distances):
-    assert float(PerceptualLoss("efflite0")(degraded, clip)) == pytest.approx(float(frame_distances.mean()), abs=TOLERANCE)
+    assert float(PerceptualLoss("efflite0")(degraded, clip)) == pytest.approx(
+        float(frame_distances.mean()), abs=TOLERANCE
+    )
 
 
 def test_training_compares_random_frames(clip, degraded, frame_distances):
