@@ -43,7 +43,7 @@ def peak_memory(call: Callable[[], object], device: str) -> float:
 
 
 def run_in_subprocess(script: str, request: Any) -> Any:
-    """Run `python script --measure REQUEST` in a fresh process whose allocator returns freed memory to the system.
+    """Run `python script --measure REQUEST` in a new process whose allocator returns freed memory to the system.
 
     Args:
         script: a script that parses the JSON of `--measure` and prints its result as JSON, on the last line.

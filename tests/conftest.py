@@ -57,6 +57,12 @@ class Vectors:
         return self.tensors[name]
 
 
+@pytest.fixture(autouse=True)
+def _no_seed_of_another_test(monkeypatch):
+    """`smalti fit` leaves its seed in the environment of the process, where other trainings would read it."""
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+
+
 @pytest.fixture(scope="session")
 def vectors():
     """Return a function that opens a parity file by name."""

@@ -1,30 +1,69 @@
-"""Splitting and joining clips along time."""
+"""Splitting clips in time and joining the parts: any latents or tokens, any chunk."""
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from smalti.tokenizers.tokenizer import get_tokens
-from smalti.types import TokenGrid
-
-
-@pytest.mark.parametrize("chunk", [1, 3, 100])
-def test_parts_of_a_clip_join_to_the_whole_clip(small, chunk):
-    tokenizer = small().double()  # in float32, a chunk of another length may round a channel near 0 to the other sign
-    x = torch.rand(1, 3, 7, 12, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 - 1
-    with torch.no_grad():
-        whole = tokenizer.tokenize(x)
-        joined = TokenGrid.join_time(map(get_tokens, tokenizer.encode_stream(x.split(chunk, dim=2))))
-    assert (joined.grids, joined.size, joined.frames) == (whole.grids, whole.size, whole.frames)
-    assert torch.equal(joined.ids, whole.ids)
-    parts = list(whole.split_time(1, chunk))
-    assert [part.frames for part in parts] == [1] + {1: [1] * 6, 3: [3, 3], 100: [6]}[chunk]
-    assert torch.equal(torch.cat([part.ids for part in parts], dim=1), whole.ids)
+from smalti.types import Code, Latents, Layout, TokenGrid, pack, unpack
 
 
-def test_an_image_is_one_part(small):
-    with torch.no_grad():
-        image = small().tokenize(torch.zeros(1, 3, 9, 9))
-    (part,) = image.split_time(1, 4)
+@st.composite
+def clips(draw):
+    """Latents and tokens of a clip with one grid, or with a larger grid for the first frame."""
+    stride, steps = draw(st.integers(1, 4)), draw(st.integers(0, 5))
+    first = draw(st.booleans())
+    grids = ((1, 4, 2), *([(steps, 2, 1)] if steps else [])) if first else ((1 + steps, 2, 1),)
+    padding = draw(st.integers(0, stride - 1)) if steps else 0
+    layout = Layout(grids=grids, size=(7, 5), frames=1 + steps * stride - padding)
+    z = torch.arange(2 * layout.positions * 3).view(2, -1, 3).float()
+    ids = torch.arange(2 * layout.positions).view(2, -1, 1)
+    shared = {"grids": layout.grids, "size": layout.size, "frames": layout.frames}
+    return stride, Latents(code=Code(z, ids), **shared), TokenGrid(ids=ids, **shared)
+
+
+@given(clips(), st.integers(1, 9))
+def test_parts_of_a_clip_join_to_the_clip(clip, chunk):
+    stride, latents, tokens = clip
+    for whole in (latents, tokens, latents.layout()):
+        parts = list(whole.split_time(stride, chunk))
+        assert parts[0].frames == 1
+        assert all(0 < part.frames <= max(chunk // stride, 1) * stride for part in parts[1:])
+        joined = type(whole).join_time(parts)
+        assert (joined.grids, joined.size, joined.frames) == (whole.grids, whole.size, whole.frames)
+    assert torch.equal(Latents.join_time(latents.split_time(stride, chunk)).z, latents.z)
+    assert torch.equal(Latents.join_time(latents.split_time(stride, chunk)).code.ids, latents.code.ids)
+    assert torch.equal(TokenGrid.join_time(tokens.split_time(stride, chunk)).ids, tokens.ids)
+
+
+def test_an_image_is_one_part():
+    image = TokenGrid(ids=torch.zeros(1, 6, 1, dtype=torch.int64), grids=((1, 2, 3),), size=(4, 6))
+    (part,) = image.split_time(4, 8)
     assert part.frames is None
-    assert torch.equal(part.ids, image.ids)
-    assert part.grids == image.grids
+    assert TokenGrid.join_time([part]) is part
+
+
+def test_grids_are_packed_and_unpacked():
+    grids = (torch.randn(2, 3, 1, 4, 4), torch.randn(2, 3, 5, 2, 2))
+    latents = Latents.from_grids(grids, size=(8, 8), frames=11)
+    assert latents.positions == latents.z.shape[1] == 16 + 20
+    assert all(torch.equal(a, b) for a, b in zip(latents.to_grids(), grids, strict=True))
+    z, shapes = pack(grids)
+    assert all(torch.equal(a, b) for a, b in zip(unpack(z, shapes), grids, strict=True))
+
+
+def test_a_part_of_a_code_has_no_losses():
+    code = Code(torch.zeros(2, 4, 3), torch.zeros(2, 4, 1).long(), {"kl": torch.zeros(())}, branch="discrete")
+    part = code[:1, 2:]
+    assert part.z.shape == (1, 2, 3)
+    assert part.ids is not None
+    assert part.ids.shape == (1, 2, 1)
+    assert (part.losses, part.branch) == ({}, "discrete")
+
+
+@pytest.mark.parametrize("frames", [None, 5])
+def test_tokens_move_with_their_layout(frames):
+    tokens = TokenGrid(ids=torch.zeros(1, 2, 1).long(), grids=((1, 1, 2),), size=(3, 3), frames=frames)
+    moved = tokens.to("meta")
+    assert moved.ids.is_meta
+    assert moved.layout() == tokens.layout()

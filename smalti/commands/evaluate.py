@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -177,6 +178,8 @@ def _evaluate(
 
     device = open_device(options.device)
     tokenizer = open_tokenizer(options.tokenizer, device, options.branch, options.tile)
+    if rank > 0:
+        logging.getLogger("smalti.eval.feature_networks").setLevel(logging.ERROR)  # rank 0 warns about proxies
     metrics = _build_metrics(options, protocol, requested)
     batch_size = _batch_size(options, protocol)
     world = world_size()

@@ -1,9 +1,8 @@
 """Evaluation of a tokenizer on images or clips. Every sample counts once, with any number of processes.
 
-    batches -> tokenizer -> 8-bit reconstructions \
-            -> baseline                            -> metrics, which accumulate
-            -> ids -> counts                      /
-    all processes -> merged -> values over the dataset -> Evaluation
+    batch -> 8-bit originals, and the candidates: 8-bit reconstructions by the tokenizer, and the baseline
+          -> Metric.update of every metric; counts of the ids
+    all batches of all processes -> merged -> Metric.compute per candidate -> Evaluation
 
 Shapes: B batch; T frames, H, W pixels; N positions, G tokens per position.
 """
@@ -63,8 +62,8 @@ def evaluate(
     Metrics see reconstructions rounded to 8 bits, without the tokenizer's padding, and run in float32 without TF32. With
     torch.distributed, each process passes its own part of the dataset, possibly empty, and all return the same results:
     those of one process with the whole dataset. The noise of a generative decoder depends only on `seed`, the name of the
-    sample and the type of device. Therefore the batch size and the number of processes change the values by no more than
-    float32 rounding. Memory grows with the values per sample and the number of distinct ids.
+    sample and the type of device. The batch size and the number of processes change the values by no more than float32
+    rounding. Memory grows with the values per sample and the number of distinct ids.
 
     Args:
         tokenizer: is moved to `device`; runs in the dtype of its weights; its training mode is restored afterwards.

@@ -175,7 +175,7 @@ def results_table(evaluation: Evaluation) -> Table:
         bits = (f"{codebook.bits_per_pixel:.4g}", f"{evaluation.baseline_bits_per_pixel:.4g}")
         table.add_row("bits per pixel", *bits, ratio)
         for index, group in enumerate(codebook.groups):
-            perplexity = f"perplexity {group.perplexity:.4g}, codebook size {codebook.codebook_size:.6g}"
+            perplexity = f"perplexity {group.perplexity:.4g} of {codebook.codebook_size:.6g} ids"
             table.add_row(f"ids used, token {index}", f"{group.used}", "", perplexity)
     return table
 

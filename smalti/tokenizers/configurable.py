@@ -77,7 +77,7 @@ def get_config(module: Configurable) -> Config:
             arguments[name] = get_config(child)
             continue
         try:
-            arguments[name] = json.loads(json.dumps(value))
+            arguments[name] = _to_json(value)
         except TypeError:
             raise SmaltiError(
                 f"The argument '{name}' of {type(module).__name__} is a {type(value).__name__}, which cannot be written to "
@@ -119,8 +119,15 @@ def _normalize(config: Config) -> Config:
     arguments = _bind(cls, config.get("init_args") or {})
     return {
         "class_path": public_path(cls),
-        "init_args": {name: _normalize(value) if _is_config(value) else value for name, value in arguments.items()},
+        "init_args": {
+            name: _normalize(value) if _is_config(value) else _to_json(value) for name, value in arguments.items()
+        },
     }
+
+
+def _to_json(value: Any) -> Any:
+    """Return a value as JSON represents it, with lists in place of tuples."""
+    return json.loads(json.dumps(value))
 
 
 def _build(config: Config) -> Configurable:

@@ -1,35 +1,73 @@
-"""Configurations rebuild the modules that they describe."""
+"""Configurations: public class paths, round trips, defaults, and what an untrusted configuration cannot do."""
 
-import json
 import sys
 
 import pytest
+import torch
 
 from smalti.errors import SmaltiError
-from smalti.tokenizers.configurable import Configurable, from_config, get_config
+from smalti.tokenizers import Tokenizer, WeTokEncoder
+from smalti.tokenizers.bottlenecks import GQ, VQ
+from smalti.tokenizers.configurable import Configurable, from_config, get_config, normalize_config, public_path
 
 
-def test_a_config_rebuilds_the_same_module(small):
-    config = get_config(small())
-    assert config["class_path"] == "smalti.Tokenizer"
-    assert config["init_args"]["bottleneck"]["class_path"] == "smalti.tokenizers.bottlenecks.GQ"
-    assert config["init_args"]["bottleneck"]["init_args"]["bits"] == 4
-    assert get_config(from_config(json.loads(json.dumps(config)))) == config
-    with pytest.raises(SmaltiError, match="cannot be built"):
-        from_config({"class_path": "smalti.tokenizers.bottlenecks.GQ", "init_args": {"bitz": 4}})
+class Windowed(Configurable):
+    """A module of a user, with an argument that has a tuple as its default."""
 
-
-def test_a_class_of_another_package_is_built_if_its_module_is_imported(monkeypatch):
-    module = type(sys)("other_package")
-    module.Scale = Scale
-    config = {"class_path": "other_package.Scale", "init_args": {"factor": 3}}
-    with pytest.raises(SmaltiError, match="import other_package"):
-        from_config(config)
-    monkeypatch.setitem(sys.modules, "other_package", module)
-    assert from_config(config).factor == 3
-
-
-class Scale(Configurable):
-    def __init__(self, factor):
+    def __init__(self, width: int, window: tuple[int, int] = (3, 3)) -> None:
         super().__init__()
-        self.factor = factor
+        self.linear = torch.nn.Linear(width, width)
+        self.window = window
+
+
+def subclasses(cls):
+    return {cls, *(found for child in cls.__subclasses__() for found in subclasses(child))}
+
+
+def test_every_class_has_a_public_path_of_a_package():
+    """A path of a module would tie files to where the code happens to be."""
+    assert public_path(Tokenizer) == "smalti.Tokenizer"
+    assert public_path(WeTokEncoder) == "smalti.tokenizers.WeTokEncoder"
+    assert public_path(VQ) == "smalti.tokenizers.bottlenecks.VQ"
+    abstract = {"Bottleneck", "Configurable", "Decoder", "Encoder", "LibraryAdapter", "Quantizer", "SignQuantizer"}
+    for cls in subclasses(Configurable):
+        if cls.__module__.startswith("smalti.") and cls.__name__ not in abstract:
+            package = public_path(cls).rpartition(".")[0]
+            assert hasattr(sys.modules[package], "__path__"), cls
+
+
+def test_a_configuration_builds_the_same_module(small):
+    tokenizer = small(GQ(2, 4, temperature=0.5))
+    config = get_config(tokenizer)
+    again = from_config(config)
+    assert get_config(again) == config == normalize_config(config)
+    shapes = [{name: weight.shape for name, weight in module.state_dict().items()} for module in (tokenizer, again)]
+    assert shapes[0] == shapes[1]
+
+
+def test_a_replaced_module_is_described():
+    tokenizer = Windowed(2)
+    assert get_config(tokenizer)["init_args"] == {"width": 2, "window": [3, 3]}
+
+
+def test_an_argument_that_did_not_exist_yet_has_its_default():
+    config = get_config(Windowed(2))
+    written_before = {**config, "init_args": {"width": 2}}
+    assert normalize_config(written_before) == normalize_config(config)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, "no class_path"),
+        ({"class_path": "smalti.tokenizers.Nothing"}, "smalti.tokenizers.Nothing"),
+        ({"class_path": "smalti.nowhere.Nothing"}, "smalti.nowhere.Nothing"),
+        ({"class_path": "antigravity.Nothing"}, "import antigravity before loading"),
+        ({"class_path": "smalti.types.Code"}, "not a part of a tokenizer"),
+        ({"class_path": "smalti.tokenizers.bottlenecks.GQ", "init_args": {"groups": 2, "bits": 2, "bitz": 2}}, "bitz"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(config, message):
+    with pytest.raises(SmaltiError, match=message):
+        from_config(config)
+    assert "antigravity" not in sys.modules

@@ -1,7 +1,7 @@
 """Base classes of metrics. A metric is one class: it describes itself, accumulates over a dataset, and computes its value.
 
 A metric compares the originals with several *candidates* at once, such as the reconstructions of a tokenizer and a
-baseline. A feature network therefore processes the originals only once.
+baseline. This way, a feature network processes the originals only once.
 
 Shapes: B batch; T frames, H, W pixels.
 """
