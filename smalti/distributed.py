@@ -69,6 +69,4 @@ def mean_over_ranks(*values: Tensor) -> tuple[Tensor, ...]:
     distributed.all_reduce(packed)
     parts = (packed / world_size()).split([value.numel() for value in values])
     # The value of the mean with the gradient of the local tensor.
-    return tuple(
-        part.view_as(value) + (value - value.detach()) for value, part in zip(values, parts, strict=True)
-    )
+    return tuple(part.view_as(value) + (value - value.detach()) for value, part in zip(values, parts, strict=True))

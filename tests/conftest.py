@@ -120,7 +120,9 @@ def photo():
     from smalti.pixels import uint8_to_pixels
 
     image = torch.from_numpy(data.chelsea()).permute(2, 0, 1)[None]
-    return uint8_to_pixels(torch.nn.functional.interpolate(image.float(), (64, 96), mode="area").round().to(torch.uint8))
+    return uint8_to_pixels(
+        torch.nn.functional.interpolate(image.float(), (64, 96), mode="area").round().to(torch.uint8)
+    )
 
 
 @pytest.fixture

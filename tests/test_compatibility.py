@@ -120,7 +120,9 @@ def test_a_new_argument_with_a_default_breaks_neither_loading_nor_resuming(tmp_p
         assert torch.equal(weight, ends[1][name]), name
 
 
-@pytest.mark.parametrize("recipe", sorted((OLD / "recipes").rglob("*.yaml")), ids=lambda p: p.relative_to(OLD).as_posix())
+@pytest.mark.parametrize(
+    "recipe", sorted((OLD / "recipes").rglob("*.yaml")), ids=lambda p: p.relative_to(OLD).as_posix()
+)
 def test_recipes_are_read(recipe, tmp_path, monkeypatch, capsys):
     """Every section, class and argument of an old recipe is known under its old name."""
     monkeypatch.chdir(tmp_path)

@@ -207,7 +207,10 @@ def test_a_release_of_an_own_family_is_imported(folder):
     [
         (["evaluate", "--data", "nowhere.Cats", "--tokenizer", "x", "-o", "y"], "nowhere"),
         (["evaluate", "--data", "toy_suite.Dogs", "--tokenizer", "x", "-o", "y"], "toy_suite.Dogs"),
-        (["evaluate", "--data", "toy_suite.Cats", "--metric", "toy_suite.EdgeLoss", "--tokenizer", "x", "-o", "y"], "EdgeLoss"),
+        (
+            ["evaluate", "--data", "toy_suite.Cats", "--metric", "toy_suite.EdgeLoss", "--tokenizer", "x", "-o", "y"],
+            "EdgeLoss",
+        ),
         (["import", "toy_suite.Rounding", "x.ckpt", "--config", "toy.yaml", "-o", "y"], "toy_suite.Rounding"),
     ],
 )

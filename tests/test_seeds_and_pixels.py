@@ -25,7 +25,12 @@ def test_seeds_are_those_that_decided_the_order_of_data_in_version_0_1():
 
 
 def test_seeds_of_similar_parts_differ():
-    seeds = {derive_seed(seed, epoch, name) for seed in range(4) for epoch in range(4) for name in ("a.png", "b.png", "\udcff")}
+    seeds = {
+        derive_seed(seed, epoch, name)
+        for seed in range(4)
+        for epoch in range(4)
+        for name in ("a.png", "b.png", "\udcff")
+    }
     assert len(seeds) == 48
 
 

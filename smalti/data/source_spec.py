@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 
 from smalti.data.file_lists import ImageFiles, VideoFiles
@@ -13,10 +12,11 @@ from smalti.data.folders import Folder, VideoFolder, open_folder
 from smalti.data.shards import Shards, VideoShards
 from smalti.data.sources import IndexedSource, Source
 from smalti.errors import SmaltiError
+from smalti.extensions import import_object
 from smalti.video import VIDEO_SUFFIXES
 
 # A dotted name whose last part is capitalized, as class names are: file names such as "train.tar.gz" do not match.
-_CLASS_PATH = re.compile(r"(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\.(?P<name>_*[A-Z]\w*)", re.ASCII)
+_CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\._*[A-Z]\w*", re.ASCII)
 
 
 def open_source(spec: str) -> Source:
@@ -43,8 +43,8 @@ def open_source(spec: str) -> Source:
         source = _open_path(argument, videos=name == "videos")
     elif colon and (cls := _find_prefix(name)):
         source = _construct(cls, spec, [argument])
-    elif (match := _CLASS_PATH.fullmatch(name)) and not Path(spec).expanduser().exists():
-        source = _construct(_import_class(match["module"], match["name"]), spec, [argument] if colon else [])
+    elif _CLASS_PATH.fullmatch(name) and not Path(spec).expanduser().exists():
+        source = _construct(_import_class(name), spec, [argument] if colon else [])
     else:
         source = _open_path(spec)
     if source is None:
@@ -90,16 +90,8 @@ def _find_prefix(prefix: str) -> type[Source] | None:
     return next((cls for cls in _prefixed_classes() if cls.prefix == prefix), None)
 
 
-def _import_class(module_name: str, name: str) -> type[Source]:
-    class_path = f"{module_name}.{name}"
-    try:
-        cls = getattr(import_module(module_name), name)
-    except Exception as error:  # the module is the user's and can raise anything
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise SmaltiError(
-            f"The data source {class_path} cannot be imported ({reason}): check the class path and PYTHONPATH, or the path "
-            "if it is a file."
-        ) from error
+def _import_class(class_path: str) -> type[Source]:
+    cls = import_object(class_path, "data source")
     if not (isinstance(cls, type) and issubclass(cls, IndexedSource | Shards)):
         raise SmaltiError(
             f"{class_path} is not a data source: derive it from ImageSource, VideoSource or Shards of smalti.data."

@@ -15,6 +15,7 @@ from smalti.eval.metrics.frechet_distance import FrechetDistance
 from smalti.eval.metrics.perceptual import PerceptualDistance
 from smalti.eval.metrics.psnr import PSNR, PSNRClip
 from smalti.eval.metrics.ssim import SSIM
+from smalti.extensions import import_object
 
 MetricBuilder = Callable[[Path | None], Metric]
 """Builds a metric. Takes the folder of pretrained weights; None: see `smalti.eval.pretrained_weights.resolve`."""
@@ -78,13 +79,7 @@ def default_metrics(*, clips: bool, lpips: str = "lpips_vgg", weights: Path | No
 
 
 def _import_metric(path: str) -> type[Metric]:
-    module_name, _, class_name = path.rpartition(".")
-    try:
-        cls = getattr(import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise SmaltiError(
-            f"The metric {path} cannot be imported ({error}): check its name, and that Python finds the module."
-        ) from error
+    cls = import_object(path, "metric")
     if not (isinstance(cls, type) and issubclass(cls, Metric) and not isabstract(cls)):
         raise SmaltiError(
             f"{path} is not a metric: derive it from smalti.eval.metrics.SampleMetric and implement its abstract methods."

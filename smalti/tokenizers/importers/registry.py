@@ -7,6 +7,7 @@ from functools import cache
 from importlib import import_module
 
 from smalti.errors import SmaltiError
+from smalti.extensions import import_object
 from smalti.tokenizers.importers.family import Family
 
 
@@ -40,26 +41,13 @@ def find_family(name: str) -> Family:
 def load_family(path: str) -> Family:
     """Import a family that is defined outside of Smalti.
 
-    This runs the code of the module: pass only paths that the user asked for.
-
     Args:
         path: dotted path, such as "my_package.my_release.FAMILY".
 
     Raises:
         SmaltiError: the path cannot be imported, or is not a `Family`.
     """
-    module_name, _, name = path.rpartition(".")
-    try:
-        if not all(part.isidentifier() for part in path.split(".")):
-            raise ImportError("it is not a dotted path to an object in a module")
-        module = import_module(module_name)
-        if not hasattr(module, name):
-            raise ImportError(f"module {module_name} has no {name}")
-    except (ImportError, SyntaxError) as error:
-        raise SmaltiError(
-            f"The family {path} cannot be imported ({error}): install its package, or add its folder to PYTHONPATH."
-        ) from error
-    family = getattr(module, name)
+    family = import_object(path, "family")
     if not isinstance(family, Family):
         raise SmaltiError(
             f"{path} is a {type(family).__name__}, not a smalti.tokenizers.importers.Family: give the path of the object "
