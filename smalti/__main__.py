@@ -6,8 +6,10 @@ import os
 import select
 import sys
 from importlib import import_module
+from pathlib import Path
 
 from smalti.errors import SmaltiError
+from smalti.extensions import import_requested_modules
 from smalti.version import __version__
 
 _COMMANDS = {
@@ -59,6 +61,9 @@ def _run(arguments: list[str]) -> int:
     if name not in _COMMANDS:
         return _fail("smalti", f"There is no command '{name}': the commands are {', '.join(_COMMANDS)}.")
     try:
+        if str(Path.cwd()) not in sys.path:  # a user's own module is found in the working directory, as with python -m
+            sys.path.append(str(Path.cwd()))
+        rest = import_requested_modules(rest)
         return import_module(f"smalti.commands.{_COMMANDS[name][0]}").run(name, rest)
     except SmaltiError as error:
         return _fail(f"smalti {name}", str(error))
@@ -71,6 +76,8 @@ def _help() -> str:
     return (
         f"smalti {__version__}: train, evaluate and export visual tokenizers\n\n"
         f"usage: smalti COMMAND [options]\n\ncommands:\n{lines}\n\n"
+        "Every command also takes --import MODULE (or the environment variable SMALTI_IMPORT), which imports your own\n"
+        "module first. Tokenizers that use its classes need it.\n\n"
         "Run `smalti COMMAND --help` for the options of a command."
     )
 

@@ -1,11 +1,56 @@
-"""Importing a user's own classes and objects by dotted path."""
+"""Importing a user's own modules and objects, because the user asked for it."""
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Any
 
 from smalti.errors import SmaltiError
+
+IMPORT_OPTION = "--import"
+IMPORT_VARIABLE = "SMALTI_IMPORT"
+"""Environment variable with the names of modules to import before a command runs, separated by commas."""
+
+
+def import_requested_modules(arguments: list[str]) -> list[str]:
+    """Import the modules named by `--import MODULE` (repeatable) and by the environment variable SMALTI_IMPORT.
+
+    A tokenizer that uses a class of the user can be loaded only if the module of the class was imported: a configuration
+    alone never makes Python import anything. The environment variable is set for the processes that a command starts.
+
+    Args:
+        arguments: the arguments of a command.
+
+    Returns:
+        The arguments without `--import`.
+
+    Raises:
+        SmaltiError: `--import` has no name, or a module cannot be imported.
+    """
+    remaining: list[str] = []
+    modules = [name for name in os.environ.get(IMPORT_VARIABLE, "").split(",") if name]
+    iterator = iter(arguments)
+    for argument in iterator:
+        option, equals, name = argument.partition("=")
+        if option != IMPORT_OPTION:
+            remaining.append(argument)
+            continue
+        name = name if equals else next(iterator, "")
+        if not name:
+            raise SmaltiError(f"{IMPORT_OPTION} has no value: give the name of a module, such as my_package.")
+        modules.append(name)
+    for name in modules:
+        try:
+            import_module(name)
+        except Exception as error:  # the module is the user's and can raise anything
+            raise SmaltiError(
+                f"The module {name} cannot be imported ({_reason(error)}): check its name, and that PYTHONPATH contains "
+                "its folder."
+            ) from error
+    if modules:
+        os.environ[IMPORT_VARIABLE] = ",".join(dict.fromkeys(modules))
+    return remaining
 
 
 def import_object(path: str, kind: str) -> Any:
@@ -29,7 +74,12 @@ def import_object(path: str, kind: str) -> Any:
             raise ImportError(f"module {module_name} has no {name}")
         return getattr(module, name)
     except Exception as error:  # the module is the user's and can raise anything
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise SmaltiError(
-            f"The {kind} {path} cannot be imported ({reason}): check the path, and that PYTHONPATH contains its folder."
+            f"The {kind} {path} cannot be imported ({_reason(error)}): check the path, and that PYTHONPATH contains its "
+            "folder."
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return the message of an error in one line, without a period."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

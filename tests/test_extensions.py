@@ -168,6 +168,8 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "argv", ["smalti"])
+    monkeypatch.setenv("SMALTI_IMPORT", "")
+    monkeypatch.setattr(sys, "path", [*sys.path])
     yield tmp_path
     sys.modules.pop("toy_suite", None)
 
@@ -219,3 +221,33 @@ def test_what_is_not_there_is_named(folder, capsys, words, culprit):
     message = capsys.readouterr().err.strip().splitlines()
     assert len(message) == 1
     assert culprit in message[0]
+
+
+def test_a_tokenizer_of_own_classes_is_exported_and_used(folder, capsys, monkeypatch):
+    """Loading imports nothing by itself; `--import` or the environment variable does."""
+    assert main(["fit", "-c", "toy.yaml"]) == 0
+    checkpoint = "runs/version_0/checkpoints/last.ckpt"
+    sys.modules.pop("toy_suite")
+    assert main(["export", checkpoint, "-o", "exported"]) == 2
+    assert "--import toy_suite" in capsys.readouterr().err
+    assert "toy_suite" not in sys.modules
+    assert main(["export", checkpoint, "-o", "exported", "--import", "toy_suite"]) == 0
+    import toy_suite
+
+    toy_suite.Cats().photo.save("cat.png")
+    sys.modules.pop("toy_suite")
+    monkeypatch.setenv("SMALTI_IMPORT", "toy_suite")
+    assert main(["reconstruct", "cat.png", "-o", "again.png", "--tokenizer", "exported"]) == 0
+    assert (folder / "again.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["--import", "nowhere_at_all"], "nowhere_at_all"), (["--import"], "--import"), (["--import=broken"], "broken")],
+)
+def test_modules_that_cannot_be_imported_are_named(folder, capsys, words, message):
+    (folder / "broken.py").write_text("raise RuntimeError('it broke.')")
+    assert main(["recipes", *words]) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1
+    assert message in error[0]
