@@ -167,7 +167,8 @@ def _find_class(config: Any) -> type[Configurable]:
     if cls is None:
         raise SmaltiError(
             f"The tokenizer uses {path}, which is not part of this smalti: import {module_name or path} before loading "
-            f"(on the command line, pass --import {module_name or path}), or install the version of smalti that wrote the file."
+            f"(on the command line, pass --import {module_name or path}), or install the version of smalti that wrote "
+            "the file."
         )
     if not (isinstance(cls, type) and issubclass(cls, Configurable)):
         raise SmaltiError(f"{path} is not a part of a tokenizer: the configuration was not written by smalti.")
