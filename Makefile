@@ -17,7 +17,7 @@ demo: $(VENV)/installed
 	$(BIN)/python examples/demo.py --steps $(STEPS) --out demo
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -35,6 +35,7 @@ Loss = Callable[[Tensor], Tensor]
 CASES: list[Case] = [(4, 8, 1024), (4, 8, 4096), (1, 16, 1024), (1, 16, 4096), (1, 18, 1024), (1, 18, 4096)]
 GQ_ONLY_CASES: list[Case] = [(1, 18, 16384), (1, 20, 1024), (1, 20, 4096), (1, 22, 1024), (1, 22, 4096)]
 MAX_SECONDS_PER_CASE = 60.0
+"""Time after which a case starts no further round."""
 
 
 def gq_loss(groups: int, bits: int) -> Loss:
@@ -80,7 +81,7 @@ def forward_backward(loss: Loss, h: Tensor) -> None:
 def measure_times(names: list[str], case: Case, device: str, rounds: int) -> dict[str, float]:
     """Return the median seconds of each quantizer.
 
-    The first round is a warm-up and does not count, unless it took all of the time that a case may take.
+    The first round is a warm-up and is discarded, unless it already exceeds the time limit of a case.
     """
     groups, bits, tokens = case
     losses = {name: QUANTIZERS[name](groups, bits) for name in names}
@@ -130,7 +131,7 @@ def random_latents(channels: int, tokens: int, device: str) -> Tensor:
     return (torch.randn(1, tokens, channels, generator=generator) * 0.01).to(device).requires_grad_()
 
 
-def comparison_row(case: Case, device: str, rounds: int) -> str:
+def measure_row(case: Case, device: str, rounds: int) -> str:
     """Measure both quantizers, or GQ alone if LFQ does not fit into memory, and return a row of the Markdown table."""
     groups, bits, tokens = case
     row = f"| {groups} x {bits} | {tokens} |"
@@ -155,7 +156,7 @@ def print_tables(device: str, rounds: int, *, quick: bool) -> None:
         if quick and case[1] == 18:
             continue
         print(f"Measuring {case}", file=sys.stderr)
-        print(comparison_row(case, device, rounds), flush=True)
+        print(measure_row(case, device, rounds), flush=True)
     print("\n| GQ alone, groups x bits | tokens | ms | MiB |\n|---|---|---|---|", flush=True)
     for case in GQ_ONLY_CASES:
         print(f"Measuring {case}", file=sys.stderr)

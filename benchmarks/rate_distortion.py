@@ -5,11 +5,11 @@
 All variants are `ltx/quickstart.yaml` with another bottleneck. They see the same clips and photos in the same order, for as
 many steps as their time allows. The decoder denoises only if the latents are continuous, as in the full-size recipes.
 Measures the held-out clips (17 frames of 64 x 64), prints a Markdown table, and writes `reconstructions.png`: frames of the
-original, with those of each variant below.
+original, and below them the reconstructions of each variant.
 
-The bits of a discrete tokenizer are those of its ids. There are two honest ways to count the bits of continuous latents:
-16 bits per number, as they are stored, and the KL divergence in bits, which transmitting one sample takes (arXiv
-1810.00440). The PSNR in the row of the second is that of a sample.
+The bits of a discrete tokenizer are the bits of its ids. The bits of continuous latents are counted in two ways: 16 bits
+per number, as the means are stored, and the KL divergence, the number of bits needed to transmit one sample of the
+posterior (arXiv 1810.00440). The second row has the PSNR of such a sample.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ VARIANTS = {
     "fsq_16": fsq(16),
     "gq_32": gq(32),
 }
-"""By channels or tokens per latent position. The first three compress 1:192, the others to a quarter of the bits."""
+"""Variants by name, which ends in the channels or tokens per latent position. The last three use a quarter of the bits."""
 
 
 def make_recipe(name: str, minutes: float) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def make_recipe(name: str, minutes: float) -> dict[str, Any]:
     return recipe
 
 
-def held_out_clips() -> list[Tensor]:
+def load_held_out_clips() -> list[Tensor]:
     """Return the packaged clips for validation, (1, 3, T, H, W) each in [-1, 1]."""
     transform = VideoEvaluationTransform(FRAMES, RATE, resize=SIZE, crop=SIZE)
     return [batch.pixels for batch in evaluation_loader(Clips("validation"), transform, 1, 0)]
@@ -177,7 +177,7 @@ def print_table(clips: list[Tensor], names: list[str], out: Path) -> None:
 
 @torch.no_grad()
 def save_frames(clip: Tensor, names: list[str], out: Path) -> None:
-    """Write reconstructions.png: five frames of a clip (1, 3, T, H, W), and below them those of each variant."""
+    """Write reconstructions.png: five frames of a clip (1, 3, T, H, W), and the reconstructions of each variant below."""
     rows = [pixels_to_uint8(clip)]
     for name in names:
         tokenizer = load(find_checkpoint(out / name)).eval()
@@ -206,7 +206,7 @@ def main() -> None:
         )
         list(runs)  # raises the exception of a failed run
     print(f"{options.minutes:g} minutes per variant, {options.jobs} at a time, held-out clips, protocol {PROTOCOL}\n")
-    clips = held_out_clips()
+    clips = load_held_out_clips()
     print_table(clips, options.variants, options.out)
     save_frames(clips[0], options.variants, options.out)
 

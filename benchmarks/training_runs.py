@@ -40,7 +40,7 @@ def find_checkpoint(folder: Path) -> Path:
 
 
 def read_metrics(folder: Path) -> list[dict[str, str]]:
-    """Return the logged rows of the newest run in a folder, with an empty string for what a row does not have."""
+    """Return the logged rows of the newest run in a folder. Values that a row does not have are empty strings."""
     with _find_newest(folder, "metrics.csv").open() as file:
         return list(csv.DictReader(file))
 

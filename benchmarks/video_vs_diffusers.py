@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="rounds after the warm-up (default: %(default)s)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="(default: %(default)s)")
-    parser.add_argument("--chunk", type=int, help="frames per chunk in smalti (default: that of the tokenizer)")
+    parser.add_argument("--chunk", type=int, help="frames per chunk in Smalti (default: chosen by the tokenizer)")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -24,7 +24,7 @@ MARGIN_DB = 2.0
 RECIPE = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
 
 
-def smalti(*arguments: object) -> None:
+def run_smalti(*arguments: object) -> None:
     """Print and run a smalti command. Exit if it fails."""
     words = [str(argument) for argument in arguments]
     print(f"\n$ smalti {shlex.join(words)}", flush=True)
@@ -33,7 +33,7 @@ def smalti(*arguments: object) -> None:
         sys.exit(code)
 
 
-def packaged_photo(folder: Path) -> Path:
+def save_packaged_photo(folder: Path) -> Path:
     """Write a held-out photo to a file and return its path."""
     from smalti.data import Photos
 
@@ -46,7 +46,7 @@ def packaged_photo(folder: Path) -> Path:
 
 def train(folder: Path, steps: int) -> Path:
     """Train with the quickstart recipe and return the folder of the run."""
-    smalti(
+    run_smalti(
         "fit", "-c", RECIPE, "--trainer.logger.init_args.save_dir", folder, "--trainer.max_steps", steps,
         "--trainer.val_check_interval", min(275, steps), "--model.scheduler.init_args.total_steps", steps,
     )  # fmt: skip
@@ -64,14 +64,14 @@ def main() -> int:
 
     run = train(out / "runs", options.steps)
     training_seconds = time.monotonic() - start
-    smalti("export", run / "checkpoints" / "last.ckpt", "--out", out / "tokenizer", "--overwrite")
-    smalti(
+    run_smalti("export", run / "checkpoints" / "last.ckpt", "--out", out / "tokenizer", "--overwrite")
+    run_smalti(
         "evaluate", "--tokenizer", out / "tokenizer", "--data", "photos:validation", "--protocol", "square128",
         "--out", out / "evaluation", "--overwrite",
     )  # fmt: skip
-    photo = packaged_photo(out)
-    smalti("tokenize", photo, "-o", out / "photo.safetensors", "--tokenizer", out / "tokenizer", "--overwrite")
-    smalti("detokenize", out / "photo.safetensors", "-o", out / "photo_reconstructed.png", "--overwrite")
+    photo = save_packaged_photo(out)
+    run_smalti("tokenize", photo, "-o", out / "photo.safetensors", "--tokenizer", out / "tokenizer", "--overwrite")
+    run_smalti("detokenize", out / "photo.safetensors", "-o", out / "photo_reconstructed.png", "--overwrite")
 
     metrics = json.loads((out / "evaluation" / "metrics.json").read_text())
     gain = metrics["metrics"]["psnr"]["value"] - metrics["baseline"]["metrics"]["psnr"]["value"]

@@ -21,7 +21,7 @@ _MODULES = {"Tokenizer": "smalti.tokenizers.tokenizer", "load": "smalti.tokenize
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used, because `smalti --help` must not wait for the import of torch."""
+    """Import a public name on first use: importing torch takes seconds, and `smalti --help` does not need it."""
     if name not in _MODULES:
         raise AttributeError(f"module 'smalti' has no attribute '{name}'")
     from importlib import import_module

@@ -24,28 +24,28 @@ _COMMANDS = {
     "import": ("import_published", "convert a published checkpoint to a folder for smalti.load"),
     "recipes": ("recipes", "list the installed recipes"),
 }
-"""Command name: its module in `smalti.commands`, which is imported when the command is called, and a summary."""
+"""The module of each command in `smalti.commands`, imported when the command runs, and a summary, by command name."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        argv: the arguments after `smalti`; None for those of the process.
+        argv: the arguments after `smalti`; None for `sys.argv`.
 
     Returns:
-        The exit code: 0 for success; 1 if the reader of standard output has closed it; 2 for bad input, with one sentence
-        on standard error; 130 if interrupted (1 for training, which saves first).
+        The exit code: 0 for success; 1 if the reader of standard output has closed the pipe; 2 for bad input, with one
+        sentence on standard error; 130 if interrupted (1 for training, which saves a checkpoint first).
     """
     try:
         try:
             return _run(sys.argv[1:] if argv is None else argv)
         finally:
-            sys.stdout.flush()  # here and not at exit, where a closed pipe could not be handled
+            sys.stdout.flush()  # a closed pipe cannot be handled when Python flushes at exit
     except BrokenPipeError:
         if not _stdout_is_closed():
             raise
-        # Discard what is still buffered: Python would try to write it at exit and report another error.
+        # Discard the buffered output. Python would try to write it at exit and report a second error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
@@ -90,7 +90,7 @@ def _fail(where: str, message: str) -> int:
 def _stdout_is_closed() -> bool:
     """Return whether the reader of standard output, such as `head`, has closed the pipe."""
     poll = select.poll()
-    poll.register(sys.stdout, 0)  # errors are always reported
+    poll.register(sys.stdout, 0)  # errors are reported for every event mask
     return bool(poll.poll(0))
 
 

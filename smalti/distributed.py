@@ -1,6 +1,7 @@
-"""Helpers for several processes. Each does nothing special in a single process.
+"""Collective operations for multi-process training. In a single process they return their input.
 
-All ranks must call these functions, in the same order. Tensors stay on the device they come on: NCCL accepts no other.
+All ranks must call these functions in the same order. Tensors must be on a device that the backend supports; NCCL requires
+a GPU.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def gather(value: T) -> list[T]:
     """Return the values of all ranks, in rank order, on every rank.
 
     Args:
-        value: anything that can be pickled.
+        value: an object that can be pickled.
     """
     if not is_distributed():
         return [value]
@@ -37,28 +38,27 @@ def gather(value: T) -> list[T]:
 
 
 def max_over_ranks(values: Tensor) -> Tensor:
-    """Return the elementwise maximum over all ranks, in place."""
+    """Replace values by their elementwise maximum over all ranks, in place, and return them."""
     if is_distributed():
         distributed.all_reduce(values, op=distributed.ReduceOp.MAX)
     return values
 
 
 def broadcast_from_rank_0(values: Tensor) -> Tensor:
-    """Return rank 0's values on every rank, in place."""
+    """Replace values by those of rank 0, in place, and return them."""
     if is_distributed():
         distributed.broadcast(values, src=0)
     return values
 
 
 def mean_over_ranks(*values: Tensor) -> tuple[Tensor, ...]:
-    """Average tensors of one dtype over all ranks, with one all-reduce.
+    """Average tensors over all ranks with one all-reduce. Every rank has the same weight.
 
-    The value is the global mean; the gradient is that of this rank's own part. Averaged over the ranks, as DDP does, it is
-    exactly the gradient that one process with all the batches would have, for any function of the means. Every rank
-    counts equally.
+    The values are the global means. The gradient of a mean passes to the local tensor unchanged. After DDP has averaged the
+    gradients over the ranks, they equal those of one process with all batches, for any function of the means.
 
     Args:
-        values: tensors of any shapes, the same on every rank.
+        values: tensors of one dtype, of any shapes; each has the same shape on every rank.
 
     Returns:
         The means, in order; the same tensors in a single process.
@@ -68,5 +68,5 @@ def mean_over_ranks(*values: Tensor) -> tuple[Tensor, ...]:
     packed = torch.cat([value.detach().flatten() for value in values])
     distributed.all_reduce(packed)
     parts = (packed / world_size()).split([value.numel() for value in values])
-    # The value of the mean with the gradient of the local tensor.
+    # The difference is zero and has the gradient of the local tensor.
     return tuple(part.view_as(value) + (value - value.detach()) for value, part in zip(values, parts, strict=True))

@@ -6,7 +6,7 @@ from __future__ import annotations
 class SmaltiError(Exception):
     """Bad input that the user can fix. The command line prints the message and exits with code 2.
 
-    Raise it if a file, recipe, option or machine of the user is at fault, never for a bug in Smalti.
+    Raise it for problems with a user's files, recipes, options or environment, never for a bug in Smalti.
     """
 
 
@@ -16,7 +16,7 @@ class MissingExtraError(SmaltiError):
     Args:
         package: the package that could not be imported.
         extra: the extra of smalti that installs it.
-        purpose: what needs the package, a plural noun that starts the message ("The packaged photos").
+        purpose: what needs the package: a plural that starts the message, such as "The packaged photos".
     """
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
@@ -24,14 +24,14 @@ class MissingExtraError(SmaltiError):
 
 
 class UnreadableError(SmaltiError):
-    """A file, or the bytes of a file, cannot be decoded. Data loaders skip it, count it and log its name.
+    """A file, or the bytes of a file, cannot be decoded. Data loaders skip the file, count it and log its name.
 
     Args:
         name: path of the file, or a description of the bytes.
         reason: what is wrong with it, without a period at the end.
 
     Attributes:
-        kind: what the file should be, with an article. Subclasses override it.
+        kind: what the file should be, with an article, such as "an image". Subclasses override it.
     """
 
     kind = "a file"
@@ -44,9 +44,9 @@ class UnreadableError(SmaltiError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[UnreadableError], tuple[str, str]]:
-        """Pickle the two arguments: the error is sent from data loader workers to the main process."""
+        """Pickle the two constructor arguments: data loader workers send the error to the main process."""
         return type(self), (self.name, self.reason)
 
 
 class DivergedError(SmaltiError):
-    """A loss or gradient is NaN or infinite. Training stopped before it reached the weights."""
+    """A loss or gradient is NaN or infinite. Training stops before the weights are updated."""

@@ -56,14 +56,14 @@ def import_requested_modules(arguments: list[str]) -> list[str]:
 def import_object(path: str, kind: str) -> Any:
     """Import an object that is defined outside of Smalti.
 
-    This runs the code of its module: pass only paths that the user gave for this purpose, never one from a file.
+    This runs the code of its module. Pass only paths that the user typed, never one that was read from a file.
 
     Args:
         path: dotted path of the module and the name in it, such as "my_package.MyMetric".
-        kind: what the object should be, for the error message: "The {kind} {path} cannot be imported ...".
+        kind: what the object should be, such as "metric", for the error message.
 
     Raises:
-        SmaltiError: the module cannot be imported, for whatever reason, or does not have the name.
+        SmaltiError: the path is malformed, the module raises an error on import, or it does not define the name.
     """
     module_name, _, name = path.rpartition(".")
     try:

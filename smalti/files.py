@@ -14,7 +14,7 @@ from smalti.errors import SmaltiError
 
 @contextmanager
 def atomic_write(file: Path) -> Iterator[Path]:
-    """Write a file atomically: readers see the old file or the complete new one, never a part.
+    """Write a file atomically: readers see the old file or the complete new file, never a partial one.
 
     Creates missing folders.
 
@@ -22,8 +22,8 @@ def atomic_write(file: Path) -> Iterator[Path]:
         file: the file to write or replace.
 
     Yields:
-        A temporary path next to `file` to write to. It replaces `file` when the block ends without an error, and is
-        removed otherwise. It keeps the suffix, from which some writers infer the format.
+        A temporary path next to `file` to write to. The temporary file replaces `file` when the block ends without an
+        error, and is removed otherwise. It has the same suffix, from which some writers infer the format.
 
     Raises:
         OSError: a folder cannot be created, or the file cannot be replaced.
@@ -39,19 +39,19 @@ def atomic_write(file: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_write_folder(folder: Path, names: Sequence[str]) -> Iterator[Path]:
-    """Write several files into a folder: all of them or, if the block fails, none.
+    """Write several files into a folder: all of them, or none if the block raises an error.
 
     Creates missing folders.
 
     Args:
-        folder: where the files go.
+        folder: the folder that receives the files.
         names: names of the files, in the order in which they are moved into place.
 
     Yields:
         A temporary folder in which the block writes files of these names.
 
     Raises:
-        SmaltiError: something cannot be written.
+        SmaltiError: a file or folder cannot be written.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -62,20 +62,23 @@ def atomic_write_folder(folder: Path, names: Sequence[str]) -> Iterator[Path]:
             for name in names:
                 (staged / name).replace(folder / name)
     except OSError as error:
-        raise SmaltiError(f"The tokenizer cannot be written to {folder}: {error.strerror or error}.") from error
+        raise SmaltiError(
+            f"Files cannot be written to {folder} ({error.strerror or error}): check the permissions and the free disk "
+            "space, or choose another folder."
+        ) from error
 
 
 def check_overwrite(folder: Path, kind: str, marker: str, *, overwrite: bool) -> None:
-    """Refuse to write into a folder whose content must not be overwritten.
+    """Check that writing into a folder does not overwrite anything by accident.
 
     Args:
         folder: the folder to write; may be missing.
-        kind: what the folder may contain, with its article, for the error message: "{folder} is not {kind}, ...".
+        kind: the kind of folder that may be overwritten, with an article, such as "an exported tokenizer".
         marker: name of a file that identifies a folder of this kind.
-        overwrite: whether a folder of this kind may be overwritten.
+        overwrite: whether the user allows overwriting.
 
     Raises:
-        SmaltiError: the folder is not empty and `overwrite` is False, or it contains something else.
+        SmaltiError: the folder is not empty, and `overwrite` is False or the folder is of another kind.
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
@@ -88,13 +91,13 @@ def check_overwrite(folder: Path, kind: str, marker: str, *, overwrite: bool) ->
 def sha256(file: Path) -> str:
     """Return the SHA-256 of a file, 64 hexadecimal digits.
 
-    The result is cached as long as the size and the modification time of the file stay the same.
+    The result is cached until the size or the modification time of the file changes.
     """
     stat = file.stat()
-    return _sha256(file.resolve(), stat.st_size, stat.st_mtime_ns)
+    return _sha256(file.resolve(), stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
 @lru_cache(maxsize=32)
-def _sha256(file: Path, _size: int, _modified: int) -> str:
+def _sha256(file: Path, _inode: int, _size: int, _modified: int) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,8 +1,8 @@
-"""Names that earlier versions wrote into files, and what they are called now.
+"""Upgrading names that earlier versions of Smalti wrote into exports, checkpoints and recipes.
 
-Exports, checkpoints and recipes name classes and arguments. Version 0.1 named classes by module path
-(`smalti.tokenizers.wetok.WeTokEncoder`); since then, files hold public paths (`smalti.tokenizers.WeTokEncoder`), so that
-modules can move. Whoever renames a public class or a constructor argument adds a line here, and old files keep loading.
+Version 0.1 wrote the module path of each class, such as `smalti.tokenizers.wetok.WeTokEncoder`. Later versions write the
+public path, such as `smalti.tokenizers.WeTokEncoder`, which stays valid when the class moves to another module. When you
+rename a public class or a constructor argument, add a line here: old files must keep loading.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ CLASSES: dict[str, str] = {
     "ReconstructionAdversary": "smalti.trainers.ReconstructionGANLoss",
     "Files": "smalti.data.ImageFiles",
 }
-"""Public path of each class of Smalti that version 0.1 named by another path, by class name."""
+"""Current public paths of the classes that version 0.1 wrote under another path, by class name in version 0.1."""
 
 ARGUMENTS: dict[str, dict[str, str]] = {
     "smalti.tokenizers.bottlenecks.KL": {"initial_deviation": "initial_std"},
     "smalti.tokenizers.bottlenecks.Joint": {"discrete_share": "discrete_probability"},
     "smalti.trainers.PerceptualLoss": {"stand_in": "allow_proxy"},
 }
-"""Renamed constructor arguments, old name to new name, by public class path."""
+"""Renamed constructor arguments (old name to new name), by public class path."""
 
 CHECKPOINT_PREFIXES = {"adversary.": "gan."}
-"""Renamed prefixes of weights in training checkpoints."""
+"""Renamed prefixes of weight names in training checkpoints (old to new)."""
 
 CALLBACKS = {"MeasureLatents": "LatentStatisticsCallback"}
-"""Renamed callbacks, whose names are the keys of their states in training checkpoints."""
+"""Renamed callbacks (old to new). Training checkpoints store the state of a callback under its class name."""
 
 
 def upgrade_config(config: Any) -> Any:
     """Replace old class paths and argument names in a tree of dictionaries and lists.
 
     Args:
-        config: what JSON or YAML holds. A class is {"class_path": ..., "init_args": {...}}.
+        config: the content of a JSON or YAML file. A class is {"class_path": ..., "init_args": {...}}.
 
     Returns:
         The upgraded tree; the input is not changed.
@@ -63,10 +63,13 @@ def upgrade_config(config: Any) -> Any:
 
 
 def upgrade_recipe(recipe: Any) -> Any:
-    """Upgrade a training recipe: its classes and arguments, and sections that were renamed or moved.
+    """Upgrade a training recipe: replace old class paths, argument names and section names.
 
     Args:
-        recipe: the content of a YAML file of `smalti fit`; anything other than a dictionary is returned unchanged.
+        recipe: the content of a recipe file. Anything other than a dictionary is returned unchanged.
+
+    Returns:
+        The upgraded recipe; the input is not changed.
     """
     if not isinstance(recipe, dict):
         return recipe

@@ -1,6 +1,6 @@
-"""Conversions between 8-bit images and the pixels that networks see.
+"""Conversions between 8-bit images and pixels.
 
-"Pixels" are floating-point RGB values in [-1, 1] everywhere in Smalti.
+Everywhere in Smalti, "pixels" are floating-point RGB values in [-1, 1].
 
 Shapes: B batch, T frames, H, W pixels.
 """
@@ -29,7 +29,7 @@ def pixels_to_uint8(pixels: Tensor) -> Tensor:
 
 
 def uint8_to_pixels(images: Tensor) -> Tensor:
-    """Convert uint8 in [0, 255] to float32 in [-1, 1]. `pixels_to_uint8` inverts it exactly.
+    """Convert uint8 in [0, 255] to float32 in [-1, 1]. `pixels_to_uint8` is the exact inverse.
 
     Args:
         images: uint8 tensor of any shape.

@@ -1,4 +1,4 @@
-"""One way to derive seeds: for shuffling, for augmentation, for the noise of a training step and of a decoder."""
+"""Deriving seeds: for shuffling, for augmentation, and for the noise of training steps and decoders."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import struct
 def derive_seed(*parts: int | str) -> int:
     """Hash integers and strings to a seed in [0, 2^63), the same on every machine and in every process.
 
-    Seeds of similar parts are unrelated, so that consecutive epochs or indices draw independent numbers.
+    Similar inputs give unrelated seeds: consecutive epochs or indices draw independent random numbers.
 
     Args:
         parts: what the seed depends on, such as a base seed, the epoch and the index of a sample. Integers must fit into

@@ -1,7 +1,7 @@
 """The data types that Smalti's packages exchange.
 
-Shapes: B batch; T frames, H height, W width in pixels; t, h, w the same in latent positions; C channels; N positions of all
-grids of a sample, grid by grid, each flattened in (t, h, w) order; G tokens per position.
+Shapes: B batch; T frames, H height, W width in pixels; t, h, w the same in latent positions; C channels; G tokens per
+position; N positions of all grids of a sample, grid by grid, each grid flattened in (t, h, w) order.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class Code:
     """The output of a bottleneck for a batch of positions.
 
     Attributes:
-        z: (B, N, C) latent that the decoder receives, float32 or float64; straight-through where it is discrete.
-        ids: (B, N, G) int64 tokens, each in [0, codebook_size); None where the bottleneck is continuous.
+        z: (B, N, C) latent that the decoder receives, float32 or float64, with straight-through gradients if discrete.
+        ids: (B, N, G) int64 tokens, each in [0, codebook_size); None if the bottleneck is continuous.
         losses: unweighted scalar losses by name (kl, commitment, token_entropy, ...); empty in evaluation mode.
-        branch: the branch of a joint bottleneck that made this code, "discrete" or "continuous"; None for any other
-            bottleneck.
+        branch: the branch of a joint bottleneck that computed this code, "discrete" or "continuous"; None for other
+            bottlenecks.
     """
 
     z: Tensor
@@ -36,18 +36,18 @@ class Code:
     branch: str | None = None
 
     def __getitem__(self, index: tuple[slice, ...] | slice) -> Code:
-        """Index z and ids alike along batch and positions. Losses are dropped: they belong to the whole batch."""
+        """Index z and ids along batch and positions. Losses are dropped: they were computed for the whole batch."""
         return Code(self.z[index], None if self.ids is None else self.ids[index], branch=self.branch)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The latent grids of a sample and its true size, which together lead back to pixels.
+    """The latent grids of a sample, and its size before padding to the stride.
 
     Attributes:
         grids: (t, h, w) of each latent grid.
-        size: true (height, width) in pixels, before padding to the stride.
-        frames: true number of frames before padding; None if the input was an image without a time axis.
+        size: (height, width) in pixels before padding.
+        frames: number of frames before padding; None if the input was an image without a time axis.
     """
 
     grids: Grids
@@ -60,7 +60,7 @@ class Layout:
         return sum(math.prod(grid) for grid in self.grids)
 
     def split_time(self, stride: int, chunk: int) -> Iterator[Self]:
-        """Split a clip into consecutive parts: the positions of frame 0, then those of up to `chunk` frames per part.
+        """Split a clip into consecutive parts: frame 0 in the first part, then up to `chunk` frames per part.
 
         Args:
             stride: temporal stride of the tokenizer, in frames.
@@ -89,35 +89,35 @@ class Layout:
         """Join the consecutive parts of a clip; a single part is returned unchanged.
 
         Args:
-            parts: at least one part, in time order, all of one frame size.
+            parts: at least one part, in time order, all with the same frame size.
         """
-        every = list(parts)
-        first = every[0]
-        if len(every) == 1:
+        parts = list(parts)
+        first = parts[0]
+        if len(parts) == 1:
             return first
         return replace(
-            cls._concatenate(every),
-            grids=_merge_grids(grid for part in every for grid in part.grids),
-            frames=None if first.frames is None else sum(part.frames or 0 for part in every),
+            cls._concatenate(parts),
+            grids=_merge_grids(grid for part in parts for grid in part.grids),
+            frames=None if first.frames is None else sum(part.frames or 0 for part in parts),
         )
 
     def layout(self) -> Layout:
-        """Return the layout alone, without what a subclass adds to it."""
+        """Return the layout without the tensors that a subclass adds."""
         return Layout(grids=self.grids, size=self.size, frames=self.frames)
 
     def _select_positions(self, positions: slice) -> Self:
-        """Return the content at some positions; grids and frames are replaced by the caller."""
+        """Return a copy with the tensors at some positions. The caller sets grids and frames."""
         return self
 
     @classmethod
     def _concatenate(cls, parts: list[Any]) -> Self:
-        """Concatenate the contents of parts along the positions; grids and frames are replaced by the caller."""
+        """Concatenate the tensors of parts along the positions. The caller sets grids and frames."""
         return parts[0]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Latents(Layout):
-    """An encoded batch: the code of every position, and the layout to decode it.
+    """An encoded batch: the code of every position, and the layout that is needed to decode it.
 
     Attributes:
         code: z (B, N, C), ids (B, N, G) or None, and losses.
@@ -136,12 +136,12 @@ class Latents(Layout):
 
     @classmethod
     def from_grids(cls, latents: tuple[Tensor, ...], size: tuple[int, int], frames: int | None = None) -> Latents:
-        """Build what `Tokenizer.decode` takes from continuous latents of another source, such as a generative model.
+        """Build latents for `Tokenizer.decode` from grids of another source, such as a generative model.
 
         Args:
             latents: one (B, C, t, h, w) tensor per grid.
             size: (height, width) in pixels.
-            frames: frames of the clip; None for an image.
+            frames: number of frames of the clip; None for an image.
         """
         z, grids = pack(latents)
         return cls(code=Code(z), grids=grids, size=size, frames=frames)
@@ -184,7 +184,7 @@ class Batch(NamedTuple):
 
     Attributes:
         pixels: (B, 3, H, W) or (B, 3, T, H, W) float32 in [-1, 1].
-        names: one name per sample: the file it came from, or the shard and the key within it.
+        names: name of each sample: the file it was read from, or the shard and the key in the shard.
     """
 
     pixels: Tensor
@@ -195,7 +195,7 @@ def pack(latents: tuple[Tensor, ...]) -> tuple[Tensor, Grids]:
     """Concatenate the positions of several grids.
 
     Args:
-        latents: one (B, C, t, h, w) tensor per grid, all of one B and C.
+        latents: one (B, C, t, h, w) tensor per grid, all with the same B and C.
 
     Returns:
         z (B, N, C), and the grids for `unpack`.
@@ -211,7 +211,7 @@ def unpack(z: Tensor, grids: Grids) -> tuple[Tensor, ...]:
 
 
 def _merge_grids(grids: Iterable[tuple[int, int, int]]) -> Grids:
-    """Merge neighbors in time that have one height and width."""
+    """Merge consecutive grids that have the same height and width."""
     merged: list[tuple[int, int, int]] = []
     for t, h, w in grids:
         if merged and merged[-1][1:] == (h, w):

@@ -1,3 +1,3 @@
-"""The version of this release, alone, so that reading it imports nothing."""
+"""The version of Smalti. The build reads this file without importing the package."""
 
 __version__ = "0.1.0"

@@ -1,1 +1,1 @@
-"""What several commands share: options, planning of output files, streams of images and videos, and recipe files."""
+"""Code that several commands share: options, output files, streams of images and videos, and recipe files."""

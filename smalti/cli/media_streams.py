@@ -45,12 +45,12 @@ TOKENS = FileKind("a token file", ".safetensors")
 
 @dataclass(frozen=True)
 class LatentStream:
-    """The latents of an image or a video, computed while they are iterated over.
+    """The latents of an image or a video, computed during iteration.
 
     Attributes:
         latents: latents of consecutive parts of a video; for an image, one part whose `frames` is None.
         rate: frames per second; None for an image.
-        frames: approximate number of frames, for progress; None if the file does not specify it.
+        frames: approximate number of frames, for the progress bar; None if the file does not state it.
     """
 
     latents: Iterator[Latents]
@@ -62,7 +62,7 @@ def find_media(source: Path) -> list[Path]:
     """Return the file itself, or all images and videos in a folder and its subfolders.
 
     Raises:
-        SmaltiError: the folder contains none.
+        SmaltiError: the folder contains no images or videos.
     """
     files = find_files(source, IMAGE_SUFFIXES | VIDEO_SUFFIXES) if source.is_dir() else [source]
     if not files:
@@ -101,7 +101,7 @@ def encode_file(tokenizer: Tokenizer, file: Path, rate: Fraction | None) -> Late
 
 
 def decode_tokens(tokenizer: Tokenizer, content: TokenFile) -> LatentStream:
-    """Look up the latents of a token file, split into the same parts as `encode_file` yields."""
+    """Look up the latents of a token file, in parts of the same lengths as `encode_file` yields."""
     device = next(tokenizer.parameters()).device
     parts = content.tokens.split_time(tokenizer.encoder.stride[0], _chunk_size(tokenizer))
     latents = (tokenizer.dequantize(part.to(device)) for part in parts)
@@ -168,11 +168,11 @@ def write_media(
 def describe(tokenizer: Tokenizer, layout: Layout, rate: Fraction | None) -> str:
     """Describe an encoded image or video: frames, size, and tokens or channels per latent position.
 
-    For a discrete tokenizer, the bits per pixel are those of this file, with its true size and number of positions.
+    For a discrete tokenizer, the bits per pixel are computed from the actual size and number of positions.
 
     Args:
         tokenizer: the tokenizer that encoded it.
-        layout: its layout.
+        layout: layout of the encoded image or video.
         rate: frames per second; None for an image.
     """
     height, width = layout.size
@@ -192,7 +192,7 @@ def _chunk_size(tokenizer: Tokenizer) -> int:
 
 
 def _stack_frames(frames: Iterator[Tensor], chunk: int) -> Iterator[Tensor]:
-    """Yield frame 0 alone, as causal networks encode it, then up to `chunk` frames each, as (1, 3, T, H, W)."""
+    """Stack frames to chunks (1, 3, T, H, W): frame 0 alone, as causal networks encode it, then up to `chunk` frames."""
     length = 1
     while part := list(islice(frames, length)):
         yield torch.stack(part, dim=1)[None]
@@ -207,8 +207,8 @@ def _to_uint8_frames(pixels: Tensor) -> tuple[Tensor, ...]:
     """
     if not pixels.isfinite().all():
         raise SmaltiError(
-            "The tokenizer decodes to pixels that are NaN or infinite: its weights are damaged, or they overflow in "
-            f"{pixels.dtype}."
+            "The decoder returned NaN or infinite pixels: check the tokenizer's weights, and whether activations overflow "
+            f"in {pixels.dtype}."
         )
     return pixels_to_uint8(pixels)[0].cpu().unbind(1)
 

@@ -1,6 +1,6 @@
-"""Command-line options that several commands share, and loading the tokenizer and the device that they name.
+"""Command-line options that several commands share, and opening the tokenizer and the device that they select.
 
-This module does not import torch until a command runs: `smalti COMMAND --help` is instant.
+The functions import torch when they need it: the help of a command appears without this delay.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 TOKENIZER_VARIABLE = "SMALTI_TOKENIZER"
-"""Environment variable with the default of `--tokenizer`."""
+"""Environment variable that sets the default of `--tokenizer`."""
 
 MEDIA_INPUT_HELP = "image, video, or folder of images and videos"
 MEDIA_OUTPUT_HELP = "image (.png) or video (.mp4) to write; for an input folder, the folder to write to"
 VIDEO_NOTES = (
-    "Videos are processed as a stream: memory does not depend on their length. By default, every frame is used once, and "
-    "the frame rate is the average frame rate of the file. With --rate, frames are sampled by their timestamps, which "
+    "Videos are processed chunk by chunk: memory does not depend on their length. By default, every frame is used once, "
+    "and the frame rate is the average frame rate of the file. With --rate, frames are sampled by their timestamps, which "
     "preserves the speed of videos with a variable frame rate. Videos are written as H.264, which requires an even height "
     "and width: the last row or column of an odd size is repeated. Audio is dropped."
 )
@@ -46,7 +46,7 @@ def add_tokenizer_options(parser: argparse.ArgumentParser, *, fallback: str = ""
         parser: the parser of the command.
         fallback: what the command uses if neither the option nor the environment variable is set, for the help text.
     """
-    default = f"the environment variable {TOKENIZER_VARIABLE}" + (f", then {fallback}" if fallback else "")
+    default = f"the environment variable {TOKENIZER_VARIABLE}" + (f", else {fallback}" if fallback else "")
     parser.add_argument(
         "--tokenizer",
         type=Path,
@@ -61,31 +61,36 @@ def add_tokenizer_options(parser: argparse.ArgumentParser, *, fallback: str = ""
     parser.add_argument(
         "--tile",
         type=int,
-        help="process frames in tiles of this height and width in pixels, which overlap by a quarter, if whole frames do "
-        "not fit into memory (default: whole frames)",
+        help="height and width of tiles in pixels, a multiple of the tokenizer's stride, if whole frames do not fit into "
+        "memory; tiles overlap by a quarter (default: whole frames)",
     )
 
 
-def add_branch_option(parser: argparse.ArgumentParser) -> None:
-    """Add `--as`, stored as `branch`, for the argument of `open_tokenizer`."""
+def add_branch_option(parser: argparse.ArgumentParser, default: str = "discrete") -> None:
+    """Add `--as`, stored as `branch`, for the argument of `open_tokenizer`.
+
+    Args:
+        parser: the parser of the command.
+        default: what the command uses without the option, for the help text.
+    """
     parser.add_argument(
         "--as",
         dest="branch",
         choices=("discrete", "continuous"),
-        help="branch of a joint tokenizer to use (default: discrete)",
+        help=f"branch of a joint tokenizer to use (default: {default})",
     )
 
 
 def add_rate_option(parser: argparse.ArgumentParser) -> None:
-    """Add `--rate`, a `Fraction` or None.
+    """Add `--rate`, parsed to a `Fraction`; None by default.
 
-    An invalid frame rate raises a SmaltiError while the arguments are parsed.
+    `parse_args` raises a SmaltiError for an invalid frame rate.
     """
     parser.add_argument(
         "--rate",
         type=_parse_rate,
-        help="sample videos by timestamps at this many frames per second, such as 12.5 or 30000/1001 (default: use every "
-        "frame)",
+        help="frame rate at which videos are sampled, in frames per second, such as 12.5 or 30000/1001 (default: every "
+        "frame is used)",
     )
 
 
@@ -100,7 +105,7 @@ def add_seed_option(parser: argparse.ArgumentParser) -> None:
 
 
 def open_device(name: str) -> torch.device:
-    """Return the device of a name; "auto" is a GPU if one is available, else the CPU.
+    """Return a device by name; "auto" selects a GPU if one is available, else the CPU.
 
     Raises:
         SmaltiError: this machine has no such device.
@@ -114,18 +119,20 @@ def open_device(name: str) -> torch.device:
         return torch.device(name)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise SmaltiError(f"The device '{name}' is not available on this machine ({reason}).") from error
+        raise SmaltiError(
+            f"The device '{name}' is not available on this machine ({reason}): choose another --device, such as cpu."
+        ) from error
 
 
 def open_tokenizer(
     file: Path | None, device: torch.device, branch: str | None = None, tile: int | None = None
 ) -> Tokenizer:
-    """Load a tokenizer as the options of the command line describe it.
+    """Load a tokenizer according to the command-line options.
 
     Args:
         file: an exported folder or a checkpoint.
         device: device to load it to.
-        branch: "discrete" or "continuous" for one branch of a joint tokenizer; None for the tokenizer unchanged.
+        branch: "discrete" or "continuous" to select one branch of a joint tokenizer; None to keep the tokenizer unchanged.
         tile: height and width of tiles in pixels; None to process whole frames.
 
     Returns:
@@ -138,7 +145,7 @@ def open_tokenizer(
     from smalti.tokenizers.checkpoints import load
 
     if file is None:
-        raise SmaltiError(f"No tokenizer is given: pass --tokenizer DIR, or set {TOKENIZER_VARIABLE}.")
+        raise SmaltiError(f"No tokenizer is given: pass --tokenizer PATH, or set {TOKENIZER_VARIABLE}.")
     tokenizer = load(file, device)
     if branch is not None:
         tokenizer = tokenizer.as_discrete() if branch == "discrete" else tokenizer.as_continuous()
@@ -149,6 +156,11 @@ def open_tokenizer(
 
 
 def _parse_rate(text: str) -> Fraction:
+    """Parse a frame rate.
+
+    Raises:
+        SmaltiError: the text is not a positive number or fraction.
+    """
     from smalti.video import normalize_frame_rate
 
     try:

@@ -1,4 +1,4 @@
-"""Commands that process one file or a folder of files: where results are written, and progress."""
+"""Output files of commands: planning their paths, processing one file or many with progress, and listing them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class FileKind:
 
     Attributes:
         name: name with an article, such as "an image".
-        suffix: suffix of results in a folder, with its dot.
-        other_suffixes: further suffixes that the user may choose for a single result.
+        suffix: default suffix, with the dot; results in a folder always get it.
+        other_suffixes: other valid suffixes for a single result.
     """
 
     name: str
@@ -42,23 +42,24 @@ class FileKind:
 def plan_outputs(
     source: Path, files: list[Path], out: Path, kind: Callable[[Path], FileKind], *, overwrite: bool
 ) -> list[tuple[Path, Path]]:
-    """Choose where to write the result of each file: to `out`, or for a folder to the same tree below `out`.
+    """Choose where to write the result of each file: to `out`, or, for a folder, to the same subfolder of `out`.
 
-    In a folder, files whose names differ in the suffix only keep the suffix in the name of the result: a.jpg and a.png
-    become a.jpg.png and a.png.png.
+    If files in a folder differ only in their suffixes, their results keep the suffixes: a.jpg and a.png become a.jpg.png
+    and a.png.png.
 
     Args:
         source: the input file or folder.
         files: the input file itself, or the files in the folder.
-        out: the file or folder to write.
-        kind: returns the kind of a file's result.
+        out: the file or folder to write to.
+        kind: function from an input file to the kind of its result.
         overwrite: whether existing results may be replaced.
 
     Returns:
         Pairs (file, result).
 
     Raises:
-        SmaltiError: `out` has the wrong suffix or is a file instead of a folder, or a result exists.
+        SmaltiError: `out` has the wrong suffix or is a file instead of a folder; or a result exists and `overwrite` is
+            False.
     """
     if source.is_dir():
         pairs = _plan_folder(source, files, out, kind)
@@ -80,11 +81,11 @@ def process_files(
 
     Args:
         pairs: (file, result) each, as `plan_outputs` returns them.
-        description: what is shown next to the progress bar if there are several files.
+        description: text next to the progress bar if there are several files.
         process: processes one pair. It may add its own bar to the progress display.
 
     Raises:
-        SmaltiError: the only file cannot be processed; or, after all others are done, some of several were skipped.
+        SmaltiError: the only file cannot be processed; or, after all others are done, some files were skipped.
     """
     from rich.progress import Progress
 
@@ -105,8 +106,14 @@ def process_files(
         )
 
 
+def print_files(folder: Path) -> None:
+    """Print the files of a folder and their sizes."""
+    for file in sorted(folder.iterdir()):
+        print(f"{file}  ({file.stat().st_size / 2**20:.2f} MiB)")
+
+
 def get_console() -> Console:
-    """Return a console for progress. It writes to standard error, which keeps standard output clean."""
+    """Return a console for progress bars. It writes to standard error, which keeps standard output clean."""
     from rich.console import Console
 
     return Console(stderr=True)

@@ -9,7 +9,7 @@ from smalti.errors import SmaltiError
 
 
 def recipe_folder() -> Path:
-    """Return the folder of the recipes: inside an installed package, or `configs/` at the top of a checkout."""
+    """Return the folder of the recipes: inside the installed package, or `configs/` in a checkout of the repository."""
     package = Path(smalti.__file__).parent
     installed = package / "recipes"
     return installed if installed.is_dir() else package.parent / "configs"
@@ -22,7 +22,7 @@ def recipe_names() -> list[str]:
 
 
 def find_recipe(name: str) -> Path:
-    """Return the file of a recipe: a file of the user, or else an installed recipe.
+    """Return the file of a recipe: the user's file if it exists, else an installed recipe.
 
     Args:
         name: a path, or the name of an installed recipe, with or without a leading `configs/`.

@@ -1,4 +1,4 @@
-"""`smalti detokenize`: token files to images and videos."""
+"""`smalti detokenize`: convert token files to images and videos."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
 
 def run(name: str, arguments: list[str]) -> int:
-    """Decode each token file, a video at its original frame rate.
+    """Decode each token file. Videos get their original frame rate.
 
     Raises:
         SmaltiError: an option is invalid, a file cannot be read or written, or a file was made by another tokenizer.
     """
     parser = argparse.ArgumentParser(
         f"smalti {name}",
-        description="Write the image or the video of a token file, or of every token file in a folder. Videos get their "
+        description="Convert a token file, or every token file in a folder, to an image or a video. Videos get their "
         "original frame rate.",
     )
     add_file_options(parser, "token file, or folder of token files", MEDIA_OUTPUT_HELP)
-    add_tokenizer_options(parser, fallback="the tokenizer that the token file names")
+    add_tokenizer_options(parser, fallback="the tokenizer recorded in the token file")
     add_seed_option(parser)
     options = parser.parse_args(arguments)
 
@@ -66,7 +66,8 @@ def run(name: str, arguments: list[str]) -> int:
         samples = len(content.tokens.ids)
         if samples != 1:
             raise SmaltiError(
-                f"{file} contains {samples} samples, but this command decodes one per file: use Tokenizer.detokenize."
+                f"{file} contains {samples} samples, but this command decodes files with one sample: use "
+                "Tokenizer.detokenize in Python."
             )
         latents = with_progress(decode_tokens(tokenizer, content), file.name, progress)
         layout = write_media(tokenizer, latents, content.rate, result, options.seed)
@@ -78,11 +79,11 @@ def run(name: str, arguments: list[str]) -> int:
 
 
 def _result_kind(files: int) -> Callable[[Path], FileKind]:
-    """Return a function that tells from a token file whether its result is an image or a video.
+    """Return a function from a token file to the kind of its result, image or video.
 
     Args:
-        files: number of token files. If there are several, the function does not raise for unreadable ones, because
-            `process_files` reports them later.
+        files: number of token files. If there are several, the function does not raise an error for an unreadable file,
+            because `process_files` reports it later.
     """
     from smalti.cli.media_streams import IMAGE, VIDEO
     from smalti.export.token_files import is_clip
@@ -99,7 +100,7 @@ def _result_kind(files: int) -> Callable[[Path], FileKind]:
 
 
 def _find_tokenizer(files: list[Path]) -> Path:
-    """Return the path of the tokenizer that the first readable token file names.
+    """Return the path of the tokenizer that is recorded in the first readable token file.
 
     Raises:
         SmaltiError: no file is readable.

@@ -1,4 +1,4 @@
-"""`smalti evaluate`: measure a tokenizer on images or videos by a named protocol."""
+"""`smalti evaluate`: measure a tokenizer on images or videos with a named protocol."""
 
 from __future__ import annotations
 
@@ -28,6 +28,10 @@ def run(name: str, arguments: list[str]) -> int:
     """Evaluate, write the report and print the table.
 
     Under `torchrun`, each process measures its part of the dataset, and rank 0 writes the report for the whole dataset.
+
+    Raises:
+        SmaltiError: an option is invalid, the data or the tokenizer cannot be read, too many samples are unreadable, or the
+            report exists and may not be replaced.
     """
     options = _parse(name, arguments)
 
@@ -45,15 +49,20 @@ def run(name: str, arguments: list[str]) -> int:
     with _process_group() as rank:
         evaluation, skipped = _evaluate(options, source, transform, protocol, requested, rank)
     if rank == 0:
-        _report(options, protocol, evaluation, skipped)
+        _write_report(options, protocol, evaluation, skipped)
     return 0
 
 
 def _parse(name: str, arguments: list[str]) -> argparse.Namespace:
+    """Parse the arguments after the command's name.
+
+    Raises:
+        SmaltiError: `--weights` is not a folder.
+    """
     parser = argparse.ArgumentParser(
         f"smalti {name}",
-        description="Measure PSNR, SSIM, LPIPS, rFID (for videos: rFVD) and codebook usage of a tokenizer, and the same "
-        "metrics of a baseline. Write a report with values per sample.",
+        description="Measure PSNR, SSIM, LPIPS, rFID (for videos: rFVD) and codebook usage of a tokenizer. Compare it with "
+        "a baseline. Write a report with the results and the values per sample.",
         epilog="Multiple GPUs: torchrun --nproc-per-node 8 -m smalti evaluate ...",
     )
     add_tokenizer_options(parser)
@@ -61,23 +70,24 @@ def _parse(name: str, arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--data",
         required=True,
-        help="folder, image, video, shards (a pattern or URL of .tar files; videos:... if they contain videos), "
-        "photos:validation, clips:validation, or the class path of a source (my_package.MySource)",
+        help="folder, image or video; shards (path, glob or URL of .tar files); photos:validation or clips:validation; or "
+        "the class path of your own source (my_package.MySource). The prefix videos: selects the videos of a folder, or "
+        "marks shards that contain videos (videos:clips-*.tar)",
     )
     parser.add_argument("--out", "-o", type=Path, required=True, help="folder to write the report to")
     parser.add_argument(
         "--protocol",
         default="imagenet256",
-        help="how samples are prepared: for images imagenet256, native, square64, ...; for videos clip17x128@24 (17 frames "
-        "of 128 x 128 pixels at 24 frames per second), ... (default: %(default)s)",
+        help="how samples are prepared. Images: imagenet256, native (original size), square64 (64 x 64 pixels), ... "
+        "Videos: clip17x128@24 (17 frames of 128 x 128 pixels at 24 frames per second), ... (default: %(default)s)",
     )
     parser.add_argument(
         "--metric",
         action="append",
         default=[],
         metavar="NAME",
-        help="additional metric, such as lpips_alex or fd_efflite0, or the class path of your own (my_package.MyMetric); "
-        "repeat the option for several",
+        help="additional metric, such as lpips_alex or fd_efflite0, or the class path of your own metric "
+        "(my_package.MyMetric); repeat the option for several metrics",
     )
     parser.add_argument(
         "--lpips",
@@ -88,14 +98,14 @@ def _parse(name: str, arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--weights",
         type=Path,
-        help="folder with the pretrained weights of the metrics' networks (default: the environment variable "
-        "SMALTI_WEIGHTS, then download)",
+        help="folder with the pretrained weights of the metrics' networks (default: the folder in the environment variable "
+        "SMALTI_WEIGHTS, else they are downloaded)",
     )
     parser.add_argument(
         "--batch-size", type=int, default=8, help="images or clips per batch and process (default: %(default)s)"
     )
     parser.add_argument(
-        "--workers", type=int, default=2, help="data loading processes per process (default: %(default)s)"
+        "--workers", type=int, default=2, help="data loading workers per process (default: %(default)s)"
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="seed for the noise of a generative decoder (default: %(default)s)"
@@ -109,15 +119,17 @@ def _parse(name: str, arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--overwrite", action="store_true", help="replace an existing report")
     options = parser.parse_args(arguments)
     if options.weights is not None and not options.weights.is_dir():
-        raise SmaltiError(f"--weights is {options.weights}, which is not a folder.")
+        raise SmaltiError(
+            f"--weights is {options.weights}, which is not a folder: give the folder that contains the weight files."
+        )
     return options
 
 
 def _build_transform(source: Source, protocol: Protocol) -> nn.Module:
-    """Return the transform of a protocol.
+    """Return the transform that prepares samples according to a protocol.
 
     Raises:
-        SmaltiError: the protocol is for images and the source contains videos, or the reverse.
+        SmaltiError: the protocol is for images and the source contains videos, or vice versa.
     """
     from smalti.data import EvaluationTransform, VideoEvaluationTransform
 
@@ -125,8 +137,8 @@ def _build_transform(source: Source, protocol: Protocol) -> nn.Module:
         present, expected = ("videos", "images") if source.videos else ("images", "videos")
         example = "clip17x128@24" if source.videos else "imagenet256"
         raise SmaltiError(
-            f"{source} contains {present}, but the protocol {protocol.name} is for {expected}: use one for {present}, such "
-            f"as {example}."
+            f"{source} contains {present}, but the protocol {protocol.name} is for {expected}: use a protocol for "
+            f"{present}, such as {example}."
         )
     spatial: dict[str, Any] = {
         "resize": protocol.resize,
@@ -168,7 +180,7 @@ def _evaluate(
     """Evaluate this process's part of the data.
 
     Returns:
-        The results and the number of skipped samples, both of all processes.
+        The results and the number of skipped samples, both over all processes.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -203,12 +215,12 @@ def _evaluate(
 
 
 def _batch_size(options: argparse.Namespace, protocol: Protocol) -> int:
-    """Return the batch size: 1 if the protocol does not crop, because the samples then differ in size."""
+    """Return the batch size: 1 if the protocol does not crop, because samples can then have different sizes."""
     return options.batch_size if protocol.crop else 1
 
 
-def _report(options: argparse.Namespace, protocol: Protocol, evaluation: Evaluation, skipped: int) -> None:
-    """Write the report, and print the table and the names of the files."""
+def _write_report(options: argparse.Namespace, protocol: Protocol, evaluation: Evaluation, skipped: int) -> None:
+    """Write the report, and print the table of results and the paths of the files."""
     from rich.console import Console
 
     from smalti.eval.report import Provenance, results_table, write_report
@@ -232,7 +244,7 @@ def _report(options: argparse.Namespace, protocol: Protocol, evaluation: Evaluat
 
 @contextmanager
 def _process_group() -> Iterator[int]:
-    """Join the processes that `torchrun` started, if any. Yields the rank."""
+    """Join the process group of `torchrun`, if there is one, and yield the rank."""
     import torch
     from torch import distributed
 

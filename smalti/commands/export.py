@@ -1,4 +1,4 @@
-"""`smalti export`: convert a training checkpoint to a folder to load, share and publish, for Smalti or another library."""
+"""`smalti export`: convert a training checkpoint to a folder that Smalti or another library loads."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from smalti.cli.options import add_branch_option, open_tokenizer
+from smalti.cli.outputs import print_files
 
 
 def run(name: str, arguments: list[str]) -> int:
@@ -17,20 +18,20 @@ def run(name: str, arguments: list[str]) -> int:
     """
     parser = argparse.ArgumentParser(
         f"smalti {name}",
-        description="Write the tokenizer of a checkpoint (its averaged weights) to a folder, for Smalti "
+        description="Convert the tokenizer in a checkpoint (its averaged weights, if any) to a folder for smalti.load "
         "(model.safetensors, config.json and a model card) or for another library.",
     )
     parser.add_argument("checkpoint", type=Path, help=".ckpt file of `smalti fit`, or an exported folder")
-    parser.add_argument("--out", "-o", type=Path, required=True, help="folder to write")
+    parser.add_argument("--out", "-o", type=Path, required=True, help="folder to write to")
     parser.add_argument(
         "--format",
         choices=("smalti", "diffusers"),
         default="smalti",
-        help="library that loads the folder: smalti, or diffusers as an AutoencoderKLLTXVideo or AutoencoderKLWan "
+        help="library that will load the folder; diffusers loads it as an AutoencoderKLLTXVideo or AutoencoderKLWan "
         "(default: %(default)s)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="overwrite an existing export of the same format")
-    add_branch_option(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing export of the same format")
+    add_branch_option(parser, "both branches")
     options = parser.parse_args(arguments)
 
     import torch
@@ -44,9 +45,3 @@ def run(name: str, arguments: list[str]) -> int:
     write(tokenizer, options.out, provenance=origin, overwrite=options.overwrite)
     print_files(options.out)
     return 0
-
-
-def print_files(folder: Path) -> None:
-    """Print the files of a folder and their sizes."""
-    for file in sorted(folder.iterdir()):
-        print(f"{file}  ({file.stat().st_size / 2**20:.2f} MiB)")

@@ -1,4 +1,4 @@
-"""`smalti fit`, `validate` and `test`: Lightning's command line for the training module."""
+"""`smalti fit`, `validate` and `test`: Lightning's command line for training."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from smalti.cli.recipe_files import find_recipe
+from smalti.data import ImageData, MixedData, VideoData  # noqa: F401 - `--help` lists the classes that are imported
 from smalti.errors import SmaltiError
 from smalti.legacy import upgrade_recipe
 from smalti.tokenizers.weight_files import read_checkpoint
@@ -27,16 +28,32 @@ from smalti.trainers.latent_statistics import LatentStatisticsCallback
 from smalti.trainers.log_progress import LogProgress
 
 _CONFIG_OPTIONS = ("-c", "--config")
-_NOISE = ("💡 Tip", "TPU available")
+_DROPPED_MESSAGES = ("💡 Tip", "TPU available")
 """Beginnings of messages that Lightning logs at every start and that say nothing about the run."""
+_DESCRIPTIONS = {
+    "fit": "Train a tokenizer. Pass recipes with -c: a model recipe and a data recipe, such as -c wetok/f16.yaml -c "
+    "data/folder.yaml. `smalti recipes` lists the installed ones. Later recipes and options override earlier ones. To "
+    "resume a run, pass its last.ckpt with --ckpt_path.",
+    "validate": "Evaluate a checkpoint (--ckpt_path) on the validation data of its recipe. Pass the recipe with -c, such "
+    "as the config.yaml in the folder of the run.",
+    "test": "Evaluate a checkpoint (--ckpt_path) on the test data of its recipe. Pass the recipe with -c, such as the "
+    "config.yaml in the folder of the run.",
+}
 _load_yaml = get_loader("yaml")
 
 
 class _TrainingCLI(LightningCLI):
-    """Lightning's command line with the callbacks of every run."""
+    """Lightning's command line, with recipes and the callbacks of every run."""
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Build Lightning's parser, and replace the help text of -c."""
+        parser = super().init_parser(**kwargs)
+        (action,) = (action for action in parser._actions if action.dest == "config")
+        action.help = "recipe: a YAML file, or the name of an installed recipe. Repeat the option to combine recipes."
+        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Give each callback of every run its own section in the recipe, and options such as --ema.decay."""
+        """Add a section of the recipe, with options such as --ema.decay, for each callback of every run."""
         parser.add_lightning_class_args(WarmStart, "warm_start")
         parser.add_lightning_class_args(TokenizerEMA, "ema")
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
@@ -66,13 +83,13 @@ class _TrainingCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Return Lightning's subcommands without predict, for which there is `smalti reconstruct`."""
+        """Return Lightning's subcommands without predict, which `smalti reconstruct` replaces."""
         subcommands = LightningCLI.subcommands()
         return {name: subcommands[name] for name in ("fit", "validate", "test")}
 
 
 def run(name: str, arguments: list[str]) -> int:
-    """Run Lightning's command line. Recipes are found by name, and those of earlier versions are upgraded.
+    """Run Lightning's command line. Find recipes by name, and upgrade recipes of earlier versions.
 
     Args:
         name: fit, validate or test.
@@ -85,7 +102,7 @@ def run(name: str, arguments: list[str]) -> int:
     set_loader("yaml", _load_recipe, exceptions=(yaml.YAMLError,))
     logging.getLogger("smalti").setLevel(logging.INFO)
     logging.basicConfig(format="%(message)s")
-    # Set and not passed: the processes that DDP launches repeat the command from sys.argv.
+    # Set in sys.argv and not passed as an argument, because the processes that DDP launches repeat sys.argv.
     sys.argv[1:] = [name, *_resolve_recipes(arguments)]
     try:
         _TrainingCLI(
@@ -94,9 +111,10 @@ def run(name: str, arguments: list[str]) -> int:
             subclass_mode_data=True,
             seed_everything_default=0,
             auto_configure_optimizers=False,
-            parser_kwargs={"prog": "smalti", "exit_on_error": False},
+            parser_kwargs={"prog": "smalti", "exit_on_error": False}
+            | {name: {"description": text} for name, text in _DESCRIPTIONS.items()},
             trainer_defaults={"callbacks": []},
-            save_config_kwargs={"overwrite": True},  # a run that is resumed in its own folder has a config there
+            save_config_kwargs={"overwrite": True},  # a run that is resumed in its own folder already has a config.yaml
         )
     except (ArgumentError, ValueError) as error:
         cause = _find_smalti_error(error)
@@ -106,32 +124,33 @@ def run(name: str, arguments: list[str]) -> int:
             raise
         if str(error).endswith(f"required: {name}.data"):
             raise SmaltiError("No data is given: add a data recipe, such as -c data/folder.yaml.") from error
-        # The lines of the message are the path to the wrong setting, one level per line.
+        # Each line of the message is one level of the path to the wrong setting.
         raise SmaltiError(" ".join(str(error).split())) from error
     except MisconfigurationException as error:
-        raise SmaltiError(f"The trainer's settings do not fit together: {error}") from error
+        raise SmaltiError(f"The settings of the trainer or its callbacks are invalid: {error}") from error
     return 0
 
 
 def _quiet_lightning() -> None:
     """Drop Lightning's tips, and warnings that do not apply."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_about_the_run)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_informative)
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
     # Validation metrics are already means over all ranks when they are logged.
     warnings.filterwarnings("ignore", message=r".*It is recommended to use `self\.log\('(val|test)/.*sync_dist=True.*")
 
 
-def _is_about_the_run(record: logging.LogRecord) -> bool:
-    return not str(record.msg).startswith(_NOISE)
+def _is_informative(record: logging.LogRecord) -> bool:
+    """Return whether a log record says something about the run."""
+    return not str(record.msg).startswith(_DROPPED_MESSAGES)
 
 
 def _load_recipe(text: str) -> Any:
-    """Load YAML, upgrading what an earlier version wrote."""
+    """Load the YAML of a recipe, and upgrade names of earlier versions."""
     return upgrade_recipe(_load_yaml(text))
 
 
 def _find_smalti_error(error: BaseException) -> SmaltiError | None:
-    """Return the error for users that a library has wrapped in its own errors, if there is one."""
+    """Return the SmaltiError among an error and its causes, which a library may have wrapped; None if there is none."""
     current: BaseException | None = error
     while current is not None:
         if isinstance(current, SmaltiError):
@@ -141,7 +160,7 @@ def _find_smalti_error(error: BaseException) -> SmaltiError | None:
 
 
 def _resolve_recipes(arguments: list[str]) -> list[str]:
-    """Replace the name of each recipe by the path of its file."""
+    """Replace the name of each recipe with the path of its file."""
     resolved: list[str] = []
     previous = ""
     for argument in arguments:

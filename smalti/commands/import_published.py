@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smalti.commands.export import print_files
+from smalti.cli.outputs import print_files
 from smalti.errors import SmaltiError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _CONFIG_PATHS = (("model", "init_args"), ("model", "params"), ())
-"""Where a training configuration has the configuration of the model; () is the top level."""
+"""Keys that lead to the configuration of the model in the publishers' files; () is the top level."""
 
 
 def run(name: str, arguments: list[str]) -> int:
@@ -29,18 +29,19 @@ def run(name: str, arguments: list[str]) -> int:
     listing = "; ".join(f"{family}: {find_family(family).description}" for family in families())
     parser = argparse.ArgumentParser(
         f"smalti {name}",
-        description="Import a published model, all of its weights or none, and write it as an exported tokenizer.",
-        epilog=f"Families are {listing}.",
+        description="Convert a published checkpoint to a folder for smalti.load. The import fails if a weight is missing, "
+        "unexpected or of another shape.",
+        epilog=f"Families: {listing}.",
     )
     parser.add_argument(
         "family",
-        help=f"family of the model: {', '.join(families())}, or the dotted path of a Family of your own, such as "
-        "my_package.my_release.FAMILY, which is imported",
+        help=f"family of the model: {', '.join(families())}, or the dotted path of your own Family object, such as "
+        "my_package.my_release.FAMILY",
     )
     parser.add_argument("checkpoint", type=Path, help="the publisher's .ckpt, .pt or .safetensors file")
     parser.add_argument("--config", type=Path, required=True, help="the publisher's YAML or JSON configuration")
-    parser.add_argument("--out", "-o", type=Path, required=True, help="folder to write")
-    parser.add_argument("--overwrite", action="store_true", help="overwrite an existing exported tokenizer")
+    parser.add_argument("--out", "-o", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing export")
     options = parser.parse_args(arguments)
 
     family = load_family(options.family) if "." in options.family else find_family(options.family)
@@ -58,31 +59,31 @@ def run(name: str, arguments: list[str]) -> int:
 
 
 def _read_config(file: Path) -> dict[str, Any]:
-    """Read the configuration of a model, from a file of its own or from a training configuration.
+    """Read the configuration of a model from a YAML or JSON file. The file may be a complete training configuration.
 
     Raises:
-        SmaltiError: the file does not exist, is no YAML, or contains no configuration.
+        SmaltiError: the file does not exist, is not valid YAML, or contains no configuration.
     """
     import yaml
 
     if not file.is_file():
-        raise SmaltiError(f"There is no configuration {file}: pass the file that the publisher released.")
+        raise SmaltiError(f"The configuration file {file} does not exist: pass the file that the publisher released.")
     try:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
-        raise SmaltiError(f"{file} is no valid YAML ({reason}): pass the publisher's file.") from error
+        raise SmaltiError(f"{file} is not valid YAML ({reason}): pass the publisher's file.") from error
     for path in _CONFIG_PATHS:
         section = config
         for key in path:
             section = section.get(key) if isinstance(section, dict) else None
         if isinstance(section, dict):
             return section
-    raise SmaltiError(f"{file} contains no configuration of a model: pass the publisher's file.")
+    raise SmaltiError(f"{file} contains no model configuration: pass the publisher's file.")
 
 
 def _read_weights(file: Path) -> Mapping[str, Tensor]:
-    """Read a state dict, from a file of its own or from a training checkpoint.
+    """Read a state dict from a file. The file may be a complete training checkpoint.
 
     Raises:
         SmaltiError: the file does not exist, is damaged, or contains no state dict.
@@ -96,5 +97,7 @@ def _read_weights(file: Path) -> Mapping[str, Tensor]:
     checkpoint = read_checkpoint(file)
     state_dict = checkpoint.get("state_dict", checkpoint)
     if not (isinstance(state_dict, dict) and state_dict and all(isinstance(v, Tensor) for v in state_dict.values())):
-        raise SmaltiError(f"{file} contains no state dict, neither at the top level nor under 'state_dict'.")
+        raise SmaltiError(
+            f"{file} contains no state dict, neither at the top level nor under 'state_dict': pass the publisher's file."
+        )
     return state_dict

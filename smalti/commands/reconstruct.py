@@ -32,7 +32,8 @@ def run(name: str, arguments: list[str]) -> int:
     """
     parser = argparse.ArgumentParser(
         f"smalti {name}",
-        description="Write the reconstruction of an image or a video, or of every image and video in a folder.",
+        description="Encode and decode an image or a video, or every image and video in a folder, and write the "
+        "reconstructions.",
         epilog=VIDEO_NOTES,
     )
     add_file_options(parser, MEDIA_INPUT_HELP, MEDIA_OUTPUT_HELP)

@@ -1,4 +1,4 @@
-"""`smalti tokenize`: images and videos to token files."""
+"""`smalti tokenize`: convert images and videos to token files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run(name: str, arguments: list[str]) -> int:
     """
     parser = argparse.ArgumentParser(
         f"smalti {name}",
-        description="Write the tokens of an image or a video, or of every image and video in a folder.",
+        description="Convert an image or a video, or every image and video in a folder, to token files.",
         epilog=VIDEO_NOTES,
     )
     add_file_options(

@@ -38,9 +38,9 @@ def training_loader(
     world_size: int = 1,
     get_position: Callable[[], TrainingPosition] = TrainingPosition,
 ) -> Loader:
-    """Build a loader of complete training batches. Order and augmentation depend on seed, epoch and index only.
+    """Build a loader of complete training batches. Order and augmentation depend only on seed, epoch and index.
 
-    Workers are kept from one epoch to the next: call `close` when the loader is not needed any more.
+    Workers are kept from one epoch to the next. Call `close` to stop them when the loader is no longer needed.
 
     Args:
         source: images or videos, in files or shards.
@@ -99,9 +99,9 @@ def evaluation_loader(
 ) -> Loader:
     """Build a loader that yields every sample exactly once over all processes. Unreadable samples are left out and logged.
 
-    Files come in order: process `rank` gets every world_size-th file. The transform cuts one clip from each video. Shards
-    are distributed over the processes and their workers; if there are fewer shards, some have nothing to do. Processes may
-    get different numbers of batches.
+    Files come in order: process `rank` gets every world_size-th file, starting with file `rank`. The transform cuts one
+    clip from each video. Shards are distributed over the processes and their workers; if there are fewer shards than
+    workers, some workers are idle. Processes may get different numbers of batches.
 
     Args:
         source: images or videos, in files or shards.
@@ -112,8 +112,8 @@ def evaluation_loader(
         rank: rank of this process.
         world_size: number of processes.
         max_bad: maximum fraction of unreadable samples; see `Loader`.
-        keep_workers: whether to keep the workers for the next iteration. Call `close` when the loader is not needed any
-            more.
+        keep_workers: whether to keep the workers for the next iteration. Call `close` to stop them when the loader is no
+            longer needed.
 
     Raises:
         SmaltiError: a number is out of range, or the transform is for the other kind of source; while iterating, too many
@@ -156,7 +156,11 @@ def _samples_per_epoch(source: Source, repeats: int, world_size: int) -> int:
 
 
 def _check_kind(source: Source, transform: Transform) -> None:
-    """Refuse a clip transform for images, and an image transform for videos."""
+    """Check that the transform takes what the source contains: images or videos.
+
+    Raises:
+        SmaltiError: it does not.
+    """
     if source.videos != isinstance(transform, ClipTransform):
         actual, expected = ("videos", "images") if source.videos else ("images", "videos")
         raise SmaltiError(

@@ -132,7 +132,7 @@ class VideoTrainingTransform(ClipTransform):
     def start_time(self, segment: VideoSegment) -> Fraction:
         """Draw a start time uniformly from those that should leave enough frames."""
         info = probe(segment.video)
-        # Drawn in any case, so that the crop does not depend on whether the file states its duration.
+        # Always drawn, so that the crop does not depend on whether the file states its duration.
         fraction = Fraction(float(torch.rand((), dtype=torch.float64)))
         stop = info.duration if segment.stop is None else segment.stop
         if stop is None:

@@ -35,7 +35,7 @@ class TrainingData(LightningDataModule):
 
     def __init__(self) -> None:
         super().__init__()
-        # The validation samples of one process may be none if the validation set is small.
+        # A process gets no validation samples if there are fewer samples than processes.
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self._loaders: list[Closable] = []
 
@@ -229,5 +229,5 @@ class VideoData(SourceData):
 
 
 def trainer_position(trainer: Trainer) -> TrainingPosition:
-    """Return the position of a trainer that requests its next batch; after a restart, within the interrupted epoch."""
+    """Return the position of the batch that a trainer requests next. After a restart, it may be within an epoch."""
     return TrainingPosition(trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_progress.current.ready)

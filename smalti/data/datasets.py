@@ -1,7 +1,7 @@
-"""Datasets for the workers of a loader: they map keys or indices to transformed samples and read failures.
+"""Datasets for the workers of a loader: they map keys or indices to transformed samples or failures.
 
 A worker raises no error for an unreadable file. It returns the failure along with the samples, and the loader handles it in
-the main process. The count is therefore right for any number of workers, and the log is written by the main process.
+the main process. This way, the count is correct for any number of workers, and only the main process writes the log.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class LoadedSample(NamedTuple):
         pixels: (3, H, W) or (3, T, H, W) float32 in [-1, 1]; None if nothing could be read.
         name: name of the sample that was read.
         failures: the unreadable samples that it replaces, and damaged or missing shards.
-        requested: 1; 0 if only a failure is reported.
+        requested: 1 for a requested sample, readable or not; 0 for the failure of a shard.
     """
 
     pixels: Tensor | None
@@ -103,7 +103,7 @@ class TrainingDataset(Dataset[LoadedSample]):
 
     @abstractmethod
     def select(self, key: SampleKey, attempt: int) -> LazyItem:
-        """Return the item of a key (attempt 0), or one of its replacements (attempt 1, 2, ...)."""
+        """Return the item of a key (attempt 0), or its replacement (attempts 1, 2, ...)."""
 
     def __getitem__(self, key: SampleKey) -> LoadedSample:
         failures: list[ReadFailure] = []
@@ -207,7 +207,7 @@ class IndexedEvaluationDataset(Dataset[LoadedSample]):
 
 
 class ShardEvaluationDataset(IterableDataset[LoadedSample]):
-    """Every sample of the shards once, over all processes and their workers. Each shard is read by one worker.
+    """Yields every sample of the shards once, over all processes and their workers. Each shard is read by one worker.
 
     Args:
         source: the shards.

@@ -78,7 +78,11 @@ def find_files(root: Path, suffixes: Set[str]) -> list[Path]:
 
 
 def _list_folder(path: str | os.PathLike[str], kind: str, suffixes: Set[str], examples: str) -> tuple[list[Path], Path]:
-    """Return the files of one kind in a folder, at least one, and the folder."""
+    """Return the files of one kind in a folder, and the folder.
+
+    Raises:
+        SmaltiError: the folder does not exist, is a file, or contains no such file.
+    """
     root = _check_folder(path, kind)
     paths = find_files(root, suffixes)
     if not paths:

@@ -47,7 +47,7 @@ class TrainingTransform(nn.Module):
         return self.draw(image)(image)
 
     def draw(self, image: Image.Image) -> ImageTransform:
-        """Draw one crop and one flip for images of the size of this one, such as all frames of a clip.
+        """Draw one crop and one flip for several images of the same size as this one, such as the frames of a clip.
 
         Returns:
             A function from an image to (3, size, size) float32 in [-1, 1].

@@ -107,7 +107,7 @@ class Loader:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        # All of this runs when the first batch is requested: by then a trainer that resumes knows its position.
+        # A generator runs when its first batch is requested. By then, a trainer that resumes knows its position.
         if self._order:
             self._order.sampler.position = self._order.get_position()
         requested, unreadable = 0, 0

@@ -1,4 +1,4 @@
-"""Training on images and videos in one run: every batch contains one of them, in a fixed ratio."""
+"""Training on images and videos in one run: every batch contains either images or clips, in a fixed ratio."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from smalti.types import Batch
 
 
 class EndlessBatches:
-    """The batches of a training loader from any index on, epoch after epoch.
+    """The batches of a training loader, starting at any index and continuing over all epochs.
 
     Args:
         build_loader: builds the loader, given the function that returns its training position.
@@ -36,10 +36,10 @@ class EndlessBatches:
 
 
 class MixedLoader:
-    """Iterates over complete batches of images or of clips. Which kind comes when depends on seed, epoch and index only.
+    """Iterates over complete batches of images or of clips. The kind of each depends only on seed, epoch and index.
 
     An epoch contains the batches of one epoch of videos, and as many batches of images as the ratio requires, in random
-    order. The epochs of the images are independent of it: the next epoch continues where the images left off.
+    order. Images have their own epochs: an epoch starts with the image batch that follows the last one of the epoch before.
 
     Args:
         images: image batches of this process.
@@ -70,7 +70,7 @@ class MixedLoader:
         return self.image_batches_per_epoch + self.video_batches_per_epoch
 
     def __iter__(self) -> Iterator[Batch]:
-        # As in `Loader`, all of this runs when the first batch is requested.
+        # As in `Loader`, this runs when the first batch is requested.
         epoch, batches_done = self._get_position()
         order = self.draw_order(epoch)
         images_done = sum(order[:batches_done])
@@ -109,7 +109,7 @@ class MixedData(TrainingData):
 
     Args:
         images: Data module of the images. Only its training source is used.
-        videos: Data module of the videos. Its validation source is that of the run.
+        videos: Data module of the videos. Its validation source is used for validation.
         image_share: Fraction of the batches that contain images, between 0 and 1 (exclusive). With 0.2, there is one batch
             of images for every four batches of clips.
         seed: Seed for the order of image batches and video batches.

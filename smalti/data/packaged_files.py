@@ -19,7 +19,7 @@ class Package(NamedTuple):
         distribution: name under which it is installed.
         module: name under which it is imported.
         folder: folder of the files, relative to that of the module.
-        extra: the extra of smalti that installs it.
+        extra: optional dependency group of smalti that installs it.
         purpose: what needs it, as the start of a sentence ("The packaged photos").
     """
 
@@ -49,6 +49,14 @@ def locate(name: str, package: Package) -> Path:
 
 
 def check_split(split: str, kind: str) -> None:
-    """Raise a SmaltiError if the packaged files of a kind ("photos") have no such split."""
+    """Check the name of a split.
+
+    Args:
+        split: the name.
+        kind: what the files are, for the error message: "photos" or "clips".
+
+    Raises:
+        SmaltiError: it is not a `Split`.
+    """
     if split not in get_args(Split):
         raise SmaltiError(f"The packaged {kind} have no split '{split}': use train, validation or all.")

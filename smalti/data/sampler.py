@@ -1,4 +1,4 @@
-"""The order of training samples, a pure function of seed, epoch and index, so that a killed run resumes exactly."""
+"""The order of training samples. It is a function of seed, epoch and index, which makes exact resuming possible."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class TrainingSampler(Sampler[SampleKey]):
     Args:
         samples: samples per epoch over all processes. If `world_size` does not divide it, the remaining samples are left
             out, different ones in each epoch.
-        shuffle: whether to shuffle the samples and distribute them over the processes. Otherwise the indices are 0, 1,
-            2, ... in every process, for streams, which shuffle and distribute their shards themselves.
+        shuffle: whether to shuffle the samples and distribute them over the processes. If False, the indices are 0, 1, 2,
+            ... in every process: shards are shuffled and distributed when they are read.
         rank: rank of this process.
         world_size: number of processes.
         seed: seed for shuffling.

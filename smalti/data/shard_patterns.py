@@ -9,7 +9,7 @@ from smalti.errors import SmaltiError
 
 
 def expand_pattern(pattern: str) -> list[str]:
-    """Return the shards that a pattern names: braces are expanded first, then globs of local paths, each sorted.
+    """Return the shards that a pattern names. Braces are expanded first, then globs of local paths, which are sorted.
 
     Args:
         pattern: a path with braces ("photos-{000..009}.tar"), a glob ("photos-*.tar") or a URL, which may have braces. URLs

@@ -1,8 +1,8 @@
 """Data sources that are webdataset shards: tar files whose samples are read as a stream.
 
 For training, each process reads its shards in parallel `lanes`. A lane reads its own shards through its own shuffle buffer,
-and batch b comes from lane b mod lanes. The order of samples therefore does not depend on the number of workers, and a
-worker reads only the lane of its current batch. When a run resumes, the samples that it has already used are skipped
+and batch b comes from lane b mod lanes. The order of samples does not depend on the number of workers, and a worker reads
+only the lane of its current batch. When a run resumes, the samples that it has already used are skipped
 without being decoded.
 """
 
@@ -83,7 +83,7 @@ class Shards(Source, IterableDataset[EncodedSample | ReadFailure]):
     def read_lane(
         self, lane: int, *, seed: int, epoch: int, rank: int, world_size: int
     ) -> Iterator[EncodedSample | ReadFailure]:
-        """Read the shuffled samples of a lane in an epoch, over and over. Ends only if no shard of the process has samples.
+        """Read the shuffled samples of a lane in an epoch, repeatedly. Ends only if no shard of the process has samples.
 
         Args:
             lane: index of the lane, less than `num_lanes(rank, world_size)`.
@@ -105,7 +105,7 @@ class Shards(Source, IterableDataset[EncodedSample | ReadFailure]):
         return min(self.lanes, len(self.urls[rank::world_size]))
 
     def _cycle(self, urls: list[str], all_urls: list[str], rng: random.Random) -> Iterator[EncodedSample | ReadFailure]:
-        """Read the shards of a lane over and over, each time in another order.
+        """Read the shards of a lane repeatedly, each time in another order.
 
         If they contain no sample, all shards of the process are read instead. If these contain none either, the stream
         ends.

@@ -1,6 +1,6 @@
 """Base classes of data sources.
 
-To add a source, subclass `ImageSource`, `VideoSource` or `Shards` in a file of its own. Recipes and the `--data` option of
+To add a source, subclass `ImageSource`, `VideoSource` or `Shards` in a new file. Recipes and the `--data` option of
 commands name it by its class path.
 """
 

@@ -1,4 +1,4 @@
-"""What one process has measured so far, and merging the parts of all processes."""
+"""The state of an evaluation in one process, and how the states of all processes are merged."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from smalti.eval.results import Example
 
 @dataclass
 class Accumulator:
-    """The state of an evaluation in one process. Two of them merge into what one process would have measured.
+    """The state of an evaluation in one process. Merged states equal that of one process with the whole dataset.
 
     Attributes:
-        metrics: metrics with what they accumulated, the same list in every process.
+        metrics: the metrics, which hold what they have accumulated. Every process has the same metrics in the same order.
         num_examples: number of examples to keep.
         medium: whether the samples are images or clips; None before the first sample.
         names: names of the samples.

@@ -1,23 +1,22 @@
-"""Pictures that compare originals with reconstructions: a labeled contact sheet, and a side-by-side video of clips.
+"""The contact sheet: an image that shows originals, reconstructions and their differences, with labels.
 
 Shapes: T frames, H, W pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torch.nn import functional as F
 
 from smalti.eval.results import Example
 
 DIFFERENCE_GAIN = 4
-"""Factor by which absolute differences are amplified."""
+"""Factor by which the differences shown are amplified."""
 
 _TITLES = ("original", "reconstruction", f"difference x {DIFFERENCE_GAIN}")
 _IMAGE_TILE = 256
@@ -30,7 +29,6 @@ _ROW_TITLE_WIDTH = 110
 _BACKGROUND = (250, 250, 248)
 _TEXT_COLOR = (32, 32, 36)
 _TITLE_COLOR = (120, 120, 126)
-_GRAY = 128
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class _Panel:
 
     Attributes:
         tiles: rows of images, (3, H, W) uint8.
-        row_titles: title of each row; empty to leave out the space for them.
+        row_titles: title of each row; empty for a panel without row titles and without space for them.
         column_titles: title of each column.
         name: name of the example, at the left of the caption.
         caption: text at the right of the caption.
@@ -83,7 +81,7 @@ def contact_sheet(examples: Sequence[Example], captions: Mapping[str, str], stri
 
     Args:
         examples: images, clips, or both.
-        captions: text to print next to an example's name, such as "31.25 dB", by name. May lack names.
+        captions: text at the right of an example's name, such as "31.25 dB", by name. Examples without one get none.
         strip_frames: maximum number of frames to show per clip, including the first and the last.
     """
     panels = [_make_panel(example, captions.get(example.name, ""), strip_frames) for example in examples]
@@ -104,39 +102,15 @@ def contact_sheet(examples: Sequence[Example], captions: Mapping[str, str], stri
     return sheet
 
 
-def comparison_video(examples: Sequence[Example]) -> Iterator[Tensor]:
-    """Show clips one after another, the original at the left and the reconstruction at the right.
-
-    Clips smaller than the largest one are padded with gray.
-
-    Args:
-        examples: at least one clip.
-
-    Yields:
-        (3, H, W) uint8, all of one size.
-    """
-    height, width = (max(example.original.shape[axis] for example in examples) for axis in (2, 3))
-    for example in examples:
-        for pair in zip(example.original.unbind(1), example.reconstruction.unbind(1), strict=True):
-            yield torch.cat([_pad(frame, height, width) for frame in pair], dim=2)
-
-
-def _pad(frame: Tensor, height: int, width: int) -> Tensor:
-    """Center a frame (3, H, W) on gray."""
-    vertical, horizontal = height - frame.shape[1], width - frame.shape[2]
-    left, top = horizontal // 2, vertical // 2
-    return F.pad(frame, (left, horizontal - left, top, vertical - top), value=_GRAY)
-
-
 def _make_panel(example: Example, caption: str, strip_frames: int) -> _Panel:
     error = (example.original.int() - example.reconstruction.int()).abs()
     difference = error.mul(DIFFERENCE_GAIN).clamp(max=255).to(torch.uint8)
-    shown = (example.original, example.reconstruction, difference)
+    versions = (example.original, example.reconstruction, difference)
     if example.original.ndim == 3:
-        return _Panel([list(shown)], (), _TITLES, example.name, caption, (_IMAGE_TILE, _IMAGE_TILE))
+        return _Panel([list(versions)], (), _TITLES, example.name, caption, (_IMAGE_TILE, _IMAGE_TILE))
     frames, height, width = example.original.shape[1:]
     indices = sorted({round(i * (frames - 1) / max(strip_frames - 1, 1)) for i in range(strip_frames)})
-    tiles = [[clip[:, index] for index in indices] for clip in shown]
+    tiles = [[clip[:, index] for index in indices] for clip in versions]
     columns = tuple(f"frame {index}" for index in indices)
     tile_size = (_FRAME_TILE, min(round(_FRAME_TILE * height / width), 2 * _FRAME_TILE))
     return _Panel(tiles, _TITLES, columns, example.name, caption, tile_size)

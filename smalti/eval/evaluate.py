@@ -32,7 +32,7 @@ MIN_SIZE = 16
 """Minimum height and width of a sample in pixels."""
 
 EXAMPLE_FRAMES = 64
-"""Maximum number of frames that an example keeps of a clip, to bound memory."""
+"""Maximum number of frames of a clip that an example keeps, to bound memory."""
 
 RECONSTRUCTION, BASELINE = "reconstruction", "baseline"
 """The candidates that metrics compare with the originals."""
@@ -60,10 +60,10 @@ def evaluate(
     """Reconstruct a dataset of images or of clips and measure the reconstructions.
 
     Metrics see reconstructions rounded to 8 bits, without the tokenizer's padding, and run in float32 without TF32. With
-    torch.distributed, each process passes its own part of the dataset, possibly empty, and all return the same results:
-    those of one process with the whole dataset. The noise of a generative decoder depends only on `seed`, the name of the
-    sample and the type of device. The batch size and the number of processes change the values by no more than float32
-    rounding. Memory grows with the values per sample and the number of distinct ids.
+    torch.distributed, each process passes its own part of the dataset, which may be empty, and all processes return the
+    results for the whole dataset. The noise of a generative decoder depends only on `seed`, the name of the sample and the
+    type of device. The batch size and the number of processes change the values by no more than float32 rounding. Memory
+    grows with the number of values per sample and of distinct ids.
 
     Args:
         tokenizer: is moved to `device`; runs in the dtype of its weights; its training mode is restored afterwards.
@@ -136,7 +136,7 @@ def _measure(settings: _Settings, accumulator: Accumulator, batch: Batch) -> Non
     accumulator.positions += len(original) * latents.positions
     accumulator.baseline_pixels += count_kept_pixels(original, factor)
     for name, before, after in zip(batch.names, original, reconstruction, strict=True):
-        accumulator.add_example(Example(name, _crop_example(before), _crop_example(after)))
+        accumulator.add_example(Example(name, _truncate(before), _truncate(after)))
 
 
 def _medium(samples: Tensor) -> Medium:
@@ -147,8 +147,8 @@ def _frames(samples: Tensor) -> int:
     return samples.shape[2] if samples.ndim == 5 else 1
 
 
-def _crop_example(sample: Tensor) -> Tensor:
-    """Return the first frames as a copy on the CPU: a view would keep the whole batch in memory."""
+def _truncate(sample: Tensor) -> Tensor:
+    """Return an image, or the first frames of a clip, as a copy on the CPU: a view would keep the whole batch in memory."""
     return (sample[:, :EXAMPLE_FRAMES] if sample.ndim == 4 else sample).cpu().clone()
 
 

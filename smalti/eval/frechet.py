@@ -66,7 +66,7 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
 
     Args:
         a: a set of at least two samples. Covariances are unbiased.
-        b: another one.
+        b: another set, with the same number of features.
 
     Returns:
         A number >= 0; 0 for equal sets.

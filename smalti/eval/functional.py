@@ -1,4 +1,4 @@
-"""Metrics as pure functions on 8-bit pixels, of images and of clips.
+"""Metrics as pure functions of 8-bit images and clips.
 
 Displays show 8 bits per channel, so reconstructions are rounded to 8 bits before anything is measured.
 
@@ -12,15 +12,12 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-
-from smalti.pixels import pixels_to_uint8, uint8_to_pixels
 
 PSNR_CEILING = 100.0
 """PSNR of identical images in dB. By definition it is infinite, and flat images are sometimes reconstructed exactly."""
 
 
-def squared_error(x: Tensor, y: Tensor) -> Tensor:
+def mean_squared_error(x: Tensor, y: Tensor) -> Tensor:
     """Return the mean squared error of each pair of images, over all channels and pixels.
 
     Args:
@@ -57,7 +54,7 @@ def psnr(x: Tensor, y: Tensor) -> Tensor:
     >>> psnr(x, x + 1).round(decimals=2).tolist()
     [48.13]
     """
-    return decibels(squared_error(x, y))
+    return decibels(mean_squared_error(x, y))
 
 
 def psnr_clip(x: Tensor, y: Tensor) -> Tensor:
@@ -70,7 +67,7 @@ def psnr_clip(x: Tensor, y: Tensor) -> Tensor:
     Returns:
         (B,) float64, at most `PSNR_CEILING`. Never above the mean PSNR of the frames.
     """
-    return decibels(mean_over_frames(squared_error, x, y))
+    return decibels(mean_over_frames(mean_squared_error, x, y))
 
 
 def ssim(x: Tensor, y: Tensor) -> Tensor:
@@ -81,7 +78,7 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
 
     Args:
         x: (B, 3, H, W) uint8, H and W at least 6.
-        y: (B, 3, H, W) uint8.
+        y: like `x`.
 
     Returns:
         (B,) float32, at most 1.
@@ -118,22 +115,6 @@ def mean_over_frames(measure: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: 
 def unbind_frames(samples: Tensor) -> tuple[Tensor, ...]:
     """Return the frames (B, 3, H, W) of clips (B, 3, T, H, W); for images, the images."""
     return samples.unbind(2) if samples.ndim == 5 else (samples,)
-
-
-def bicubic(images: Tensor, factor: tuple[int, int]) -> Tensor:
-    """Downsample images, round them to 8 bits, and upsample them again. Both steps are antialiased bicubic.
-
-    Args:
-        images: (B, 3, H, W) uint8.
-        factor: downsampling factor along (H, W). Sizes are rounded up, like the padding of a tokenizer.
-
-    Returns:
-        (B, 3, H, W) uint8.
-    """
-    size = images.shape[-2:]
-    small = [-(-n // f) for n, f in zip(size, factor, strict=True)]
-    downsampled = pixels_to_uint8(F.interpolate(uint8_to_pixels(images), small, mode="bicubic", antialias=True))
-    return pixels_to_uint8(F.interpolate(uint8_to_pixels(downsampled), size, mode="bicubic", antialias=True))
 
 
 @contextmanager

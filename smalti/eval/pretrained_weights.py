@@ -1,7 +1,7 @@
 """Weights of published metrics that no package contains: find or download them, and verify their SHA-256.
 
-The places, in this order: the caller's path, the folder in the environment variable SMALTI_WEIGHTS, the cache of torch.hub,
-a download into that cache.
+They are searched in this order: the caller's path, the folder in the environment variable SMALTI_WEIGHTS, the cache of
+torch.hub. If none has them, they are downloaded into that cache.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class WeightsSource:
 
     @property
     def prefix(self) -> str:
-        """The known first digits of the file's SHA-256; all of them if possible."""
+        """The first digits of the file's SHA-256, or all of them if they are known."""
         return self.sha256 or Path(self.file).stem.rpartition("-")[2]
 
 

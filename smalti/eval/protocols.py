@@ -29,7 +29,7 @@ class Protocol:
         data: dataset of the values published with this protocol; None: any.
         frames: number of frames of a clip, without padding; None: the protocol is for images.
         rate: frame rate in frames per second, sampled by timestamps; None: every frame of a video, at its own frame rate.
-        taken: which frames of a video form a clip; None: the protocol is for images.
+        taken: description of which frames of a video form a clip; None: the protocol is for images.
     """
 
     name: str

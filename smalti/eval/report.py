@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from smalti.errors import SmaltiError
 from smalti.eval import baseline
-from smalti.eval.contact_sheet import comparison_video, contact_sheet
+from smalti.eval.comparison_video import comparison_video
+from smalti.eval.contact_sheet import contact_sheet
 from smalti.eval.protocols import Protocol
 from smalti.eval.results import Evaluation, MetricResult
 from smalti.files import atomic_write

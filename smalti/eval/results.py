@@ -40,14 +40,14 @@ class MetricResult:
 
 @dataclass(frozen=True)
 class CodebookUsage:
-    """Nominal size of the code, and codebook usage over the dataset.
+    """Bits per pixel of the tokens, and codebook usage over the dataset.
 
     Attributes:
-        codebook_size: number of values of one token.
-        tokens_per_position: G.
+        codebook_size: number of values that one token can have.
+        tokens_per_position: number of tokens per latent position, G.
         bits_per_pixel: bits of all tokens / pixels of all frames. The tokens include those for padding.
         compression_ratio: 24 / bits_per_pixel.
-        groups: one per token of a position.
+        groups: usage of the codebook by each of the G tokens.
     """
 
     codebook_size: int

@@ -1,4 +1,4 @@
-"""Tokenizers: encoders, bottlenecks and decoders in plain PyTorch, without code for training, data or metrics."""
+"""Tokenizers (encoder, bottleneck, decoder) in plain PyTorch, without code for training, data or metrics."""
 
 from smalti.tokenizers.base import Decoder, Encoder, StreamState
 from smalti.tokenizers.configurable import Configurable

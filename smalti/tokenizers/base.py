@@ -1,4 +1,4 @@
-"""Base classes of encoders and decoders. Each family of architectures implements them in a package under `models`.
+"""Base classes of encoders and decoders. Each package in `models` implements them for one family of architectures.
 
 Shapes: B batch; T frames, H, W pixels; t, h, w latent positions; C channels per position.
 """
@@ -14,20 +14,20 @@ from smalti.tokenizers.configurable import Configurable
 
 
 class StreamState:
-    """What the layers of a network carry from one chunk of a clip to the next.
+    """The frames that the layers of a network carry over from one chunk of a clip to the next.
 
-    A long clip passes through an encoder or a decoder chunk by chunk, with the same state each time. Each layer whose
-    receptive field extends beyond the current chunk stores the frames it needs here, keyed by the layer. No module holds
-    hidden state, so two clips can stream through one network. A whole clip is a stream of one chunk, its last.
+    A long clip passes through an encoder or a decoder chunk by chunk, with the same state for all chunks. Each layer whose
+    receptive field extends beyond the current chunk stores the frames it needs here, keyed by the layer. Modules hold no
+    hidden state: several clips can stream through one network at the same time. A whole clip is a stream of one chunk.
 
-    Use one state per clip and per direction (encoding or decoding).
+    Create one state per clip and per direction (encoding or decoding).
 
     Args:
         last: whether the next chunk is the last.
 
     Attributes:
-        last: set it before the last chunk. Nothing is stored any more, and layers that look ahead release the frames they
-            held back.
+        last: whether the next chunk is the last. Set it before that chunk: layers then store nothing, and layers that look
+            ahead release the frames they held back.
     """
 
     def __init__(self, *, last: bool = False) -> None:
@@ -36,7 +36,7 @@ class StreamState:
         self._substates: dict[object, StreamState] = {}
 
     def is_first_chunk(self, layer: object) -> bool:
-        """Return whether the layer sees the clip for the first time. Call it once per chunk."""
+        """Return whether this is the layer's first chunk of the clip. Each layer may call this once per chunk."""
         first = (layer, "seen") not in self._stored
         self.store((layer, "seen"), torch.empty(0))
         return first
@@ -46,7 +46,7 @@ class StreamState:
         return self._stored.get(layer)
 
     def store(self, layer: object, x: Tensor) -> None:
-        """Store x for the layer's next chunk, as a copy: a view would keep the whole chunk in memory."""
+        """Store a copy of x for the layer's next chunk. A view would keep the whole chunk in memory."""
         if not self.last:
             self._stored[layer] = x.clone()
 
@@ -75,8 +75,8 @@ class Encoder(Configurable):
         """Encode a clip, or the next chunk of one.
 
         Args:
-            x: (B, 3, T, H, W) in [-1, 1], of a size that `padded_size` returns. In a stream: the next frames of the clip,
-                first as many as `padded_size` returns, then multiples of the temporal stride.
+            x: (B, 3, T, H, W) in [-1, 1], of a size that `padded_size` returns. In a stream, x is the next chunk: the
+                first chunk has such a size too, and later chunks have a multiple of the temporal stride in frames.
             state: state of the stream; None if x is a whole clip.
 
         Returns:
@@ -87,7 +87,7 @@ class Encoder(Configurable):
     def padded_size(self, size: tuple[int, int, int]) -> tuple[int, int, int]:
         """Return the smallest (T, H, W) that the encoder accepts and that contains `size`.
 
-        Here: 1 + k * stride frames, and multiples of the stride in space.
+        The default is 1 + k * stride frames, and multiples of the stride in height and width.
         """
         t, h, w = (-(-n // s) * s for n, s in zip((size[0] - 1, *size[1:]), self.stride, strict=True))
         return 1 + t, h, w
@@ -116,10 +116,10 @@ class Decoder(Configurable):
         """Decode a clip, or the next chunk of one.
 
         Args:
-            latents: one (B, C, t, h, w) tensor per grid. In a stream: what the encoder returned, chunk by chunk.
+            latents: one (B, C, t, h, w) tensor per grid. In a stream, the grids that the encoder returned for one chunk.
             generator: source of a generative decoder's noise; None for the global generator.
-            state: state of the stream; None if the latents are those of a whole clip. A decoder that looks ahead holds
-                frames back until the next chunk.
+            state: state of the stream; None if the latents describe a whole clip. A decoder that looks ahead holds frames
+                back until the next chunk.
 
         Returns:
             (B, 3, T, H, W), approximately in [-1, 1], not clamped.
@@ -127,9 +127,9 @@ class Decoder(Configurable):
         raise NotImplementedError
 
     def adapt_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Adapt the weights of another decoder so that this one starts by computing the same function.
+        """Adapt the weights of another decoder for this one, which then initially computes the same function.
 
-        The default returns them unchanged.
+        The default returns the weights unchanged.
 
         Args:
             weights: state dict of the other decoder.

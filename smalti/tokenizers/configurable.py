@@ -1,7 +1,7 @@
 """Modules that remember their constructor arguments, so that an exported tokenizer can be rebuilt.
 
-The configuration of a module is the tree that its YAML has: the public path of the class and its arguments. Every
-`Configurable` provides it without any code in its constructor.
+The configuration of a module has the structure of its YAML: the public path of the class and its arguments. Every
+`Configurable` has a configuration without any code in its constructor.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from smalti.errors import SmaltiError
 from smalti.legacy import upgrade_config
 
 Config = dict[str, Any]
-"""{"class_path": "package.Class", "init_args": {...}}, where an argument may be a configuration again."""
+"""{"class_path": "package.Class", "init_args": {...}}. An argument that is a module is a nested configuration."""
 
 _TRUSTED_PREFIX = "smalti."
 
@@ -39,7 +39,7 @@ class Configurable(nn.Module):
         bound = inspect.signature(cls.__init__).bind_partial(module, *args, **kwargs)
         bound.apply_defaults()
         arguments = dict(list(bound.arguments.items())[1:])
-        # `get_config` reads child modules from the module itself, so that a child that was replaced is described correctly.
+        # `get_config` reads child modules from the attributes: a child may have been replaced since construction.
         plain = {name: None if isinstance(value, Configurable) else value for name, value in arguments.items()}
         object.__setattr__(module, "_arguments", plain)
         return module
@@ -51,7 +51,7 @@ class Configurable(nn.Module):
 def public_path(cls: type) -> str:
     """Return the shortest path from which a class can be imported, such as `smalti.tokenizers.WeTokEncoder`.
 
-    Configurations hold this path and not the module path, so that files can move.
+    Configurations contain this path instead of the path of the defining module, because classes may move between modules.
 
     Args:
         cls: a class that is defined at the top level of a module.
@@ -65,7 +65,7 @@ def public_path(cls: type) -> str:
 
 
 def get_config(module: Configurable) -> Config:
-    """Return the configuration from which `from_config` builds a module like this one, without its weights.
+    """Return the configuration of a module, from which `from_config` builds the same architecture with random weights.
 
     Raises:
         SmaltiError: an argument is not a value that JSON can represent.
@@ -88,13 +88,13 @@ def get_config(module: Configurable) -> Config:
 
 
 def from_config(config: Config) -> Configurable:
-    """Build a module with random weights from its configuration, which may be that of an earlier version.
+    """Build a module with random weights from its configuration.
 
-    Only classes of `smalti`, and classes whose module the caller has already imported, are built: a configuration from an
-    untrusted source cannot make Python import anything.
+    Only classes of `smalti`, and classes whose module is already imported, are built: a configuration from an untrusted
+    source cannot make Python import anything else.
 
     Args:
-        config: what `get_config` returned.
+        config: the result of `get_config`, by this version of Smalti or an earlier one.
 
     Raises:
         SmaltiError: the configuration is malformed, its class does not exist or is not a `Configurable`, or the class does
@@ -104,7 +104,7 @@ def from_config(config: Config) -> Configurable:
 
 
 def normalize_config(config: Config) -> Config:
-    """Return a configuration as this version would write it: with today's names, and defaults filled in.
+    """Return a configuration as this version writes it: with current names, and with defaults filled in.
 
     Two configurations describe the same module if and only if they are equal after normalization.
 
@@ -126,7 +126,7 @@ def _normalize(config: Config) -> Config:
 
 
 def _to_json(value: Any) -> Any:
-    """Return a value as JSON represents it, with lists in place of tuples."""
+    """Convert a value to its JSON representation, in which tuples become lists."""
     return json.loads(json.dumps(value))
 
 
@@ -181,8 +181,10 @@ def _import(module_name: str, class_name: str) -> None:
     except ModuleNotFoundError as error:
         if error.name and not error.name.startswith("smalti"):
             raise SmaltiError(
-                f"{class_name} is built on {error.name}, which is not installed: run `pip install {error.name}`."
+                f"{class_name} requires {error.name}, which is not installed: run `pip install {error.name}`."
             ) from error
-        raise SmaltiError(
-            f"This smalti has no {module_name}.{class_name}: install the version that wrote the file."
-        ) from error
+        raise _missing_class(f"{module_name}.{class_name}") from error
+
+
+def _missing_class(path: str) -> SmaltiError:
+    return SmaltiError(f"This version of smalti has no {path}: install the version that wrote the file.")

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 
 class LatentStatistics(nn.Module):
-    """Mean and standard deviation of each latent channel over a dataset, as buffers of the tokenizer.
+    """Mean and standard deviation of each latent channel over a dataset, stored as buffers.
 
-    A decoder scales the noise that it adds by them (LTX-Video, arXiv 2501.00103), and generative models are trained on the
-    normalized latents. They are 0 and 1 until they are measured.
+    A denoising decoder scales its noise by them (LTX-Video, arXiv 2501.00103), and generative models are trained on
+    normalized latents. Until they are measured, the mean is 0 and the standard deviation 1.
 
     Args:
         dim: number of channels C.

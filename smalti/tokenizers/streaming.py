@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 
 
 def with_last(items: Iterable[Item]) -> Iterator[tuple[Item, bool]]:
-    """Yield each item, and whether it is the last one. Reads one item ahead."""
+    """Yield each item together with a flag that is True for the last one. Reads one item ahead."""
     iterator = iter(items)
     try:
         previous = next(iterator)
@@ -30,8 +30,8 @@ def with_last(items: Iterable[Item]) -> Iterator[tuple[Item, bool]]:
     yield previous, True
 
 
-def frames_in_chunks(video: Tensor, chunk: int) -> Iterator[Tensor]:
-    """Split (B, 3, T, H, W) into views: frame 0 alone, as causal networks encode it, then `chunk` frames per view."""
+def split_frames(video: Tensor, chunk: int) -> Iterator[Tensor]:
+    """Split (B, 3, T, H, W) into views: first frame 0 alone, as causal networks encode it, then `chunk` frames each."""
     yield video[:, :, :1]
     for start in range(1, video.shape[2], chunk):
         yield video[:, :, start : start + chunk]
@@ -45,8 +45,8 @@ def align_chunks(chunks: Iterable[Tensor], stride: int) -> Iterator[tuple[Tensor
         stride: s.
 
     Yields:
-        A chunk, the number of its true frames, and whether it is the last. The last chunk is padded to the stride by
-        repeating the last frame.
+        A chunk, its number of frames before padding, and whether it is the last chunk. The last chunk is padded to the
+        stride by repeating its last frame.
 
     Raises:
         SmaltiError: the frame size changes within the clip.

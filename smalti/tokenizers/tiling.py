@@ -1,12 +1,11 @@
 """Process large frames in overlapping tiles, with the peak memory of one tile.
 
-A tile is encoded or decoded as if it were a whole frame. Near its border the result differs from that of the whole frame,
-because the neighboring pixels are missing. Tiles therefore overlap: where two tiles overlap, the outer quarter of each is
-discarded, and a linear ramp blends them in between. The encoder's output is blended before the bottleneck, the decoder's in
-pixels.
+A tile is encoded or decoded as if it were a whole frame. Near its border the result is wrong, because the neighboring
+pixels are missing. In the overlap of two tiles, the outer quarter of each is discarded, and a linear ramp blends them in
+between. The encoder's output is blended before the bottleneck, and the decoder's output in pixels.
 
-Networks that see the whole frame through attention only (OneVAE) reach 45 dB or more against the result of the whole frame.
-Networks with normalization over the frame (WeTok) do not, and neighboring tiles may differ in brightness.
+If only attention sees the whole frame (OneVAE), the PSNR between the results with and without tiles is 45 dB or more. It is
+lower for networks with normalization over the frame (WeTok), and neighboring tiles may differ in brightness.
 
 Shapes: B batch; T frames, H, W pixels; t, h, w latent positions; C channels; f spatial stride.
 """
@@ -24,18 +23,18 @@ from smalti.errors import SmaltiError
 from smalti.tokenizers.base import Decoder, Encoder, StreamState
 from smalti.tokenizers.layers.noise import generator_device
 
-Grids = tuple[Tensor, ...]
-"""One tensor per grid, each (B, C, t, h, w), or one tile of each."""
+GridTensors = tuple[Tensor, ...]
+"""One tensor (B, C, t, h, w) per latent grid, or one tile of each."""
 
 Span = tuple[int, int]
 """Start and end of a tile along an axis; the end is exclusive."""
 
 _MIN_WEIGHT = 1e-6
-"""Unnormalized blending weight of the discarded part. It is above zero because at a frame's border no other tile exists."""
+"""Blending weight of the discarded part before normalization, which makes it 1 where no other tile exists."""
 
 
-def tiled(encoder: Encoder, decoder: Decoder, tile: int, overlap: int) -> tuple[TiledEncoder, TiledDecoder]:
-    """Wrap an encoder and its decoder to process frames in tiles. The weights are shared.
+def add_tiling(encoder: Encoder, decoder: Decoder, tile: int, overlap: int) -> tuple[TiledEncoder, TiledDecoder]:
+    """Wrap an encoder and its decoder, which then process frames in tiles. The weights are shared.
 
     Args:
         encoder: an encoder with the same stride along height and width.
@@ -44,7 +43,7 @@ def tiled(encoder: Encoder, decoder: Decoder, tile: int, overlap: int) -> tuple[
         overlap: minimum overlap of neighboring tiles in pixels, a multiple of f, at most half a tile.
 
     Raises:
-        SmaltiError: `tile` or `overlap` is not such a multiple.
+        SmaltiError: `tile` or `overlap` is not a multiple of f, or the overlap exceeds half a tile.
     """
     tiled_encoder = TiledEncoder(encoder, tile, overlap)
     f = encoder.stride[1]
@@ -59,11 +58,11 @@ class TiledEncoder(Encoder):
 
     Args:
         encoder: the encoder to run on each tile.
-        tile: height and width of a tile in pixels; see `tiled`.
-        overlap: minimum overlap of neighboring tiles in pixels; see `tiled`.
+        tile: height and width of a tile in pixels; see `add_tiling`.
+        overlap: minimum overlap of neighboring tiles in pixels; see `add_tiling`.
 
     Raises:
-        SmaltiError: see `tiled`.
+        SmaltiError: see `add_tiling`.
     """
 
     def __init__(self, encoder: Encoder, tile: int = 256, overlap: int = 64) -> None:
@@ -82,7 +81,7 @@ class TiledEncoder(Encoder):
         state = StreamState(last=True) if state is None else state
         f = self.stride[1]
 
-        def encode_tile(tile: Grids, index: int) -> Grids:
+        def encode_tile(tile: GridTensors, index: int) -> GridTensors:
             return self.encoder(tile[0], state.substate((self, index)))
 
         size = (x.shape[3] // f, x.shape[4] // f)
@@ -92,18 +91,19 @@ class TiledEncoder(Encoder):
 class TiledDecoder(Decoder):
     """A decoder that processes latents in tiles.
 
-    A generative decoder draws separate noise for each tile. A seed determines the pixels, for every chunk size, but they
-    differ from those of the whole frame. Where tiles are blended, the average of two draws has less generated detail.
+    A generative decoder draws separate noise for each tile. With a seed, the pixels are the same for every chunk size, but
+    they differ from the pixels without tiles. Blending averages two draws, which reduces generated detail in the overlaps.
 
     Args:
         decoder: the decoder to run on each tile.
         stride: spatial stride f in pixels.
-        tile: height and width of a tile in pixels; see `tiled`.
-        overlap: minimum overlap of neighboring tiles in pixels; see `tiled`.
-        first_scale: resolution of the first frame's own grid relative to the other grid, such as 2; 1 if there is none.
+        tile: height and width of a tile in pixels; see `add_tiling`.
+        overlap: minimum overlap of neighboring tiles in pixels; see `add_tiling`.
+        first_scale: resolution of the first frame's separate grid relative to the other grid, such as 2; 1 if there is no
+            separate grid.
 
     Raises:
-        SmaltiError: see `tiled`.
+        SmaltiError: see `add_tiling`.
     """
 
     def __init__(self, decoder: Decoder, stride: int, tile: int = 256, overlap: int = 64, first_scale: int = 1) -> None:
@@ -125,7 +125,7 @@ class TiledDecoder(Decoder):
         """Decode the encoder's grids to (B, 3, T, H, W). In a stream, each tile has its own state."""
         state = StreamState(last=True) if state is None else state
 
-        def decode_tile(tile: Grids, index: int) -> Grids:
+        def decode_tile(tile: GridTensors, index: int) -> GridTensors:
             tile_state = state.substate((self, index))
             if not self.generative or tile[0].shape == latents[0].shape:
                 return (self.decoder(tile, generator, tile_state),)
@@ -142,8 +142,8 @@ class TiledDecoder(Decoder):
 def _tile_generator(z: Tensor, generator: torch.Generator | None, state: StreamState) -> torch.Generator:
     """Return the noise generator of a tile.
 
-    In the first chunk it is seeded from `generator`. Later chunks continue it, and so draw the same noise as the whole
-    clip.
+    It is seeded from `generator` in the first chunk and continued in later chunks, which draw the same noise as the whole
+    clip at once.
     """
     device = generator_device(z, generator)
     tile_generator = torch.Generator(device)
@@ -163,7 +163,7 @@ def _check_sizes(stride: int, tile: int, overlap: int) -> None:
 
 
 def tile_spans(length: int, tile: int, overlap: int) -> list[Span]:
-    """Split an axis into as few tiles as possible, all of one size, with evenly distributed overlaps.
+    """Split an axis into as few tiles as possible, all of the same size, with evenly distributed overlaps.
 
     >>> tile_spans(20, 8, 2)
     [(0, 8), (6, 14), (12, 20)]
@@ -187,13 +187,13 @@ def tile_spans(length: int, tile: int, overlap: int) -> list[Span]:
 
 
 def blend_weights(spans: list[Span], scale: int, overlap: int, like: Tensor) -> list[Tensor]:
-    """Return the blending weights of the tiles along an axis. At each place they sum to 1 over the tiles.
+    """Return the blending weights of the tiles along an axis. At each element they sum to 1 over the tiles.
 
     Args:
         spans: start and end of each tile, from `tile_spans`.
-        scale: elements per unit of the spans.
+        scale: number of elements per unit of the spans.
         overlap: minimum overlap of neighboring tiles, in units of the spans.
-        like: the weights have the dtype and the device of this tensor.
+        like: tensor with the dtype and the device of the weights.
 
     Returns:
         One weight per element of each tile: ((end - start) * scale,).
@@ -204,7 +204,7 @@ def blend_weights(spans: list[Span], scale: int, overlap: int, like: Tensor) -> 
         centers = torch.arange((end - start) * scale, device=like.device) + 0.5
         border_distance = torch.minimum(centers, centers.flip(0))
         # 0 up to a quarter of the overlap, 1 from three quarters on. With a ramp over the whole overlap, two to four
-        # times as many ids of an FSQ tokenizer change.
+        # times as many ids of an FSQ tokenizer differ from the ids without tiles.
         ramp = (border_distance / max(overlap * scale, 1) * 2 - 0.5).clamp(_MIN_WEIGHT, 1)
         ramps.append(ramp)
         total[start * scale : end * scale] += ramp
@@ -215,17 +215,21 @@ def blend_weights(spans: list[Span], scale: int, overlap: int, like: Tensor) -> 
 
 
 def _process_tiles(
-    grids: Grids, size: tuple[int, int], tile: int, overlap: int, process: Callable[[Grids, int], Grids]
-) -> Grids:
+    grids: GridTensors,
+    size: tuple[int, int],
+    tile: int,
+    overlap: int,
+    process: Callable[[GridTensors, int], GridTensors],
+) -> GridTensors:
     """Apply a function to each tile and blend the results.
 
     Args:
-        grids: (B, C, T, H, W) each, where H and W are multiples of `size`.
+        grids: tensors (B, C, T, H, W), where H and W are multiples of `size`.
         size: height and width of the frame in latent positions, the unit in which tiles are cut.
         tile: height and width of a tile in positions.
         overlap: minimum overlap in positions.
-        process: maps the tile of each input grid, and the index of the tile, to the tile of each output grid, whose height
-            and width are multiples of the tile's in positions.
+        process: maps the tiles of the input grids, and the index of the tile, to the tiles of the output grids. Their
+            height and width are multiples of the tile's size in positions.
     """
     rows, columns = (tile_spans(length, tile, overlap) for length in size)
     if len(rows) == len(columns) == 1:

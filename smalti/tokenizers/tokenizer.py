@@ -17,12 +17,12 @@ from smalti.errors import SmaltiError
 from smalti.tokenizers.base import Decoder, Encoder, StreamState
 from smalti.tokenizers.bottlenecks.base import Bottleneck, Quantizer
 from smalti.tokenizers.configurable import Configurable
-from smalti.tokenizers.streaming import align_chunks, frames_in_chunks, with_last
-from smalti.tokenizers.tiling import tiled
+from smalti.tokenizers.streaming import align_chunks, split_frames, with_last
+from smalti.tokenizers.tiling import add_tiling
 from smalti.types import Code, Latents, TokenGrid, pack, unpack
 
 DEFAULT_CHUNK = 4
-"""Frames per chunk where no gradients are recorded, rounded up to a multiple of the stride."""
+"""Default frames per chunk when no gradients are recorded, rounded up to a multiple of the stride."""
 
 
 class Tokenizer(Configurable):
@@ -34,9 +34,9 @@ class Tokenizer(Configurable):
     An image (B, 3, H, W) is a video of one frame, and is returned as an image.
 
     Args:
-        encoder: pixels to grids of `bottleneck.in_dim` channels.
+        encoder: maps pixels to grids with `bottleneck.in_dim` channels.
         bottleneck: limits the information; a `Quantizer` makes the tokenizer discrete.
-        decoder: grids of `bottleneck.out_dim` channels to pixels.
+        decoder: maps grids with `bottleneck.out_dim` channels to pixels.
 
     Raises:
         SmaltiError: the channels of two neighboring parts differ.
@@ -78,7 +78,7 @@ class Tokenizer(Configurable):
 
     @property
     def bits_per_pixel(self) -> float:
-        """Nominal bits per pixel: bits per latent position / pixels per position (with one grid). RGB at 8 bits has 24.
+        """Nominal bits per pixel of a tokenizer with one grid: bits per latent position / pixels per position.
 
         Raises:
             SmaltiError: the tokenizer is continuous.
@@ -88,27 +88,27 @@ class Tokenizer(Configurable):
 
     @property
     def compression_ratio(self) -> float:
-        """24 bits per pixel of uncompressed RGB / `bits_per_pixel` (WeTok, arXiv 2508.05599, table 1)."""
+        """Compression relative to 8-bit RGB: 24 / `bits_per_pixel` (WeTok, arXiv 2508.05599, table 1)."""
         return 24 / self.bits_per_pixel
 
     @property
     def branches(self) -> dict[str, Tokenizer]:
-        """The branches of a joint tokenizer by name, as tokenizers that share its weights; empty for any other one."""
+        """The branches of a joint tokenizer by name, as tokenizers that share its weights. Empty for all others."""
         return {name: self._with_bottleneck(branch) for name, branch in self.bottleneck.branches.items()}
 
     def as_discrete(self) -> Tokenizer:
-        """Return the discrete branch of a joint tokenizer, which shares its weights; any other discrete one unchanged.
+        """Return the discrete branch of a joint tokenizer. It shares the weights. Other discrete ones are unchanged.
 
         Raises:
             SmaltiError: the tokenizer is continuous.
         """
         if "discrete" in self.bottleneck.branches:
             return self.branches["discrete"]
-        _ = self.quantizer
+        self._check_discrete()
         return self
 
     def as_continuous(self) -> Tokenizer:
-        """Return the continuous branch of a joint tokenizer, which shares its weights; any other continuous one unchanged.
+        """Return the continuous branch of a joint tokenizer. It shares the weights. Other continuous ones are unchanged.
 
         Raises:
             SmaltiError: the tokenizer is discrete.
@@ -117,12 +117,13 @@ class Tokenizer(Configurable):
             return self.branches["continuous"]
         if self.discrete:
             raise SmaltiError(
-                f"This tokenizer is discrete ({type(self.bottleneck).__name__}) and has no continuous branch."
+                f"This tokenizer is discrete ({type(self.bottleneck).__name__}) and has no continuous branch: use a "
+                "continuous or a joint tokenizer."
             )
         return self
 
     def tiled(self, tile: int = 256, overlap: int = 64) -> Tokenizer:
-        """Return this tokenizer for large frames: it processes overlapping tiles and blends them. It shares the weights.
+        """Return a tokenizer for large frames that processes overlapping tiles and blends them. It shares the weights.
 
         Args:
             tile: height and width of a tile in pixels, a multiple of the stride. A frame that is no larger is processed as
@@ -130,43 +131,47 @@ class Tokenizer(Configurable):
             overlap: overlap of neighboring tiles in pixels, a multiple of the stride, at most half a tile.
 
         Raises:
-            SmaltiError: a size is not such a multiple.
+            SmaltiError: `tile` or `overlap` is not a multiple of the stride, or the overlap exceeds half a tile.
         """
-        encoder, decoder = tiled(self.encoder, self.decoder, tile, overlap)
+        encoder, decoder = add_tiling(self.encoder, self.decoder, tile, overlap)
         tokenizer = Tokenizer(encoder, self.bottleneck, decoder)
         for module in (tokenizer, encoder, decoder):
-            module.training = self.training  # only their own flags: shared modules stay in the mode that they are in
+            module.training = self.training  # not train(), which would change the mode of the shared modules
         return tokenizer
 
     def _with_bottleneck(self, bottleneck: Bottleneck) -> Tokenizer:
         tokenizer = Tokenizer(self.encoder, bottleneck, self.decoder)
-        tokenizer.training = self.training  # only its own flag: shared modules stay in the mode that they are in
+        tokenizer.training = self.training  # not train(), which would change the mode of the shared modules
         return tokenizer
+
+    def _check_discrete(self) -> None:
+        """Raise a SmaltiError if the tokenizer is continuous."""
+        _ = self.quantizer
 
     def encode(self, x: Tensor, chunk: int | None = None) -> Latents:
         """Encode pixels to latents.
 
         Args:
-            x: (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1], of any size. The right and the bottom edge and the last frame
-                are repeated up to the stride.
+            x: (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1], of any size. It is padded to a multiple of the stride by
+                repeating the right and the bottom edge and the last frame.
             chunk: number of frames to encode per chunk. The result equals encoding the whole clip at once; peak memory
-                depends only on the chunk. None: the whole clip in training or where gradients are recorded, else a few
-                frames.
+                depends only on the chunk. None: the whole clip in training mode or if gradients are recorded, else a few
+                frames (`DEFAULT_CHUNK`).
 
         Returns:
             The code of every position, with losses in training mode, and the layout to decode it.
 
         Raises:
-            SmaltiError: x has another shape, or `chunk` is given in training mode.
+            SmaltiError: x has another shape, `chunk` is below 1, or `chunk` is given in training mode.
         """
         video = x.unsqueeze(2) if x.ndim == 4 else x
         chunk = self._chunk_size(chunk)
-        chunks = [video] if chunk is None else frames_in_chunks(video, chunk)
+        chunks = [video] if chunk is None else split_frames(video, chunk)
         latents = Latents.join_time(self.encode_stream(chunks))
         return replace(latents, frames=None) if x.ndim == 4 else latents
 
     def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Latents]:
-        """Encode a clip of any length chunk by chunk, keeping only one chunk and a small state in memory.
+        """Encode a clip of any length chunk by chunk. Only one chunk and a small state are in memory.
 
         Args:
             chunks: (B, 3, T, H, W) each, consecutive parts of one clip, of any lengths T.
@@ -190,12 +195,15 @@ class Tokenizer(Configurable):
         """Decode latents to pixels of the original size.
 
         Args:
-            latents: what `encode` returned, possibly with another z.
+            latents: from `encode`, possibly with a modified z, or from `Latents.from_grids`.
             generator: source of a generative decoder's noise; None for the global generator.
             chunk: number of frames to decode per chunk, as in `encode`.
 
         Returns:
             (B, 3, H, W) or (B, 3, T, H, W), approximately in [-1, 1], not clamped.
+
+        Raises:
+            SmaltiError: `chunk` is below 1, or `chunk` is given in training mode.
         """
         chunk = self._chunk_size(chunk)
         parts = [latents] if chunk is None else latents.split_time(self.encoder.stride[0], chunk)
@@ -205,7 +213,7 @@ class Tokenizer(Configurable):
         for part in self.decode_stream(parts, generator):
             if part.shape[2] == frames:
                 return part if latents.frames is not None else part.squeeze(2)
-            # Filled part by part: a list of parts and their concatenation would be in memory at the same time.
+            # Fill the clip part by part: torch.cat would hold all parts and the result in memory at the same time.
             video = part.new_empty(*part.shape[:2], frames, *part.shape[3:]) if video is None else video
             video[:, :, start : start + part.shape[2]] = part
             start += part.shape[2]
@@ -220,8 +228,8 @@ class Tokenizer(Configurable):
             generator: source of a generative decoder's noise; None for the global generator.
 
         Yields:
-            (B, 3, T, H, W) each, in order; in total as many frames as were encoded. A decoder that looks ahead yields the
-            last frames of a part together with the next part.
+            (B, 3, T, H, W) per part, in order, with as many frames in total as were encoded. A decoder that looks ahead
+            yields the last frames of a part together with the next part.
         """
         state, remaining = StreamState(), 0
         for part, state.last in with_last(latents):
@@ -237,18 +245,18 @@ class Tokenizer(Configurable):
         """Encode pixels to integer tokens. See `encode` for the arguments.
 
         Raises:
-            SmaltiError: x has another shape, or the tokenizer is continuous.
+            SmaltiError: the tokenizer is continuous; see also `encode`.
         """
-        _ = self.quantizer
+        self._check_discrete()  # before the encoder runs
         return get_tokens(self.encode(x, chunk))
 
     def detokenize(
         self, tokens: TokenGrid, generator: torch.Generator | None = None, chunk: int | None = None
     ) -> Tensor:
-        """Decode tokens to pixels: the same pixels as decoding the latents they were made from. See `decode`.
+        """Decode tokens to pixels, the same as `decode` returns for the latents. See `decode` for the arguments.
 
         Raises:
-            SmaltiError: the tokenizer is continuous, an id is out of range, or the number of ids does not match the grids.
+            SmaltiError: see `dequantize` and `decode`.
         """
         return self.decode(self.dequantize(tokens), generator, chunk)
 
@@ -256,18 +264,19 @@ class Tokenizer(Configurable):
         """Look up the latents of tokens, for `decode`.
 
         Raises:
-            SmaltiError: see `detokenize`.
+            SmaltiError: the tokenizer is continuous, an id is out of range, or the number of ids does not match the grids.
         """
         quantizer = self.quantizer
         if tokens.ids.ndim == 3 and tokens.ids.shape[1] != tokens.positions:
             raise SmaltiError(
-                f"The grids {tokens.grids} have {tokens.positions} positions, but ids has {tokens.ids.shape[1]}."
+                f"The grids {tokens.grids} have {tokens.positions} positions, but ids has {tokens.ids.shape[1]}: pass all "
+                "ids of a sample with its own grids."
             )
         code = Code(quantizer.lookup(tokens.ids), tokens.ids)
         return Latents(code=code, grids=tokens.grids, size=tokens.size, frames=tokens.frames)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Latents]:
-        """Return the reconstruction of x, of the same shape, and the latents it was decoded from."""
+        """Return the reconstruction of x, in the shape of x, and the latents from which it was decoded."""
         latents = self.encode(x)
         return self.decode(latents, generator), latents
 
@@ -277,7 +286,7 @@ class Tokenizer(Configurable):
             return None
         if self.training:
             raise SmaltiError(
-                "chunk splits a clip, but the losses of training are defined on the whole clip: call eval() first."
+                "chunk cannot be used in training mode, where losses are computed over the whole clip: call eval() first."
             )
         if chunk is not None and chunk < 1:
             raise SmaltiError(f"chunk is {chunk}: give at least 1 frame.")
@@ -299,6 +308,6 @@ def get_tokens(latents: Latents) -> TokenGrid:
 def _check_video(x: Tensor) -> Tensor:
     if x.ndim != 5 or x.shape[1] != 3 or 0 in x.shape:
         raise SmaltiError(
-            f"A tokenizer takes (B, 3, H, W) or (B, 3, T, H, W) with no empty axis, not {tuple(x.shape)}."
+            f"A tokenizer takes pixels (B, 3, H, W) or (B, 3, T, H, W) with no empty axis, not {tuple(x.shape)}."
         )
     return x

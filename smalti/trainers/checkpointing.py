@@ -19,15 +19,15 @@ log = logging.getLogger(__name__)
 
 
 class Checkpoints(ModelCheckpoint):
-    """Saves checkpoints regularly, and whenever training ends: as planned, by an interrupt, or by a NaN.
+    """Saves checkpoints at regular steps, and when training ends: at the last step, after Ctrl-C, or after a NaN.
 
-    `last.ckpt` links to the newest checkpoint. Resume from it with `--ckpt_path`. Ctrl-C finishes the current step with its
-    gradient accumulation on all ranks, then saves and stops, so that the run can be resumed exactly. A second Ctrl-C stops
-    immediately.
+    `last.ckpt` links to the newest checkpoint. Resume from it with `--ckpt_path`. After Ctrl-C, all ranks finish the
+    current step with its gradient accumulation, then save and stop. A run that is resumed from this checkpoint equals an
+    uninterrupted one. A second Ctrl-C stops immediately.
 
     Args:
         every_n_train_steps: optimizer steps between checkpoints.
-        save_top_k: number of newest checkpoints to keep; -1 for all.
+        save_top_k: 1 to keep the newest checkpoint only; -1 to keep all checkpoints.
         dirpath: folder for the checkpoints; None: `checkpoints` in the folder of the run.
     """
 
@@ -59,6 +59,7 @@ class Checkpoints(ModelCheckpoint):
             self._previous_handler = signal.signal(signal.SIGINT, self._interrupt)
 
     def _interrupt(self, _signal: int, _frame: Any) -> None:
+        """Request a stop after the current step. The second interrupt stops immediately."""
         if self._interrupted:
             raise KeyboardInterrupt
         self._interrupted = True
@@ -66,7 +67,7 @@ class Checkpoints(ModelCheckpoint):
             log.info("Stopping after this step and saving; press Ctrl-C again to stop immediately.")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Restore the previous handler of Ctrl-C, whatever it was."""
+        """Restore the previous handler of Ctrl-C."""
         super().teardown(trainer, pl_module, stage)
         if self._previous_handler is not None:
             signal.signal(signal.SIGINT, self._previous_handler)
@@ -84,7 +85,7 @@ class Checkpoints(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Save at the regular steps and at the last one, before the epoch ends, so that the run can be resumed exactly."""
+        """Save at the regular steps and at the last step. Saving before the epoch ends makes resuming exact."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if trainer.global_step == trainer.max_steps:
             self._save_now(trainer)
@@ -100,6 +101,7 @@ class Checkpoints(ModelCheckpoint):
             self._save_now(trainer)
 
     def _save_now(self, trainer: pl.Trainer) -> None:
+        """Save the current step, unless it is saved already."""
         if getattr(trainer, "fast_dev_run", 0) or self._last_global_step_saved == trainer.global_step:
             return
         candidates = self._monitor_candidates(trainer)

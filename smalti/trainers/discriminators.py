@@ -14,7 +14,7 @@ from smalti.errors import SmaltiError
 from smalti.pixels import frames_as_images
 
 ConvolutionFactory = Callable[[int, int, int, bool], nn.Module]
-"""Builds a randomly initialized convolution from input channels, output channels, stride, and whether it has a bias."""
+"""Builds a randomly initialized convolution from: input channels, output channels, stride, whether it has a bias."""
 
 
 class PatchDiscriminator(nn.Module):
@@ -22,7 +22,7 @@ class PatchDiscriminator(nn.Module):
 
         conv4 stride 2 -> leaky ReLU -> [conv4 stride 2 -> batch norm -> leaky ReLU] -> conv4 -> norm -> leaky -> conv4
 
-    It sees the frames of a clip as images.
+    The frames of a clip are processed as images.
 
     Args:
         channels: filters of the first convolution.
@@ -50,17 +50,17 @@ class PatchDiscriminator(nn.Module):
 
 
 class TemporalDiscriminator(nn.Module):
-    """PatchGAN discriminator over space and time, with spectral norm. It sees motion.
+    """PatchGAN discriminator over space and time, with spectral norm. Unlike `PatchDiscriminator`, it sees motion.
 
         conv stride 2 -> leaky ReLU -> [conv stride 2 -> leaky ReLU] -> conv -> leaky ReLU -> conv
 
-    It is `PatchDiscriminator` with kernels of 3 frames x 4 x 4 pixels (a 3D PatchGAN as in TATS, arXiv 2204.03638), and
-    spectral normalization (arXiv 1802.05957) instead of batch norm, so that the logits of a sample do not depend on the
-    other samples of the batch. Strides apply to time, too. With kernels of three frames, padded with one frame of zeros at
-    each side, a stride of 2 leaves ceil(T / 2) frames: any number of frames works, and an image is a clip of one frame.
+    The architecture is that of `PatchDiscriminator` with kernels of 3 frames x 4 x 4 pixels (a 3D PatchGAN as in TATS,
+    arXiv 2204.03638), and spectral norm (arXiv 1802.05957) instead of batch norm: the logits of a sample do not depend on
+    the other samples of the batch. Strides also apply to time. Time is padded with one frame of zeros at each end, and a
+    stride of 2 leaves ceil(T / 2) frames. Clips of any length work. An image is processed as a clip of one frame.
 
-    Each call in training mode makes one step of power iteration to estimate the largest singular value. Its vectors are
-    buffers: they depend on the weights alone, so they are equal on all ranks, and checkpoints contain them.
+    Each call in training mode runs one step of power iteration to estimate the largest singular value. The vectors of the
+    iteration are buffers, which checkpoints contain. They depend on the weights alone and are equal on all ranks.
 
     Args:
         channels: filters of the first convolution.
@@ -78,7 +78,7 @@ class TemporalDiscriminator(nn.Module):
         self.body = _build_patchgan(in_channels, channels, layers, _conv3d, _no_norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the logits: (B, C, T, H, W) in [-1, 1] to (B, 1, t, h, w). (B, C, H, W) is a clip of one frame.
+        """Return the logits: (B, C, T, H, W) in [-1, 1] to (B, 1, t, h, w), or (B, C, H, W) to (B, 1, 1, h, w).
 
         Raises:
             SmaltiError: H or W is less than 3 * 2^layers.
@@ -90,7 +90,11 @@ class TemporalDiscriminator(nn.Module):
 def _build_patchgan(
     in_channels: int, channels: int, layers: int, conv: ConvolutionFactory, norm: Callable[[int], list[nn.Module]]
 ) -> nn.Sequential:
-    """Build convolutions of stride 2 (channels double up to a factor of 8), one of stride 1, and one to the logits."""
+    """Build convolutions of stride 2 (channels double up to a factor of 8), one of stride 1, and one to the logits.
+
+    Raises:
+        SmaltiError: `in_channels`, `channels` or `layers` is less than 1.
+    """
     if min(in_channels, channels, layers) < 1:
         raise SmaltiError(
             f"A discriminator cannot have in_channels {in_channels}, channels {channels} and layers {layers}: set each to "
@@ -107,7 +111,11 @@ def _build_patchgan(
 
 
 def _check_size(discriminator: PatchDiscriminator | TemporalDiscriminator, x: Tensor) -> None:
-    """Refuse frames that are too small: each stride halves them (rounded down), and the last convolutions need 3 x 3."""
+    """Check the frame size: each stride halves it (rounded down), and the last convolutions need 3 x 3.
+
+    Raises:
+        SmaltiError: H or W is too small.
+    """
     height, width = x.shape[-2:]
     minimum = 3 * 2**discriminator.layers
     if min(height, width) < minimum:
@@ -122,7 +130,7 @@ def _conv2d(in_channels: int, out_channels: int, stride: int, bias: bool) -> nn.
 
 
 def _conv3d(in_channels: int, out_channels: int, stride: int, bias: bool) -> nn.Module:
-    # Spectral norm comes after initialization: its first estimate of the singular value is made from the current weights.
+    # Spectral norm is added after initialization, because it first estimates the singular value from the current weights.
     conv = nn.Conv3d(in_channels, out_channels, (3, 4, 4), stride=stride, padding=1, bias=bias)
     return spectral_norm(_init_weight(conv))
 

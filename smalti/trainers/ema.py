@@ -18,7 +18,7 @@ _PREFIX = "tokenizer."
 
 
 class _AveragedTokenizer(AveragedModel):
-    """Average of a tokenizer that is updated from the training module that contains it."""
+    """Average of the tokenizer inside a training module."""
 
     def update_parameters(self, model: nn.Module) -> None:
         super().update_parameters(cast(TokenizerTraining, model).tokenizer)
@@ -27,8 +27,7 @@ class _AveragedTokenizer(AveragedModel):
 class TokenizerEMA(EMAWeightAveraging):
     """Exponential moving average of the tokenizer's weights, which validation and `smalti.load` use.
 
-    Unlike Lightning's callback, it averages the tokenizer only and not the discriminator. Buffers are copied and not
-    averaged.
+    Unlike Lightning's callback, it averages only the tokenizer and not the discriminator. Buffers are copied, not averaged.
 
     Args:
         decay: decay of the average per update.
@@ -58,21 +57,21 @@ class TokenizerEMA(EMAWeightAveraging):
         )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Do nothing yet: the last checkpoint, which is saved after this, needs the average and the live weights."""
+        """Keep the live weights: the last checkpoint, which is saved after this, contains them and the average."""
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Copy the average into the module, as Lightning's callback does at the end of training."""
+        """Copy the average into the module, as Lightning's callback does in `on_train_end`."""
         self._copy_average_to_current(pl_module)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Restore the live weights if validation was interrupted, so that a checkpoint saved now is correct."""
+        """Restore the live weights if validation was interrupted: a checkpoint that is saved now must contain them."""
         if self._swapped:
             self._swap_models(pl_module)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Store the average as the tokenizer's weights, and all live weights under `current_model_state`, as Lightning."""
+        """Store the average as the tokenizer's weights, and all live weights as `current_model_state`, like Lightning."""
         if self._average_model is None:
             return
         state = self._average_model.state_dict()
@@ -84,7 +83,7 @@ class TokenizerEMA(EMAWeightAveraging):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Restore the average and the live weights. If the checkpoint has no average, initialize it with its weights."""
+        """Restore the average and the live weights. Without an average, start it from the checkpoint's weights."""
         if self._average_model is None:
             return
         if "averaging_state" not in checkpoint:

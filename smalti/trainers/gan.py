@@ -1,7 +1,7 @@
-"""GAN losses: a discriminator with its own losses, and the loss that it provides for the tokenizer.
+"""GAN losses: a discriminator with its losses, and the adversarial loss of the tokenizer.
 
 Shapes: B batch, T frames, H, W pixels. Pixels are (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1]. Logits are (B', 1, ...),
-where B' is B, or B T if the discriminator sees frames as images.
+where B' is B, or B T if the discriminator processes frames as images.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ GANLossKind = Literal["hinge", "non_saturating"]
 
 
 def generator_loss(fake: Tensor, kind: GANLossKind) -> Tensor:
-    """Compute the scalar loss of the generator, here the tokenizer.
+    """Compute the scalar loss of the generator, which is the tokenizer.
 
     Args:
         fake: (B', 1, ...) logits of reconstructions.
@@ -52,20 +52,20 @@ def adaptive_weight(reconstruction_loss: Tensor, adversarial_loss: Tensor, last_
     Args:
         reconstruction_loss: scalar.
         adversarial_loss: scalar.
-        last_layer: the weight of the decoder's last layer.
+        last_layer: weight of the decoder's last layer.
 
     Returns:
         The ratio of the gradient norms, in [0, 1e4], the same on all ranks.
     """
     losses = reconstruction_loss, adversarial_loss
     gradients = [torch.autograd.grad(loss, last_layer, retain_graph=True)[0] for loss in losses]
-    # The means over ranks are the gradients that one process with all the batches would have.
+    # The means over ranks equal the gradients of one process with the batches of all ranks.
     norms = [gradient.norm() for gradient in mean_over_ranks(*gradients)]
     return float((norms[0] / (norms[1] + 1e-4)).clamp(0, 1e4))
 
 
 class GANLoss(nn.Module):
-    """A discriminator with its losses. It sees one image or clip at a time and classifies it as original or reconstruction.
+    """A discriminator that classifies each image or clip as an original or a reconstruction, with its losses.
 
     Args:
         discriminator: module from images or clips to logits; None: `PatchDiscriminator()`.
@@ -74,8 +74,8 @@ class GANLoss(nn.Module):
         lecam_decay: decay per step of the averages in `LeCAM`.
         start: first optimizer step with GAN losses. Before it, all three losses are 0.
         adaptive: multiply the weight of the adversarial loss by `adaptive_weight`, so that its gradient at the decoder's
-            last layer is as large as that of the reconstruction losses (VQGAN, arXiv 2012.09841, eq. 7).
-        learning_rate: learning rate of the discriminator; None: that of the tokenizer.
+            last layer is as large as the gradient of the reconstruction losses (VQGAN, arXiv 2012.09841, eq. 7).
+        learning_rate: learning rate of the discriminator; None: the learning rate of the tokenizer.
 
     Raises:
         SmaltiError: the discriminator takes a different number of channels than this loss provides.
@@ -84,7 +84,7 @@ class GANLoss(nn.Module):
     loss_names: ClassVar[tuple[str, ...]] = ("adversarial", "discriminator", "lecam")
     """Names of the losses that `generator_loss` (the first) and `forward` (the others) compute."""
     in_channels: ClassVar[int] = 3
-    """Number of channels that the discriminator sees."""
+    """Number of input channels of the discriminator."""
 
     def __init__(
         self,
@@ -117,15 +117,15 @@ class GANLoss(nn.Module):
     def generator_loss(self, reconstruction: Tensor, original: Tensor) -> Tensor:
         """Compute the scalar `adversarial` loss. Its gradient reaches the reconstruction but not the discriminator.
 
-        The discriminator stays in training mode: batch norm uses the statistics of the batch, and spectral norm makes one
-        more step of power iteration, so that `forward` scales the same weights by a better estimate. Two alternating
-        optimizer steps would do the same.
+        The discriminator stays in training mode: batch norm uses the statistics of the batch, and spectral norm runs one
+        step of power iteration, which improves the estimate that `forward` uses. Two alternating optimizer steps would do
+        the same.
 
         Args:
             reconstruction: pixels.
             original: pixels of the same shape.
         """
-        # Parameters that do not require a gradient while the graph is built get none. `forward` needs them again.
+        # A graph that is built while parameters do not require gradients gives them none. `forward` needs their gradients.
         parameters = [p for p in self.discriminator.parameters() if p.requires_grad]
         for p in parameters:
             p.requires_grad_(False)
@@ -157,19 +157,20 @@ class GANLoss(nn.Module):
         return self.discriminator(reconstruction).float()
 
     def _real_and_fake_logits(self, reconstruction: Tensor, original: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the float32 logits of the original, and of the reconstruction, being an original."""
+        """Return the float32 logits of the original being an original, and of the reconstruction being an original."""
         return self.discriminator(original).float(), self._fake_logits(reconstruction, original)
 
 
 class ReconstructionGANLoss(GANLoss):
     """A reconstruction GAN (LTX-Video, arXiv 2501.00103): the discriminator sees both and decides which is the original.
 
-    Original and reconstruction are concatenated along channels, in an order that is drawn at random for each sample. The
-    discriminator can therefore focus on what a reconstruction changes. Let d be the logit of "the first is the original",
-    and s = 1 if it is, else -1. The logit of the original being the original is s d, that of the reconstruction is -s d.
-    The losses are those of `GANLoss` with these logits.
+    Original and reconstruction are concatenated along channels, in an order that is drawn at random for each sample. Seeing
+    both lets the discriminator focus on what the reconstruction changes. Let d be the discriminator's logit for "the first
+    is the original", and s = 1 if it is, else -1. The logit of the original is s d, the logit of the reconstruction is
+    -s d. The losses are computed from these logits as in `GANLoss`.
 
-    The arguments are those of `GANLoss`. The discriminator takes 6 channels; None: `PatchDiscriminator(in_channels=6)`.
+    The arguments are the same as for `GANLoss`, but the discriminator takes 6 channels; None:
+    `PatchDiscriminator(in_channels=6)`.
     """
 
     in_channels: ClassVar[int] = 6
@@ -187,12 +188,12 @@ class ReconstructionGANLoss(GANLoss):
 
 
 def concatenate_pair(reconstruction: Tensor, original: Tensor, original_first: Tensor) -> Tensor:
-    """Concatenate two (B, 3, ...) tensors along channels to (B, 6, ...).
+    """Concatenate reconstruction and original along channels to (B, 6, ...).
 
     Args:
         reconstruction: pixels.
-        original: pixels of the same shape; the result has their type.
-        original_first: (B,) bool, whether the original comes first in this sample.
+        original: pixels of the same shape. Its dtype is the dtype of the result.
+        original_first: (B,) bool, whether the original comes first, per sample.
     """
     reconstruction = reconstruction.to(original.dtype)
     both = torch.cat([original, reconstruction], dim=1), torch.cat([reconstruction, original], dim=1)

@@ -25,19 +25,19 @@ class LatentStatisticsCallback(Callback):
     """Measures the mean and standard deviation of each channel of z, and stores them in `tokenizer.decoder.statistics`.
 
     The statistics are updated with each training batch, over all ranks. Batch n of the run has the weight
-    max(1 / n, 1 - decay). They therefore cover all batches at first, and later about the last 1 / (1 - decay) batches, so
-    that they follow an encoder that still changes. z is what the decoder receives in training: a random sample if the
+    max(1 / n, 1 - decay). At first, the statistics cover all batches. Later, they cover about the last 1 / (1 - decay)
+    batches and follow an encoder that still changes. z is what the decoder receives in training: a random sample if the
     bottleneck draws one.
 
-    The update happens when z leaves the bottleneck. A decoder that mixes noise into z according to the statistics thus
-    already uses those of the first batch in the first step, without any warm-up. In the first steps the statistics are
-    noisy, because they are computed from few batches, and change as quickly as the encoder does.
+    The update happens when z leaves the bottleneck. No warm-up is needed: a decoder that mixes noise into z according to
+    the statistics uses the statistics of the first batch in the first step. In the first steps, the statistics are noisy,
+    because they are computed from few batches, and change as quickly as the encoder does.
 
     The statistics are buffers of the tokenizer: checkpoints and exports contain them, averaged weights contain a copy of
-    the live ones, and a resumed run continues with them. A batch whose z has NaN or infinite values is skipped.
+    the live ones, and a resumed run continues with them. A batch is skipped if its z contains NaN or infinite values.
 
     Args:
-        decay: decay of the statistics per batch, in [0, 1). None: they are not measured and keep their values.
+        decay: decay of the statistics per batch, in [0, 1). None: the statistics are not measured and keep their values.
 
     Raises:
         SmaltiError: `decay` is not in [0, 1).
@@ -45,7 +45,7 @@ class LatentStatisticsCallback(Callback):
 
     def __init__(self, decay: float | None = None) -> None:
         if decay is not None and not 0 <= decay < 1:
-            raise SmaltiError(f"statistics.decay is {decay}: set a number of at least 0 and below 1, such as 0.999.")
+            raise SmaltiError(f"statistics.decay is {decay}: set a number in [0, 1), such as 0.999.")
         self.decay = decay
         self.batches = 0
         self._handle: RemovableHandle | None = None
@@ -87,7 +87,7 @@ class LatentStatisticsCallback(Callback):
         self.batches = state_dict["batches"]
 
     def _update(self, trainer: pl.Trainer, statistics: LatentStatistics, _: nn.Module, __: Any, code: Code) -> None:
-        # Asks the trainer and not the bottleneck, whose mode is fixed where it is frozen: validation batches do not count.
+        # Validation batches do not count. Ask the trainer: a frozen bottleneck is in evaluation mode in training, too.
         if trainer.training and self.decay is not None:
             self.batches += 1
             update_statistics(statistics, code.z, max(1 / self.batches, 1 - self.decay))
@@ -95,17 +95,17 @@ class LatentStatisticsCallback(Callback):
 
 @torch.no_grad()
 def update_statistics(statistics: LatentStatistics, z: Tensor, weight: float) -> None:
-    """Update statistics with those of a batch: exactly the statistics of the union of both, with these weights.
+    """Update statistics with a batch. The result is exact: the statistics of the weighted union of both.
 
         mean <- (1 - w) mean + w m,  variance <- (1 - w) variance + w v + w (1 - w) (m - mean)^2
 
-    (West, "Updating mean and variance estimates", CACM 1979.) With w = 1 / n for the n-th of batches of one size, the
-    result is the mean and the (biased) variance over all of them.
+    (West, "Updating mean and variance estimates", CACM 1979.) If all batches have the same size and the n-th batch has
+    w = 1 / n, the result is the mean and the (biased) variance over all batches.
 
     Args:
         statistics: updated in place, unless z contains NaN or infinite values.
         z: (B, N, C), this process's part of the batch. All processes have equal weight.
-        weight: w, in [0, 1].
+        weight: weight w of the batch, in [0, 1].
     """
     flat = z.detach().flatten(0, 1).float()
     (mean,) = mean_over_ranks(flat.mean(0))

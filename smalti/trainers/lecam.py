@@ -14,8 +14,8 @@ class LeCAM(nn.Module):
 
         R = mean relu(real - average_fake)^2 + mean relu(average_real - fake)^2
 
-    The averages are buffers: they are on the device and in checkpoints, and updating them needs no synchronization with
-    the host. They are averages over all ranks.
+    The averages cover all ranks. They are buffers: checkpoints contain them, and updating them on the device needs no
+    synchronization with the host.
 
     Args:
         decay: decay of the averages per step.
@@ -31,7 +31,7 @@ class LeCAM(nn.Module):
         self.register_buffer("average_fake", torch.zeros(()))
 
     def forward(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Return the scalar penalty against the current averages. In training mode, then update the averages.
+        """Return the scalar penalty against the current averages. In training mode, update the averages afterwards.
 
         Args:
             real: logits of originals, of any shape.

@@ -11,10 +11,10 @@ from lightning.pytorch.callbacks import ProgressBar
 
 
 class LogProgress(ProgressBar):
-    """Prints one line of progress at a time: step, speed, time left and metrics.
+    """Prints training progress as lines of text: step, speed, time left and metrics.
 
-    A progress bar redraws its line in place, which fills a log file with copies of it. This one prints a line after the
-    first step, then at most every `seconds`, after each validation and at the end, and at most one line per step.
+    A progress bar redraws its line in place, which fills a log file with copies of it. This callback prints a line after
+    the first step, then at most every `seconds`, after each validation and at the end, and at most one line per step.
 
     Args:
         seconds: minimum time between two lines, in seconds.
@@ -28,7 +28,7 @@ class LogProgress(ProgressBar):
         self._printed: tuple[float, int] | None = None
 
     def disable(self) -> None:
-        """Print nothing. Lightning calls this on all ranks but the first."""
+        """Print nothing. Lightning calls this on all ranks except rank 0."""
         self._enabled = False
 
     def enable(self) -> None:

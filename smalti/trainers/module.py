@@ -42,33 +42,34 @@ class TokenizerTraining(pl.LightningModule):
         batch -> tokenizer -> reconstruction and bottleneck losses
           -> l1, mse, losses of the recipe, GAN losses -> weighted sum
 
-    The losses of the tokenizer and those of the discriminator have disjoint gradients: the discriminator's parameters are
-    constant in the adversarial loss, and the reconstruction is detached in the discriminator's losses. The gradient of
-    their sum equals that of two alternating steps that share one reconstruction; one optimizer with two parameter groups
-    applies both. Steps therefore count batches (after gradient accumulation), and Lightning's gradient accumulation,
-    clipping (by the norm of each network), weight averaging and mixed precision work without changes. Plain DDP works, too:
-    `smalti.trainers.unused_parameters` handles parameters that a step does not use.
+    The gradients of the tokenizer's losses and of the discriminator's losses do not overlap: the discriminator's parameters
+    are constant in the adversarial loss, and the reconstruction is detached in the discriminator's losses. The gradient of
+    the sum equals the gradients of two alternating steps that share one reconstruction. One optimizer with two parameter
+    groups applies both. One step is one batch (after gradient accumulation). Lightning's gradient accumulation, clipping
+    (by the norm of each network), weight averaging and mixed precision work without changes. Standard DDP works out of the
+    box: `smalti.trainers.unused_parameters` handles parameters that a step does not use.
 
     Each loss is logged as `train/NAME`. For a joint tokenizer, it is also logged as `train/NAME_discrete` or
-    `train/NAME_continuous`, by the branch that the step used. Validation measures both branches; `val/psnr` belongs to the
-    branch that is the default in evaluation mode. Validation and test log the losses of the recipe, too.
+    `train/NAME_continuous`, depending on the branch that the step used. Validation measures both branches; `val/psnr` is
+    measured on the default branch of evaluation mode. Validation and test also log the losses of the recipe.
 
     All random numbers of a step depend only on the seed, the epoch, the index of the batch and the rank: a resumed run
     draws the same numbers as an uninterrupted one.
 
     Args:
         tokenizer: the tokenizer to train.
-        weights: weights of the losses by name: l1, mse, the names in `losses`, those of the GAN loss (adversarial,
-            discriminator, lecam), and those of the bottleneck (kl, commitment, token_entropy, codebook_entropy, ...). A
-            negative weight maximizes. A loss without a weight is only logged; discriminator has the default weight 1.
+        weights: weights of the losses by name: l1, mse, the names in `losses`, the GAN losses (adversarial, discriminator,
+            lecam), and the losses of the bottleneck (kl, commitment, token_entropy, codebook_entropy, ...). A negative
+            weight maximizes the loss. A loss without a weight is only logged, except discriminator, whose default weight
+            is 1.
         losses: additional losses by name, such as "perceptual". Each is called as `loss(reconstruction, original)`, see
             `smalti.trainers.losses`. Their parameters are frozen.
         gan: the discriminator and its losses; None: no GAN loss.
         optimizer: builds the optimizer from parameter groups; by default Adam with learning rate 1e-4, betas (0.5, 0.9).
         scheduler: builds the learning rate schedule from the optimizer, stepped once per optimizer step; None: constant.
         frozen: parts of the tokenizer that are not trained and stay in evaluation mode: "encoder", "bottleneck", "decoder".
-        gradient_checkpointing: recompute the activations inside the tokenizer's blocks in the backward pass. Gives the same
-            gradients, with less memory and about a third more time.
+        gradient_checkpointing: recompute the activations inside the tokenizer's blocks in the backward pass. The gradients
+            are the same. Training needs less memory and takes about a third longer.
 
     Raises:
         SmaltiError: `frozen` names an unknown part, a name in `losses` is taken, or `gradient_checkpointing` is set for a
@@ -128,7 +129,7 @@ class TokenizerTraining(pl.LightningModule):
     # Training
 
     def on_fit_start(self) -> None:
-        """Prepare DDP for unused parameters, and disable its broadcast of buffers in each step.
+        """Prepare DDP for unused parameters, and disable its broadcast of buffers.
 
         The buffers that matter (LeCAM's averages, codebooks, spectral norms) are kept equal on all ranks by the modules
         that own them, and a broadcast in validation would wait forever for a rank that has no batch left.
@@ -140,11 +141,16 @@ class TokenizerTraining(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed the random numbers of the step."""
-        # By the index of the batch and not the total count, which counts an interrupted and repeated batch twice.
+        # Uses the batch index and not the total number of batches, which counts an interrupted and repeated batch twice.
         torch.manual_seed(derive_seed(self._seed, self.current_epoch, batch_idx, self.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Compute and log all losses, and return their weighted sum."""
+        """Compute and log all losses, and return their weighted sum.
+
+        Raises:
+            SmaltiError: the recipe has a weight for a loss that does not exist, or two losses have the same name.
+            DivergedError: a loss is NaN or infinite, in this process or another.
+        """
         original = batch.pixels
         accumulation = self.trainer.accumulate_grad_batches if self._trainer is not None else 1
         self._sample_names = [*self._sample_names, *batch.names] if batch_idx % accumulation else batch.names
@@ -164,13 +170,13 @@ class TokenizerTraining(pl.LightningModule):
         return total if self._unused_parameters is None else self._unused_parameters.complete(total)
 
     def _gan_losses(self, gan: GANLoss, reconstruction: Tensor, original: Tensor) -> dict[str, Tensor]:
-        """Compute the losses of the GAN; zeros before its start."""
+        """Compute the GAN losses. They are zero before `gan.start`."""
         if self.global_step < gan.start:
             return dict.fromkeys(gan.loss_names, original.new_zeros(()))
         return {"adversarial": gan.generator_loss(reconstruction, original)} | gan(reconstruction, original)
 
     def _step_weights(self, losses: dict[str, Tensor], branch: str | None) -> dict[str, float]:
-        """Return the weights of this step: those of the recipe that apply to the branch, with the adaptive GAN weight."""
+        """Return the recipe's weights that apply to the branch of this step, with the adaptive GAN weight."""
         weights = dict(self.weights)
         if self.gan is not None:
             weights.setdefault("discriminator", 1.0)
@@ -191,15 +197,16 @@ class TokenizerTraining(pl.LightningModule):
     ) -> dict[str, float]:
         """Drop the weights of losses that only the other branch has.
 
-        Once both branches were used, weights of losses that neither has are kept, so that `weighted_sum` refuses them.
+        Until both branches have been used, the weights of all missing losses are dropped. After that, a weight for a loss
+        that neither branch has is kept, and `weighted_sum` raises an error for it.
         """
         self._loss_names_by_branch[branch] = set(losses)
         all_seen = self._loss_names_by_branch.keys() == self.tokenizer.bottleneck.branches.keys()
-        elsewhere = set().union(*self._loss_names_by_branch.values()) if all_seen else weights.keys()
-        return {name: w for name, w in weights.items() if name in losses or name not in elsewhere}
+        may_be_missing = set().union(*self._loss_names_by_branch.values()) if all_seen else weights.keys()
+        return {name: w for name, w in weights.items() if name in losses or name not in may_be_missing}
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Remove the gradients of parameters that the step did not use, so that weight decay does not change them."""
+        """Remove the gradients of parameters that the step did not use. Otherwise, weight decay would change them."""
         if self._unused_parameters is not None:
             self._unused_parameters.remove_gradients()
 
@@ -209,7 +216,11 @@ class TokenizerTraining(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the gradients of each network by its own norm, so that they do not affect each other, and log the norms."""
+        """Clip the gradients of each network by the norm of that network alone, and log the norms.
+
+        Raises:
+            DivergedError: a gradient norm is NaN or infinite, unless a gradient scaler handles it.
+        """
         for group in optimizer.param_groups:
             gradients = [p.grad for p in group["params"] if p.grad is not None]
             norm = torch.nn.utils.get_total_norm(gradients)
@@ -225,7 +236,11 @@ class TokenizerTraining(pl.LightningModule):
                 torch.nn.utils.clip_grads_with_norm_(group["params"], gradient_clip_val, norm)
 
     def configure_optimizers(self) -> Any:
-        """Build one optimizer with one parameter group per network, and its schedule."""
+        """Build one optimizer with one parameter group per network, and its learning rate schedule.
+
+        Raises:
+            SmaltiError: OneCycleLR ends before the last step of the run.
+        """
         groups: list[dict[str, Any]] = [
             {"name": "tokenizer", "params": [p for p in self.tokenizer.parameters() if p.requires_grad]}
         ]
@@ -266,7 +281,7 @@ class TokenizerTraining(pl.LightningModule):
         self._log_metrics("test")
 
     def _measure(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Measure all branches of the tokenizer, and return the reconstruction of the default one."""
+        """Update the metrics of all branches of the tokenizer, and return the reconstruction of the default branch."""
         reconstruction, latents = self._reconstruct(self.tokenizer, batch, batch_idx)
         self._update_metrics("", batch.pixels, reconstruction, latents)
         for name, tokenizer in self.tokenizer.branches.items():
@@ -277,7 +292,7 @@ class TokenizerTraining(pl.LightningModule):
 
     @staticmethod
     def _reconstruct(tokenizer: Tokenizer, batch: Batch, batch_idx: int) -> tuple[Tensor, Latents]:
-        # Seeded, so that a generative decoder draws the same noise in every validation.
+        # The seed makes a generative decoder draw the same noise in every validation.
         return tokenizer(batch.pixels, torch.Generator().manual_seed(batch_idx))
 
     def _update_metrics(self, suffix: str, original: Tensor, reconstruction: Tensor, latents: Latents) -> None:

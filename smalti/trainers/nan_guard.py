@@ -1,4 +1,4 @@
-"""Stopping the training before a NaN or infinite loss or gradient reaches the weights."""
+"""Stopping training before a NaN or infinite loss or gradient reaches the weights."""
 
 from __future__ import annotations
 

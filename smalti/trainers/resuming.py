@@ -1,4 +1,4 @@
-"""Checks that a checkpoint belongs to the training that is to be resumed from it."""
+"""Checking that a recipe can resume from a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from smalti.tokenizers.configurable import Config, normalize_config
 
 
 def check_resumable(checkpoint: dict[str, Any], config: Config, weight_names: Iterable[str]) -> None:
-    """Refuse a checkpoint of another tokenizer or another recipe.
+    """Check that a checkpoint was trained with the tokenizer and the networks of the recipe.
 
-    Configurations are compared after normalization: a class that was moved or renamed, or a new constructor argument with a
+    Configs are compared after normalization: a class that was moved or renamed, or a new constructor argument with a
     default, does not prevent resuming.
 
     Args:
-        checkpoint: a training checkpoint with today's names, see `smalti.legacy.upgrade_checkpoint`.
-        config: configuration of the recipe's tokenizer.
+        checkpoint: a training checkpoint with current names, see `smalti.legacy.upgrade_checkpoint`.
+        config: config of the recipe's tokenizer.
         weight_names: names in the state dict of the training module.
 
     Raises:
@@ -26,11 +26,12 @@ def check_resumable(checkpoint: dict[str, Any], config: Config, weight_names: It
     """
     if CHECKPOINT_KEY not in checkpoint or normalize_config(checkpoint[CHECKPOINT_KEY]) != normalize_config(config):
         raise SmaltiError(
-            "The checkpoint was trained with another tokenizer than that of the recipe: resume with the config.yaml in the "
+            "The checkpoint was trained with another tokenizer than the recipe's: resume with the config.yaml in the "
             "folder of its run, or start from its weights with --warm_start.path."
         )
     found, expected = set(checkpoint["state_dict"]), set(weight_names)
-    for name in sorted(found ^ expected):
+    if different := sorted(found ^ expected):
+        name = different[0]
         where = "only in the checkpoint" if name in found else "only in the recipe"
         raise SmaltiError(
             f"The checkpoint was trained with another recipe: the weight '{name}' is {where}; resume with the config.yaml "

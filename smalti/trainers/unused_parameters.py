@@ -2,8 +2,8 @@
 
 An image does not use the temporal layers of a video tokenizer, a step of a joint tokenizer uses only one of its branches,
 and steps before the start of the GAN loss do not use the discriminator. In a single process, such a parameter has no
-gradient and the optimizer skips it: no momentum, no weight decay. DDP instead fails if a gradient is missing; with
-`find_unused_parameters`, it gives such a parameter a zero gradient in all processes as soon as one of them used it.
+gradient and the optimizer skips it: no momentum, no weight decay. DDP instead fails if a gradient is missing. With
+`find_unused_parameters`, it fills in zero gradients on all processes as soon as one process has used the parameter.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def reached_leaves(loss: Tensor) -> set[int]:
 class UnusedParameters:
     """Gives DDP the gradients that it waits for, and removes them before the optimizer step.
 
-    The optimizer skips a parameter if no micro-batch of the step used it, in any process.
+    The optimizer skips a parameter that no micro-batch of the step used, in any process.
 
     Args:
         parameters: parameters of the model; those that do not require gradients are ignored.
@@ -50,7 +50,7 @@ class UnusedParameters:
         """Return the loss plus a zero that depends on every parameter that the loss does not reach."""
         reached = reached_leaves(loss)
         self._reached |= reached
-        # Sums of empty tensors: no value is read, so a NaN or infinite parameter has no effect.
+        # Sums of empty tensors read no value. A NaN or infinite parameter has no effect.
         zeros = [p.flatten()[:0].sum(dtype=loss.dtype) for p in self._parameters if id(p) not in reached]
         return torch.stack([loss, *zeros]).sum() if zeros else loss
 

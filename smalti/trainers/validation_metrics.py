@@ -1,4 +1,4 @@
-"""Metrics of the validation during training: means over all samples of all processes, and codebook usage.
+"""Validation metrics during training: means over all samples of all processes, and codebook usage.
 
 They show how training progresses. Use `smalti evaluate` for values to publish.
 
@@ -17,7 +17,7 @@ from smalti.trainers.losses.reconstruction import compute_losses
 
 
 class ValidationMetrics:
-    """Sums over the samples of one process. `compute` combines those of all processes."""
+    """Accumulates metrics over the samples of one process. `compute` combines all processes."""
 
     def __init__(self) -> None:
         self._sums: dict[str, float] = {}
@@ -40,25 +40,25 @@ class ValidationMetrics:
                 counts.add(group)
 
     def compute(self, codebook_size: int | None) -> dict[str, float]:
-        """Return the means by name, and `codebook_used` and `codebook_perplexity` of each group; empty without samples.
+        """Return the means, and for each group G `codebook_used_G` (codewords) and `codebook_perplexity_G`, by name.
 
-        All ranks must call this together, and all get the same result.
+        The result is empty if there are no samples. All ranks must call this together, and all get the same result.
 
         Args:
             codebook_size: codebook size of the quantizer; None if the tokenizer is continuous.
         """
         for counts in self._counts:
             counts.consolidate()
-        parts = [part for part in gather(self) if part._samples]
-        if not parts:
+        ranks = [metrics for metrics in gather(self) if metrics._samples]
+        if not ranks:
             return {}
-        samples = sum(part._samples for part in parts)
-        results = {name: sum(part._sums[name] for part in parts) / samples for name in parts[0]._sums}
+        samples = sum(rank._samples for rank in ranks)
+        results = {name: sum(rank._sums[name] for rank in ranks) / samples for name in ranks[0]._sums}
         if codebook_size is not None:
-            for group in range(len(parts[0]._counts)):
+            for group in range(len(ranks[0]._counts)):
                 counts = IdCounts()
-                for part in parts:
-                    counts.merge(part._counts[group])
+                for rank in ranks:
+                    counts.merge(rank._counts[group])
                 usage = counts.summarize(codebook_size)
                 results[f"codebook_used_{group}"] = float(usage.used)
                 results[f"codebook_perplexity_{group}"] = usage.perplexity
@@ -68,8 +68,8 @@ class ValidationMetrics:
 def sample_metrics(reconstruction: Tensor, original: Tensor, losses: nn.ModuleDict | None = None) -> dict[str, Tensor]:
     """Compute `l1`, `mse`, `psnr` and the losses of the recipe.
 
-    The PSNR of a clip is the mean PSNR of its frames. A loss is a function of the batch: all samples of the batch get its
-    value, so that the mean over samples weights each batch by its size.
+    The PSNR of a clip is the mean PSNR of its frames. A loss has one value per batch, which every sample of the batch gets:
+    the mean over samples weights each batch by its size.
 
     Args:
         reconstruction: (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1].

@@ -1,4 +1,4 @@
-"""Pictures and videos of reconstructions, made at each validation.
+"""Contact sheets and videos of reconstructions, written at each validation.
 
 Shapes: B batch, T frames, H, W pixels.
 """
@@ -13,7 +13,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from smalti.eval.contact_sheet import comparison_video, contact_sheet
+from smalti.eval.comparison_video import comparison_video
+from smalti.eval.contact_sheet import contact_sheet
 from smalti.eval.functional import mean_over_frames, psnr
 from smalti.eval.results import Example
 from smalti.files import atomic_write
@@ -27,13 +28,14 @@ _DEFAULT_FRAME_RATE = 24
 class ReconstructionGrid(Callback):
     """Writes the first samples of each validation: originals, reconstructions, and amplified differences with the PSNR.
 
-    An image takes one row of three. A clip takes three rows of frames, and appears in an mp4 next to its reconstruction, at
-    the frame rate of the data module (its attribute `rate`), or else at 24 frames per second. Files go to `reconstructions`
-    in the folder of the run, and pictures to TensorBoard, too. See `smalti.eval.contact_sheet`.
+    An image takes one row of three pictures. A clip takes three rows of frames. An mp4 shows each clip next to its
+    reconstruction, at the frame rate of the data module (its attribute `rate`), or else at 24 frames per second. Files are
+    written to `reconstructions` in the folder of the run. Contact sheets are also logged to TensorBoard. See
+    `smalti.eval.contact_sheet`.
 
     Args:
-        samples: number of images.
-        clips: number of clips.
+        samples: number of images to show.
+        clips: number of clips to show.
         frames: maximum number of evenly spaced frames to show per clip; the mp4 shows all.
     """
 
@@ -72,20 +74,22 @@ class ReconstructionGrid(Callback):
             kept.append(Example(name, original, reconstruction))
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw the samples, write the files and log the pictures."""
+        """Write the files, and log the contact sheets to TensorBoard."""
         images, clips = self._images, self._clips
         self._images, self._clips = [], []
         if trainer.sanity_checking:
             return
-        folder = trainer.log_dir  # all ranks must ask, because Lightning broadcasts the answer
+        folder = trainer.log_dir  # read on all ranks, because Lightning broadcasts it
         for examples, prefix in ((images, ""), (clips, "clips_")):
             if examples:
-                self._publish_sheet(trainer, folder, examples, prefix)
+                self._write_contact_sheet(trainer, folder, examples, prefix)
         if clips and folder is not None:
             rate = getattr(trainer.datamodule, "rate", None) or _DEFAULT_FRAME_RATE  # pyright: ignore[reportAttributeAccessIssue]
-            write_video(_file(trainer, folder, "clips_", ".mp4"), comparison_video(clips), rate)
+            write_video(_output_file(trainer, folder, "clips_", ".mp4"), comparison_video(clips), rate)
 
-    def _publish_sheet(self, trainer: pl.Trainer, folder: str | None, examples: list[Example], prefix: str) -> None:
+    def _write_contact_sheet(
+        self, trainer: pl.Trainer, folder: str | None, examples: list[Example], prefix: str
+    ) -> None:
         """Log a contact sheet of images or clips to TensorBoard, and write it to a PNG file."""
         captions = {example.name: f"{_psnr(example):.2f} dB" for example in examples}
         sheet = contact_sheet(examples, captions, self.frames)
@@ -94,7 +98,7 @@ class ReconstructionGrid(Callback):
                 tag = f"val/{prefix}original_reconstruction_difference"
                 logger.experiment.add_image(tag, pil_to_tensor(sheet), global_step=trainer.global_step)
         if folder is not None:
-            with atomic_write(_file(trainer, folder, prefix, ".png")) as partial:
+            with atomic_write(_output_file(trainer, folder, prefix, ".png")) as partial:
                 sheet.save(partial)
 
 
@@ -102,5 +106,6 @@ def _psnr(example: Example) -> float:
     return mean_over_frames(psnr, example.original[None], example.reconstruction[None]).item()
 
 
-def _file(trainer: pl.Trainer, folder: str, prefix: str, suffix: str) -> Path:
+def _output_file(trainer: pl.Trainer, folder: str, prefix: str, suffix: str) -> Path:
+    """Return the path of a file, named by the current step."""
     return Path(folder) / "reconstructions" / f"{prefix}step_{trainer.global_step:08d}{suffix}"

@@ -1,4 +1,4 @@
-"""Starting a training from the weights of another one."""
+"""Starting a training run from the weights of another one."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class WarmStart(Callback):
 
     All weights are loaded. The decoder may adapt them as long as it computes the same function: a generative decoder pads
     its first convolution with zeros for the noise channels (WeTok's second stage). The discriminator and the optimizer
-    start from scratch. A resumed run has its own weights, and ignores this callback.
+    start from scratch. A resumed run uses the weights of its checkpoint and ignores this callback.
 
     Args:
         path: an exported folder or a `.ckpt` file; None: start with random weights.
-        transfer: load the weights that fit from another architecture of the OneVAE family (other strides, levels, latents
-            or branches, such as a joint tokenizer from Wan2.1's continuous one), and log a summary. See
-            `smalti.tokenizers.models.onevae.weight_transfer`.
+        transfer: load the weights that fit from another architecture of the OneVAE family, with other strides, levels,
+            latent channels or branches (for example, Wan2.1's continuous tokenizer into a joint one), and log a summary.
+            See `smalti.tokenizers.models.onevae.weight_transfer`.
     """
 
     def __init__(self, path: Path | None = None, transfer: bool = False) -> None:
@@ -58,7 +58,11 @@ class WarmStart(Callback):
                 callback.restart(trainer, module)
 
     def _load_weights(self, tokenizer: Tokenizer, source: Tokenizer) -> None:
-        """Load all weights, or raise an error before any is changed."""
+        """Load all weights.
+
+        Raises:
+            SmaltiError: a weight is missing or has another shape. No weight has been changed.
+        """
         decoder_weights = tokenizer.decoder.adapt_weights(source.decoder.state_dict())
         weights = source.state_dict() | {f"decoder.{name}": weight for name, weight in decoder_weights.items()}
         expected = tokenizer.state_dict()
@@ -68,6 +72,6 @@ class WarmStart(Callback):
                 shapes = ["missing" if t is None else f"of shape {tuple(t.shape)}" for t in (found, wanted)]
                 raise SmaltiError(
                     f"The recipe cannot start from {self.path}: the weight '{name}' is {shapes[0]} there and {shapes[1]} "
-                    "in the recipe; use the same architecture, or set transfer for tokenizers of the OneVAE family."
+                    "in the recipe; use the same architecture, or set transfer to true for tokenizers of the OneVAE family."
                 )
         tokenizer.load_state_dict(weights)

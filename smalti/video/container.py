@@ -82,7 +82,7 @@ class OpenVideo:
     def tolerance(self) -> Fraction:
         """Maximum rounding error of timestamps, in seconds: half a unit.
 
-        It is at most half a millisecond: where a unit is as long as a frame, timestamps are exact.
+        It is at most half a millisecond: if a unit is as long as a frame, timestamps are exact.
         """
         return min(self.time_base, Fraction(1, 1000)) / 2
 

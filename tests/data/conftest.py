@@ -1,3 +1,5 @@
+"""Fixtures that write small folders and shards of images and videos, some of them unreadable."""
+
 import io
 from collections.abc import Callable
 from pathlib import Path

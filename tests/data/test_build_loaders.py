@@ -54,7 +54,7 @@ class GrayImages(ImageSource):
 
 
 def load_epochs(source, epochs=1, **options):
-    """Return the names and pixels of each batch of some epochs."""
+    """Return the names and pixels of each batch of the first epochs."""
     position = TrainingPosition()
     loader = training_loader(source, RANDOM_CROP, **{"batch_size": 4, "get_position": lambda: position, **options})
     batches = []

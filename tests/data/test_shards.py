@@ -60,9 +60,9 @@ def test_a_truncated_shard_yields_its_complete_samples_and_a_failure(make_shards
         third_sample = tar.getmembers()[4]  # two files per sample
     data = second.read_bytes()
     for size in (
-        third_sample.offset,  # truncated between two files,
-        third_sample.offset + 300,  # within the header of a file,
-        third_sample.offset_data,  # between header and data,
+        third_sample.offset,  # truncated between two files
+        third_sample.offset + 300,  # within the header of a file
+        third_sample.offset_data,  # between header and data
         third_sample.offset_data + 300,  # within the data
     ):
         second.write_bytes(data[:size])
@@ -113,5 +113,5 @@ def test_lanes_read_every_shard_and_end_only_if_all_shards_are_empty(make_shards
     for url in shards.urls:
         Path(url).write_bytes(b"")
     failures = list(shards.read_lane(0, seed=1, epoch=2, rank=0, world_size=1))
-    assert len(failures) == 4 + 7  # those of the lane, then all
+    assert len(failures) == 4 + 7  # the shards of the lane, then all shards
     assert all(isinstance(item, ReadFailure) for item in failures)

@@ -1,6 +1,8 @@
-"""One of two processes. Evaluates its part of photos and clips, then meets errors that only the other process has.
+"""Run one of two processes that evaluate a dataset together: results for photos and clips, and errors of either process.
 
-python distributed_worker.py RANK STORE OUT
+    python distributed_worker.py RANK STORE OUT
+
+Writes the results to the JSON file OUT. STORE is a file through which the processes find each other.
 """
 
 import json
@@ -31,7 +33,7 @@ def evaluate_part(tokenizer, batches, metrics):
     }
 
 
-def error_of(tokenizer, batches, metrics=None):
+def catch_error(tokenizer, batches, metrics=None):
     try:
         evaluate(tokenizer, batches, metrics or [PSNR()])
     except SmaltiError as error:
@@ -57,10 +59,10 @@ def main():
             video_tokenizer, make_clip_batches((CLIPS[:1], CLIPS[1:])[rank], frames=2), clip_metrics
         ),
         "no clips": evaluate_part(video_tokenizer, make_clip_batches((CLIPS, ())[rank], frames=2), clip_metrics),
-        "mixed": error_of(make_tokenizer(), mixed),
-        "nan": error_of(broken, make_photo_batches(("coffee", "retina")[rank : rank + 1])),
-        "duplicate": error_of(make_tokenizer(), make_photo_batches(("coffee",))),
-        "empty": error_of(make_tokenizer(), []),
+        "mixed": catch_error(make_tokenizer(), mixed),
+        "nan": catch_error(broken, make_photo_batches(("coffee", "retina")[rank : rank + 1])),
+        "duplicate": catch_error(make_tokenizer(), make_photo_batches(("coffee",))),
+        "empty": catch_error(make_tokenizer(), []),
     }
     Path(out).write_text(json.dumps(results))
     dist.destroy_process_group()

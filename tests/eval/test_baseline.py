@@ -2,19 +2,29 @@
 
 import math
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smalti.eval.baseline import count_kept_pixels, make_baseline
-from smalti.eval.functional import bicubic, psnr_clip
+from smalti.eval.baseline import count_kept_pixels, downsample_and_upsample, make_baseline
+from smalti.eval.functional import psnr, psnr_clip
 
 
 def test_an_image_is_a_clip_of_one_frame(photos):
-    expected = bicubic(photos, (4, 4))
+    expected = downsample_and_upsample(photos, (4, 4))
     assert torch.equal(make_baseline(photos, (8, 4, 4)), expected)
     # The frame of the clip has the memory layout of the image, so that even the rounding is the same.
     assert torch.equal(make_baseline(photos[:, :, None], (8, 4, 4))[:, :, 0], expected)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (33, 50)])
+def test_downsampling_and_upsampling_preserves_the_size_and_loses_quality_with_the_factor(photos, size):
+    images = photos[:, :, : size[0], : size[1]]
+    restored = [downsample_and_upsample(images, (f, f)) for f in (1, 2, 4, 8)]
+    assert torch.equal(restored[0], images)
+    means = [psnr(images, image).mean().item() for image in restored]
+    assert means == sorted(means, reverse=True)
 
 
 def test_dropped_frames_are_interpolated_linearly(clips):

@@ -1,3 +1,5 @@
+"""Codebook usage by sparse counts: small and huge codebooks, merging, and bounded memory."""
+
 import math
 
 import pytest
@@ -56,6 +58,6 @@ def test_memory_of_pending_ids_is_bounded():
     assert usage.perplexity == pytest.approx(40_000)
 
 
-def test_no_tokens():
+def test_usage_without_tokens_raises_an_error():
     with pytest.raises(ValueError, match="No tokens"):
         IdCounts().summarize(4)

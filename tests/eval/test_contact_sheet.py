@@ -1,10 +1,10 @@
-"""The contact sheet and the video of examples: layout and pixels."""
+"""The contact sheet: layout and pixels."""
 
 import pytest
 import torch
 from PIL import Image
 
-from smalti.eval.contact_sheet import DIFFERENCE_GAIN, comparison_video, contact_sheet
+from smalti.eval.contact_sheet import DIFFERENCE_GAIN, contact_sheet
 from smalti.eval.results import Example
 
 
@@ -67,20 +67,5 @@ def test_large_images_are_scaled_down_and_images_and_clips_can_be_mixed(photo_ex
     assert (sheet[34 : 34 + 256, 12 + 64 : 12 + 64 + 128] == 0).all()  # centered in its tile
 
 
-def test_no_examples():
+def test_a_sheet_without_examples_can_be_drawn():
     assert contact_sheet([], {}).height > 0
-
-
-def test_the_video_shows_clips_side_by_side_on_gray(clip_examples):
-    small = Example(
-        "small", *(clip[:, :2, :32, :48] for clip in (clip_examples[0].original, clip_examples[0].reconstruction))
-    )
-    frames = list(comparison_video([small, clip_examples[1]]))
-    assert [frame.shape for frame in frames] == [(3, 64, 128)] * 11
-    assert torch.equal(frames[0][:, 16:48, 8:56], small.original[:, 0])
-    assert torch.equal(frames[0][:, 16:48, 72:120], small.reconstruction[:, 0])
-    assert (frames[0][:, :16] == 128).all()
-    assert (frames[0][:, :, :8] == 128).all()
-    assert torch.equal(
-        frames[2], torch.cat([clip_examples[1].original[:, 0], clip_examples[1].reconstruction[:, 0]], 2)
-    )

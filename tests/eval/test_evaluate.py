@@ -117,7 +117,7 @@ def test_the_training_mode_and_the_random_state_are_restored(build_tokenizer, ph
     assert flags == (torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32)
 
 
-def test_examples_and_progress(build_tokenizer, photo_batches):
+def test_examples_are_the_first_names_and_progress_counts_samples(build_tokenizer, photo_batches):
     done = []
     names = ("rocket", "coffee", "astronaut", "retina")
     result = evaluate(build_tokenizer(), photo_batches(names), [PSNR()], num_examples=2, progress=done.append)
@@ -126,7 +126,7 @@ def test_examples_and_progress(build_tokenizer, photo_batches):
     assert done == [2, 4]
 
 
-def test_odd_sizes_and_half_precision(build_tokenizer):
+def test_odd_sizes_and_bfloat16_are_evaluated(build_tokenizer):
     x = torch.rand(1, 3, 33, 50) * 2 - 1
     result = evaluate(build_tokenizer().bfloat16(), [Batch(x, ["odd"])], [PSNR()])
     assert result.dtype == "bfloat16"

@@ -35,7 +35,7 @@ def values(results):
     return {name: result.value for name, result in results.items()}
 
 
-def test_a_video_tokenizer(video_tokenizer, clip_batches, perceptual_proxy, motion_proxy):
+def test_a_video_tokenizer_is_measured_by_all_metrics(video_tokenizer, clip_batches, perceptual_proxy, motion_proxy):
     done = []
     metrics = [*pixel_metrics(), PerceptualDistance(perceptual_proxy), FrechetDistance(motion_proxy)]
     result = evaluate(video_tokenizer, clip_batches(frames=5), metrics, progress=done.append)

@@ -1,3 +1,5 @@
+"""The Fréchet distance: equality with its definition, merging of parts, and bounded memory."""
+
 import numpy as np
 import pytest
 import torch

@@ -1,3 +1,5 @@
+"""PSNR and SSIM of images and clips: known errors, and equality with torchmetrics."""
+
 import math
 
 import pytest
@@ -8,7 +10,7 @@ from torch.testing import assert_close
 from torchmetrics.functional.image import peak_signal_noise_ratio
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
-from smalti.eval.functional import PSNR_CEILING, bicubic, full_precision, mean_over_frames, psnr, psnr_clip, ssim
+from smalti.eval.functional import PSNR_CEILING, full_precision, mean_over_frames, psnr, psnr_clip, ssim
 from smalti.pixels import pixels_to_uint8, uint8_to_pixels
 
 SSIM_ERROR = 65025 * 2**-23 / (0.03 * 255) ** 2
@@ -128,12 +130,3 @@ def test_full_precision_restores_the_flags():
 def test_floating_point_images_raise_an_error(photos):
     with pytest.raises(ValueError, match="uint8"):
         psnr(photos.float(), photos.float())
-
-
-@pytest.mark.parametrize("size", [(64, 64), (33, 50)])
-def test_bicubic_preserves_the_size_and_loses_quality_with_the_factor(photos, size):
-    images = photos[:, :, : size[0], : size[1]]
-    restored = [bicubic(images, (f, f)) for f in (1, 2, 4, 8)]
-    assert torch.equal(restored[0], images)
-    means = [psnr(images, image).mean().item() for image in restored]
-    assert means == sorted(means, reverse=True)

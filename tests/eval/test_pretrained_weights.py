@@ -1,3 +1,5 @@
+"""Pretrained weights: the places that are searched, downloads, and verification by SHA-256."""
+
 import hashlib
 import threading
 from functools import partial

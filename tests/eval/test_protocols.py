@@ -1,3 +1,5 @@
+"""Evaluation protocols by name."""
+
 import json
 from dataclasses import FrozenInstanceError
 

@@ -1,3 +1,5 @@
+"""The files of a report, and the table for the terminal."""
+
 import csv
 import json
 from io import StringIO

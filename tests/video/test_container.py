@@ -1,4 +1,4 @@
-"""Files that cannot be opened give one sentence that says why; so does a missing PyAV."""
+"""Errors of one sentence for files that cannot be opened, and for a missing PyAV."""
 
 import io
 import pickle

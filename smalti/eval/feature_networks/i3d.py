@@ -21,8 +21,8 @@ class I3DNetwork(FrechetNetwork):
     """The 400 logits of the I3D, trained on Kinetics-400, on which FVD is defined (arXiv 1812.01717).
 
     The file is StyleGAN-V's conversion of the original (arXiv 2112.14683), a TorchScript program that rescales the values
-    and resizes frames to 224 x 224, whatever their aspect ratio. Values depend on the number of clips, and on their number
-    of frames, frame rate and size.
+    and resizes frames to 224 x 224 regardless of their aspect ratio. Values depend on the number of clips, and on their
+    number of frames, frame rate and size.
 
     Args:
         weights: the file or its folder; None: see `smalti.eval.pretrained_weights.resolve`.

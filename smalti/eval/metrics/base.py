@@ -27,17 +27,17 @@ Medium = Literal["images", "clips"]
 class Metric(ABC):
     """A metric over a dataset.
 
-    Subclasses declare the attributes, in the class or in the constructor, and implement four methods. Metrics of single
-    samples derive from `SampleMetric`, which is less work.
+    Subclasses declare the attributes, in the class or in the constructor, and implement `reset`, `update`, `compute` and
+    `merge`. Metrics with one value per sample derive from `SampleMetric` instead and implement only `measure`.
 
     Attributes:
         name: name in reports. Two metrics of one evaluation must not share it.
         higher_is_better: direction of the metric.
         range: (lowest, highest) possible value; may be infinite.
-        definition: one sentence for reports that says exactly what the value is.
+        definition: exact definition of the value, for reports.
         comparable: whether values may be compared with published ones. False for proxies.
         unit: unit of the values, such as "dB".
-        media: what the metric measures.
+        media: whether the metric measures images, clips, or both.
         min_frames: minimum number of frames of a clip. Shorter clips are left out.
         min_samples: minimum number of samples. The metric is left out of the results if there are fewer.
         provenance: what is needed to reproduce the values, such as the weights of a network and their SHA-256.
@@ -68,7 +68,7 @@ class Metric(ABC):
 
     @property
     def note(self) -> str | None:
-        """What readers of the current value should know, for reports."""
+        """Remark on the current value for reports, such as the number of samples; None if there is none."""
         return None
 
     @abstractmethod

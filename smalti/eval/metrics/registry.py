@@ -1,4 +1,4 @@
-"""Metrics by name. Each module of this package is searched for metrics, so that a new metric is one new file."""
+"""Finding metrics by name. Every module of this package is searched, so adding a file adds its metrics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from smalti.errors import SmaltiError
 from smalti.eval.feature_networks.selection import frechet_network, perceptual_network
 from smalti.eval.metrics.base import Metric
 from smalti.eval.metrics.frechet_distance import FrechetDistance
-from smalti.eval.metrics.perceptual import PerceptualDistance
+from smalti.eval.metrics.perceptual_distance import PerceptualDistance
 from smalti.eval.metrics.psnr import PSNR, PSNRClip
 from smalti.eval.metrics.ssim import SSIM
 from smalti.extensions import import_object

@@ -1,6 +1,6 @@
 """Bottlenecks between encoder and decoder: continuous (KL), discrete (all quantizers), or both (Joint).
 
-`VQ`, `SimVQ`, `ResidualVQ` and `ResidualFSQ` need vector-quantize-pytorch, which is imported on first use of one of them.
+`VQ`, `SimVQ`, `ResidualVQ` and `ResidualFSQ` need vector-quantize-pytorch, which is imported on first use.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ADAPTERS = {"VQ": "vq", "SimVQ": "simvq", "ResidualVQ": "residual_vq", "Residua
 
 
 def __getattr__(name: str) -> Any:
-    """Import an adapter on first use, so that loading any other tokenizer needs only torch and safetensors."""
+    """Import an adapter on first use: loading any other tokenizer must need only torch and safetensors."""
     if name not in _ADAPTERS:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     from importlib import import_module

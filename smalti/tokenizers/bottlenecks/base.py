@@ -1,4 +1,4 @@
-"""Base classes of bottlenecks. A bottleneck sees positions, not grids, and computes in float32 under any autocast.
+"""Base classes of bottlenecks. A bottleneck processes positions, not grids, in float32 under any autocast.
 
 Shapes: B batch; N positions; C channels; G tokens per position.
 """
@@ -17,7 +17,7 @@ from smalti.types import Code
 
 
 class Bottleneck(Configurable):
-    """The module between encoder and decoder that limits the information.
+    """Base class of the modules between encoder and decoder that limit the information.
 
     Attributes:
         in_dim: channels that the encoder provides.
@@ -33,13 +33,12 @@ class Bottleneck(Configurable):
         return {}
 
     def forward(self, h: Tensor) -> Code:
-        """Quantize or regularize a batch of positions in float32 (float64 stays), under any autocast.
+        """Quantize or regularize a batch of positions in float32, or in float64 if h is, under any autocast.
 
-        All calls pass through here, because ids computed in half precision are wrong for nearly all positions (98% with
-        FSQ in bfloat16).
+        Half precision would give wrong ids at nearly all positions (98% with FSQ in bfloat16).
 
         Args:
-            h: (B, N, in_dim), of any floating-point type.
+            h: (B, N, in_dim), of any floating-point dtype.
 
         Returns:
             z (B, N, out_dim), ids, and the losses in training mode.
@@ -58,11 +57,11 @@ class Bottleneck(Configurable):
 
 
 class Quantizer(Bottleneck):
-    """A bottleneck that maps each position to integers.
+    """Base class of bottlenecks that map each position to integers.
 
     Attributes:
-        codebook_size: number of values of one token, an exact integer, however large.
-        tokens_per_position: G.
+        codebook_size: number of values of a token, an exact Python integer of any size.
+        tokens_per_position: tokens G per latent position.
     """
 
     codebook_size: int
@@ -74,7 +73,7 @@ class Quantizer(Bottleneck):
         return self.tokens_per_position * math.log2(self.codebook_size)
 
     def lookup(self, ids: Tensor) -> Tensor:
-        """Return the codewords of ids: exactly the z that `forward` returned with them.
+        """Return the codewords of ids, exactly equal to the z that `forward` returned with these ids.
 
         Args:
             ids: (B, N, G) integers in [0, codebook_size).
@@ -90,20 +89,20 @@ class Quantizer(Bottleneck):
                 f"{type(self).__name__} has {self.tokens_per_position} tokens per position and takes ids of shape "
                 f"(B, N, {self.tokens_per_position}), not {tuple(ids.shape)}."
             )
-        # Values cannot be inspected while tracing; the exporter states the range instead.
+        # Tensors have no values while they are traced or on the meta device.
         if not torch.compiler.is_compiling() and ids.numel() and not ids.is_meta:
             low, high = (int(bound) for bound in ids.aminmax())
             if low < 0 or high >= self.codebook_size:
                 raise SmaltiError(
                     f"The ids range from {low} to {high}, but {type(self).__name__} takes 0 to {self.codebook_size - 1}: "
-                    "they belong to another tokenizer, or were cast to a type that is too small for them."
+                    "decode them with the tokenizer that wrote them, and store ids as int64."
                 )
         with torch.autocast(ids.device.type, enabled=False):
             return self.dequantize(ids.long())
 
     @abstractmethod
     def dequantize(self, ids: Tensor) -> Tensor:
-        """Implement `lookup` for int64 ids (B, N, G) that were checked."""
+        """Implement `lookup` for int64 ids (B, N, G) that are in range."""
 
 
 def straight_through(x: Tensor, quantized: Tensor) -> Tensor:

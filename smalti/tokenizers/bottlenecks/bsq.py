@@ -11,15 +11,15 @@ from smalti.tokenizers.bottlenecks.sign_quantizer import SignQuantizer
 class BSQ(SignQuantizer):
     """Binary spherical quantization (arXiv 2406.07548): the signs of a vector that is projected to the unit sphere.
 
-    Each group is L2-normalized. Its codeword is sign / sqrt(bits), which lies on the sphere too, so the quantization error
-    is bounded. See `SignQuantizer` for the order of channels and bits, and for the losses.
+    Each group is L2-normalized. Its codeword is sign / sqrt(bits), which also lies on the sphere. The quantization error is
+    bounded. See `SignQuantizer` for the order of channels and bits, and for the losses.
 
     The codebook entropy treats the bits of the mean soft assignment as independent: it is the sum of the entropies of the
-    mean bits, averaged over the groups. This is an upper bound of the exact entropy, in [0, bits ln 2]. It needs no table
-    of 2^bits entries, so a token may have 62 bits.
+    mean bits, averaged over the groups. This is an upper bound on the exact entropy, in [0, bits ln 2]. It needs no table
+    of 2^bits entries, which allows up to 62 bits per token.
 
     Args:
-        bits: bits per token, up to 62.
+        bits: bits per token, in [1, 62].
         groups: tokens per position, each normalized separately.
         temperature: temperature of the soft assignment; the paper uses 0.01.
 

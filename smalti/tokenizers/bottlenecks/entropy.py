@@ -1,16 +1,16 @@
-"""Exact entropies of soft assignments to sign vectors, without a table of every token against every codeword.
+"""Exact entropies of soft assignments to sign vectors, without a table of all tokens and all codewords.
 
 Lookup-free quantizers (MAGVIT-v2, arXiv 2310.05737; WeTok, arXiv 2508.05599) are trained on the entropies of the soft
 assignment of each token x to all 2^bits sign vectors c, p(c) = softmax(2 x.c / T). Given x, the bits of c are independent
-with p(bit = 1) = sigmoid(4 x / T). This avoids the (N, 2^bits) table of all probabilities:
+with p(bit = 1) = sigmoid(4 x / T). The (N, 2^bits) table of all probabilities is not needed:
 
 - The entropy of a token is the sum of the entropies of its bits.
-- p(c) factors into a term for the low half of the bits of c and a term for the high half. The mean of p over N tokens is
-  therefore one matrix product of two (N, 2^(bits / 2)) tables. It takes O(N 2^(bits / 2) + 2^bits) memory instead of
+- p(c) factors into a term for the low half of the bits of c and a term for the high half. This makes the mean of p over N
+  tokens a matrix product of two (N, 2^(bits / 2)) tables, which takes O(N 2^(bits / 2) + 2^bits) memory instead of
   O(N 2^bits).
 
-Shapes: N tokens of a batch; the first bit of a codeword is the lowest bit of its index. Logits are 4 x / T, one per bit, in
-float32 or float64.
+Shapes: N tokens of a batch. Logits are 4 x / T, one per bit, in float32 or float64. The first bit of a codeword is the
+lowest bit of its index.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from torch.nn import functional as F
 def token_entropy(logits: Tensor) -> Tensor:
     """Return the entropy of the soft assignment of each token in nats: (..., bits) to (...), in [0, bits ln 2].
 
-    The relative error is that of the data type, also where the sigmoid saturates.
+    The result has the full relative precision of its dtype, also where the sigmoid saturates.
     """
-    # The entropy of a bit is an even function of its logit. With -|logit|, sigmoid(.) is small and exact where it matters,
-    # and never 1 minus something small.
+    # The entropy of a bit is an even function of its logit. For -|logit|, the sigmoid is small and precise. For +|logit| it
+    # would be close to 1, and 1 - sigmoid would cancel.
     magnitude = logits.abs()
     return (F.softplus(-magnitude) + magnitude * torch.sigmoid(-magnitude)).sum(dim=-1)
 
@@ -71,7 +71,7 @@ class _MeanDistribution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         bits, low, high, distribution = ctx.saved_tensors
         with torch.autocast(bits.device.type, enabled=False):
-            # Each row sums to 1 for all logits. A constant in its gradient has no effect other than a loss of precision.
+            # Each row sums to 1 for all logits, and a constant in its gradient has no effect. Removing it adds precision.
             gradient = gradient - (gradient * distribution).sum(dim=-1, keepdim=True)
             gradient = gradient.unflatten(-1, (high.shape[-2], low.shape[-2])) / bits.shape[-1]
             low_bits, high_bits = _split_halves(bits)
@@ -96,12 +96,12 @@ def _probability_table(bits: Tensor) -> Tensor:
         filled, new = table[..., : 2**i, :], table[..., 2**i : 2 ** (i + 1), :]
         torch.mul(filled, p_set[..., i : i + 1, :], out=new)
         filled *= p_unset[..., i : i + 1, :]
-    # Flush negligible values to 0: CPUs are a hundred times slower on subnormal numbers, also in products computed later.
+    # Flush negligible values to 0: CPUs are a hundred times slower on subnormal numbers, here and in later products.
     return torch.threshold_(table, torch.finfo(bits.dtype).tiny ** 0.5, 0.0)
 
 
 def _table_gradient(gradient: Tensor, table: Tensor, bits: Tensor) -> Tensor:
-    """Return the gradient of the logits (..., bits, N), given that of their table (..., 2^bits, N), which is overwritten.
+    """Return the gradient of the logits (..., bits, N), given the gradient of their table (..., 2^bits, N), in place.
 
     d table_c / d logit_i = table_c (c_i - p_i): table_c (1 - p_i) if bit i of c is set, and -table_c p_i otherwise.
     """

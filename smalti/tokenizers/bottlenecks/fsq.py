@@ -12,16 +12,16 @@ from smalti.tokenizers.bottlenecks.base import Quantizer, straight_through
 from smalti.types import Code
 
 _MAX_LEVELS = 2**16
-"""tanh in float32 cannot resolve more levels near its ends."""
+"""Maximum number of levels: near -1 and 1, tanh in float32 cannot resolve more."""
 
 
 class FSQ(Quantizer):
     """Finite scalar quantization (arXiv 2309.15505, section 3 and appendix A.1): rounds every channel to a few levels.
 
-    The codebook is the product of the levels of the channels of a token. There are no losses and no parameters.
+    The codebook is implicit: all combinations of the levels of a token's channels. There are no losses and no parameters.
 
-    Computes the same as vector-quantize-pytorch's `FSQ`, which packs indices into int32 (they overflow from 2^31 on) and
-    enumerates the codebook; here, a codebook of 2^62 costs nothing.
+    The results equal those of vector-quantize-pytorch's `FSQ`. Its ids are int32, which overflow from 2^31 on, and it
+    enumerates the codebook. Here, a codebook of 2^62 codewords costs no memory.
 
     Channels are token-major: token g has the channels [g L, (g + 1) L), L = len(levels). The first channel of a token is
     the least significant digit of its id. With q_i the rounded channel i,
@@ -30,7 +30,7 @@ class FSQ(Quantizer):
 
     Args:
         levels: number of levels of each channel of a token, each in [2, 65536].
-        tokens_per_position: tokens G per position. They share one implicit codebook.
+        tokens_per_position: tokens G per position. All have the same levels.
 
     Raises:
         SmaltiError: `levels` is empty or one is out of range, `tokens_per_position` is below 1, or the ids do not fit into
@@ -58,7 +58,7 @@ class FSQ(Quantizer):
         levels = torch.tensor(self.levels, dtype=h.dtype, device=h.device)
         half_width = levels.div(2, rounding_mode="floor")
         bounded = self._bound(h.unflatten(-1, (self.tokens_per_position, -1)), levels)
-        # The bound exceeds the last level by (levels - 1) * 5e-4, which rounds up from 1001 levels on.
+        # The bound exceeds the last level by (levels - 1) * 5e-4, which would round up from 1001 levels on.
         rounded = bounded.detach().round().clamp(-half_width, levels - 1 - half_width)
         z = straight_through(bounded / half_width, rounded / half_width)
         ids = ((rounded + half_width).long() * self._place_values(h.device)).sum(dim=-1)
@@ -72,12 +72,12 @@ class FSQ(Quantizer):
         return ((digits - half_width).float() / half_width.float()).flatten(-2)
 
     def _bound(self, x: Tensor, levels: Tensor) -> Tensor:
-        """Bound x (..., L) so that rounding gives `levels` values; shifted by half a level if their number is even."""
+        """Bound x (..., L) to an interval that rounds to `levels` integers, shifted by half if `levels` is even."""
         half = (levels - 1) * (1 + 1e-3) / 2
         offset = 0.5 * (levels % 2 == 0)
         shift = torch.atanh(offset / half)
         return torch.tanh(x + shift) * half - offset
 
     def _place_values(self, device: torch.device) -> Tensor:
-        """Return (L,) int64: how much one step of each channel adds to the id."""
+        """Return the place value of each channel in an id, (L,) int64."""
         return torch.tensor([math.prod(self.levels[:i]) for i in range(len(self.levels))], device=device)

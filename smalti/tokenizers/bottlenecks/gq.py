@@ -15,12 +15,12 @@ class GQ(SignQuantizer):
     """Group-wise lookup-free quantization (WeTok, arXiv 2508.05599, section 3.2); one group is LFQ (arXiv 2310.05737).
 
     Channels of z are -1 or 1. See `SignQuantizer` for the order of channels and bits, and for the losses, which are exact
-    (see `entropy`). vector-quantize-pytorch's `LFQ` computes the same losses for one group, but with a table of every token
-    against every codeword, with a clamped logarithm, and not over the global batch.
+    (see `entropy`). vector-quantize-pytorch's `LFQ` computes the same losses for one group, but with a table of all tokens
+    and codewords, with a clamped logarithm, and not over the global batch.
 
     Args:
         groups: tokens per position.
-        bits: bits per token, up to 24: the mean distribution then has 2^24 entries.
+        bits: bits per token, in [1, 24]. The mean distribution has 2^bits entries.
         codebook_entropy: definition of the loss of that name, which is in [0, bits ln 2] either way.
             "per_group": the entropy of the mean soft assignment of each group, averaged over the groups (the text of the
             paper sums them).

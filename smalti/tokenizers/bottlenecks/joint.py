@@ -14,12 +14,13 @@ from smalti.types import Code
 
 
 class Joint(Quantizer):
-    """Trains one encoder and decoder with a continuous and a discrete branch (OneVAE, arXiv 2508.09857).
+    """A continuous and a discrete branch that share one encoder and decoder (OneVAE, arXiv 2508.09857).
 
-    In training mode, each call uses one branch, drawn at random with a fixed probability and the same on every rank.
-    The losses of the branches therefore need no weights against each other, a batch costs what it costs in an ordinary
-    tokenizer, and data parallelism finds the same parameters used everywhere. The paper gives no schedule; this one is
-    ours. In evaluation mode, the discrete branch is used. `Tokenizer.as_continuous` and `Tokenizer.as_discrete` return each
+    In training mode, each call uses one branch, drawn at random with a fixed probability, the same on every rank. A step
+    costs as much as for an ordinary tokenizer, the losses of the branches need no weights relative to each other, and all
+    DDP ranks use the same parameters. The paper gives no schedule; this one is ours.
+
+    In evaluation mode, the discrete branch is used. `Tokenizer.as_continuous` and `Tokenizer.as_discrete` return each
     branch as an ordinary tokenizer.
 
     Args:
@@ -37,12 +38,13 @@ class Joint(Quantizer):
             if getattr(continuous, name) != getattr(discrete, name):
                 raise SmaltiError(
                     f"The two branches of Joint need the same {name}, but {type(continuous).__name__} has "
-                    f"{getattr(continuous, name)} and {type(discrete).__name__} {getattr(discrete, name)}."
+                    f"{getattr(continuous, name)} and {type(discrete).__name__} has {getattr(discrete, name)}: make "
+                    "the two equal in the recipe."
                 )
         if not 0 < discrete_probability < 1:
             raise SmaltiError(
-                f"discrete_probability is {discrete_probability}, which would train one branch only: give a number between "
-                "0 and 1, or use that branch as the bottleneck."
+                f"discrete_probability is {discrete_probability}, which would train only one branch: give a number between "
+                "0 and 1, or use a single branch as the bottleneck."
             )
         self.continuous = continuous
         self.discrete = discrete

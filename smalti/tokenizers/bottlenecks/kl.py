@@ -12,8 +12,8 @@ from smalti.tokenizers.bottlenecks.base import Bottleneck
 from smalti.types import Code
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
-"""Log-variances are clamped to this range. No decoder distinguishes the variances outside of it from 0 or infinity, and
-farther out, exp over- or underflows in float32."""
+"""Range to which log-variances are clamped. Variances outside of it act like 0 or infinity, and far outside of it, exp
+overflows or underflows in float32."""
 
 
 class KL(Bottleneck):
@@ -21,16 +21,16 @@ class KL(Bottleneck):
 
     Losses, in training mode:
         kl: KL(N(mean, variance) || N(0, 1)) in nats (appendix B), summed over the channels of a position and averaged over
-            batch and positions. It does not depend on the resolution. Latent diffusion's code also sums over the positions:
-            multiply its weight by the number of positions to get the weight here.
+            batch and positions. It does not depend on the resolution. Latent diffusion's code sums over the positions too:
+            multiply its weight by the number of positions to get the equivalent weight here.
 
     Args:
         dim: channels of the latent. The input has the means first, then the log-variances.
         shared_log_variance: whether all channels of a position share one log-variance, the last of dim + 1 input channels
             (LTX-Video, arXiv 2501.00103), instead of one log-variance per channel (2 dim input channels).
-        initial_std: standard deviation of the noise where the encoder returns a log-variance of 0, which is the average for
-            a randomly initialized encoder. Published models use 1: the noise is as large as the signal, and a randomly
-            initialized network takes long to learn.
+        initial_std: standard deviation of the noise for a log-variance of 0, the average output of a randomly initialized
+            encoder. Published models use 1: the noise is as large as the signal, and training from scratch is slow at
+            first.
 
     Raises:
         SmaltiError: `dim` is below 1, or `initial_std` is not positive.

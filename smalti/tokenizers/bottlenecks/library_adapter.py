@@ -1,8 +1,8 @@
 """Base class of the quantizers that wrap a module of vector-quantize-pytorch: VQ, SimVQ, ResidualVQ, ResidualFSQ.
 
-The adapters keep the defaults of the library unless they document another one. They leave out options that break the
-contract of `Quantizer`, such as quantizer dropout, which returns negative ids. The library computes in float32, so z is
-float32 also for a float64 input.
+Defaults are the library's unless an adapter documents another one. Options that break the contract of `Quantizer` are left
+out, such as quantizer dropout, which returns negative ids. The library computes in float32: z is float32 even for a float64
+input.
 
 Shapes: B batch; N positions; C channels; G tokens per position.
 """
@@ -24,10 +24,10 @@ from smalti.types import Code
 
 
 class LibraryAdapter(Quantizer):
-    """A quantizer that wraps a module of vector-quantize-pytorch, its attribute `inner`.
+    """Base class of quantizers that wrap a module of vector-quantize-pytorch, stored as `inner`.
 
-    In evaluation mode, z is computed from the ids by `dequantize`. `lookup` therefore returns it bit for bit; the library's
-    own forward rounds differently in places (rotation trick, order of summation).
+    In evaluation mode, z is computed from the ids by `dequantize`, which makes `lookup` exact. The library's own forward
+    can differ by rounding errors (rotation trick, order of summation).
 
     Args:
         dim: channels C of a position and of a codeword.
@@ -82,7 +82,7 @@ def build_inner(cls: Callable[..., nn.Module], **options: Any) -> nn.Module:
 def _synchronize_codebooks(module: nn.Module) -> None:
     """Make codebooks learn from the global batch.
 
-    The library decides this when the module is built and remembers it, but trainers create the process group later.
+    The library decides this when the module is built, but trainers create the process group later.
     """
     if world_size() == 1:
         return

@@ -10,15 +10,15 @@ from smalti.types import Code
 
 
 class Projected(Quantizer):
-    """Projects latents linearly to the channels of a quantizer and back.
+    """A quantizer between two linear projections, from the channels of the latent to those of the quantizer and back.
 
     ViT-VQGAN (arXiv 2110.04627) calls this factorized codes; OneVAE (arXiv 2508.09857) uses it with FSQ.
 
     Args:
         quantizer: quantizes the projected positions.
         dim: channels of the latent that the decoder receives.
-        in_dim: channels of the input, of which only the first `dim` are used: the encoder of a continuous tokenizer returns
-            log-variances after the means. None for `dim`.
+        in_dim: channels of the input; None for `dim`. Only the first `dim` channels are used: the encoder of a continuous
+            tokenizer returns the means first, then log-variances.
 
     Raises:
         SmaltiError: `dim` is not in [1, in_dim].

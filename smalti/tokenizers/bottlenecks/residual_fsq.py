@@ -24,7 +24,7 @@ class ResidualFSQ(LibraryAdapter):
 
     Raises:
         SmaltiError: `levels` is empty or one is below 2, `num_quantizers` is below 1, or the codebook has more than 2^20
-            codewords: the library enumerates it.
+            codewords, which the library enumerates.
     """
 
     def __init__(self, levels: list[int], num_quantizers: int) -> None:

@@ -47,7 +47,7 @@ class ResidualVQ(LibraryAdapter):
             kmeans_init=kmeans_init,
             threshold_ema_dead_code=dead_code_threshold,
             rotation_trick=rotation_trick,
-            sync_codebook=False,  # the adapter synchronizes
+            sync_codebook=False,  # `LibraryAdapter` synchronizes
         )
 
     def dequantize(self, ids: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Quantizers whose codewords are vectors of signs, and the packing of signs into integer ids.
+"""Base class of quantizers whose codewords are vectors of signs, and the packing of signs into integer ids.
 
 Shapes: B batch; N positions; G groups, which are tokens, per position.
 """
@@ -36,11 +36,10 @@ class SignQuantizer(Quantizer):
     Channels are group-major, (group, bit). A bit is set where its channel is greater than 0, and the first channel of a
     group is the lowest bit of its id. Codewords are {-scale, scale}^bits. Gradients are straight-through.
 
-    Losses, in training mode only (evaluation would spend the memory for nothing). Each is computed over the global batch if
-    a process group exists (`mean_over_ranks`):
+    Losses, in training mode, computed over the global batch if a process group exists (`mean_over_ranks`):
         token_entropy: entropy of the soft assignment of a group, in nats, averaged over batch, positions and groups.
-        codebook_entropy: entropy of the mean soft assignment, in nats; the subclass defines over what the mean is taken.
-            Give it a negative weight: it should increase.
+        codebook_entropy: entropy of the mean soft assignment, in nats. The subclass defines over which tokens the mean is
+            taken. Give this loss a negative weight: the entropy should increase.
         commitment: mean squared distance between the projected input and its codeword.
 
     Args:
@@ -49,7 +48,7 @@ class SignQuantizer(Quantizer):
         temperature: temperature T of the soft assignment p(c) = softmax(2 x.c / T) whose entropies are the losses.
         scale: magnitude of the channels of a codeword.
         max_bits: largest number of bits per token that the subclass supports.
-        advice: what to do if more bits are needed, as the end of an error message.
+        advice: what to do if more bits are needed, for the error message.
 
     Raises:
         SmaltiError: `groups` or `temperature` is not positive, or `bits` is not in [1, max_bits].
@@ -60,7 +59,7 @@ class SignQuantizer(Quantizer):
         name = type(self).__name__
         if groups < 1 or bits < 1 or temperature <= 0:
             raise SmaltiError(
-                f"{name} needs at least one group, one bit and a positive temperature, "
+                f"{name} needs at least one group, at least one bit and a positive temperature, "
                 f"not groups={groups}, bits={bits}, temperature={temperature}."
             )
         if bits > max_bits:
@@ -91,7 +90,7 @@ class SignQuantizer(Quantizer):
 
     @abstractmethod
     def split_codebooks(self, logits: Tensor) -> Tensor:
-        """Arrange the logits of a batch by the distributions whose entropy is the codebook entropy.
+        """Group the logits of a batch by the distributions from which the codebook entropy is computed.
 
         Args:
             logits: (B N, G, bits).

@@ -13,12 +13,13 @@ class SimVQ(LibraryAdapter):
     """Vector quantization whose codebook is a learned linear map of frozen random vectors (SimVQ, arXiv 2411.02038).
 
     Losses, in training mode:
-        commitment: mean squared distance between h and its codeword, with the gradient of h scaled by `input_weight`.
+        commitment: (1 + `input_weight`) times the mean squared distance between h and its codeword. The first part trains
+            the codebook, the second part the encoder.
 
     Args:
         dim: channels of a position and of a codeword.
         codebook_size: number of codewords.
-        input_weight: factor of the gradient of the commitment loss with respect to h; that of the codebook is not scaled.
+        input_weight: weight of the part of the commitment loss that trains the encoder, relative to the codebook's part.
         rotation_trick: compute gradients with the rotation trick (arXiv 2410.06424) instead of straight-through.
 
     Raises:
@@ -37,8 +38,7 @@ class SimVQ(LibraryAdapter):
 
     def dequantize(self, ids: Tensor) -> Tensor:
         """Map ids (B, N, 1) to their codewords (B, N, C)."""
-        # The library maps only the selected vectors, which rounds differently for different numbers of them. Mapping the
-        # whole codebook does not.
+        # Map the whole codebook. The library maps only the selected vectors, and rounding errors depend on their number.
         return F.embedding(ids.squeeze(-1), self.inner.codebook)
 
     def run_inner(self, h: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:

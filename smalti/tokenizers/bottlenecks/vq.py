@@ -11,7 +11,7 @@ from smalti.tokenizers.bottlenecks.library_adapter import LibraryAdapter, build_
 class VQ(LibraryAdapter):
     """Vector quantization (VQ-VAE, arXiv 1711.00937), with codewords learned by exponential moving average (appendix A.1).
 
-    The statistics are those of the global batch if a process group exists.
+    If a process group exists, the averages are computed over the global batch.
 
     Losses, in training mode:
         commitment: mean squared distance between h and its codeword.
@@ -50,7 +50,7 @@ class VQ(LibraryAdapter):
             kmeans_init=kmeans_init,
             threshold_ema_dead_code=dead_code_threshold,
             rotation_trick=rotation_trick,
-            sync_codebook=False,  # the adapter synchronizes
+            sync_codebook=False,  # `LibraryAdapter` synchronizes
         )
 
     def dequantize(self, ids: Tensor) -> Tensor:
@@ -58,6 +58,6 @@ class VQ(LibraryAdapter):
         return self.inner.get_output_from_indices(ids.squeeze(-1))
 
     def run_inner(self, h: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Quantize h with `VectorQuantize`."""
+        """Quantize h with the library's `VectorQuantize`."""
         z, ids, _, losses = self.inner(h, return_loss_breakdown=True)
         return z, ids.unsqueeze(-1), {"commitment": losses.commitment}

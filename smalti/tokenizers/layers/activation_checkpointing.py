@@ -12,9 +12,9 @@ from torch.utils.checkpoint import checkpoint
 class CheckpointedBlock(nn.Module):
     """Base class of blocks whose activations can be recomputed in the backward pass. This trades time for memory.
 
-    Subclasses are called like any module, and their parameters keep their names. `forward` runs twice and must compute the
-    same each time: it must not update buffers, and must draw random numbers only from the global generators, whose states
-    are restored for the second run, as is autocast.
+    Subclasses are called like any module, and their parameters keep their names. `forward` runs twice and must return the
+    same result each time. It must not update buffers, and must draw random numbers only from the global generators. The
+    states of these generators and the autocast mode are restored for the second run.
 
     Attributes:
         checkpointing: whether activations are recomputed.

@@ -18,18 +18,18 @@ _SLOW_PATH_SIZE = 20480
 
 
 def convolve(conv: nn.Conv3d, x: Tensor) -> Tensor:
-    """Return conv(x), and avoid PyTorch's slow path on CPUs.
+    """Return conv(x) without PyTorch's slow path on CPUs.
 
     For a single small clip on a CPU, PyTorch computes Conv3d as a plain matrix product, which takes up to eight times as
     long as oneDNN. This function concatenates the frames that the kernel covers along the channels and calls Conv2d,
-    which uses oneDNN. Very small inputs take this path too, although it is slower for them, so that the chunks of a clip
-    are computed like a longer clip.
+    which uses oneDNN. This is slower than Conv3d for very small inputs, but they take the same path: the chunks of a clip
+    are computed in the same way as a longer clip.
 
     Results can differ from Conv3d's, and between a clip and its chunks, by float rounding: oneDNN selects its kernels, and
     with them the order of summation, by tensor shape and CPU.
 
     Args:
-        conv: a convolution without padding in time, padded by half its kernel in space.
+        conv: a convolution without padding in time, and with padding by half the kernel size in space.
         x: (B, C, T, H, W).
 
     Returns:

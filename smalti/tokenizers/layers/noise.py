@@ -1,4 +1,4 @@
-"""Gaussian noise that a seed determines, on every device and for every chunk size.
+"""Gaussian noise that is the same for every chunk size and, with a generator on the CPU, on every device.
 
 Shapes: B batch, C channels, T frames, H, W positions.
 """
@@ -12,21 +12,21 @@ from torch import Tensor
 def generator_device(x: Tensor, generator: torch.Generator | None) -> torch.device:
     """Return the device to draw noise for x on.
 
-    This is the generator's device, so that a generator on the CPU gives the same noise for tensors on any device. Without
-    a generator it is x's device.
+    This is the generator's device: a generator on the CPU gives the same noise for tensors on any device. Without a
+    generator it is x's device.
     """
     return x.device if generator is None else generator.device
 
 
 def randn(x: Tensor, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-    """Draw standard normal noise of a shape in float32, and convert it to x's dtype and device."""
+    """Draw standard normal noise in float32 and convert it to x's dtype and device."""
     return torch.randn(shape, generator=generator, device=generator_device(x, generator), dtype=torch.float32).to(x)
 
 
 def randn_per_frame(x: Tensor, generator: torch.Generator | None) -> Tensor:
     """Draw standard normal noise of x's shape (B, C, T, H, W), frame by frame.
 
-    A clip in chunks therefore gets the same noise as the whole clip.
+    With one generator, the chunks of a clip get the same noise as the whole clip.
     """
     batch, channels, frames, *size = x.shape
     return torch.stack([randn(x, (batch, channels, *size), generator) for _ in range(frames)], dim=2)

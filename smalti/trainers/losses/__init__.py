@@ -1,7 +1,7 @@
 """Losses between a reconstruction and its original.
 
 Each is a module that is called as `loss(reconstruction, original)` with float32 pixels (B, 3, H, W) or (B, 3, T, H, W) in
-[-1, 1] and returns an unweighted scalar. A recipe names any number of them under `model.losses`, and their weights under
+[-1, 1] and returns an unweighted scalar. A recipe lists any number of losses under `model.losses` and their weights under
 `model.weights`.
 """
 

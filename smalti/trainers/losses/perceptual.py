@@ -20,18 +20,20 @@ from smalti.pixels import frames_as_images
 class PerceptualLoss(nn.Module):
     """Mean perceptual distance of a batch, computed by a fixed network. Clips are compared frame by frame.
 
-    The network follows this module from device to device but is not registered in it: checkpoints, averaged weights and
-    data parallelism do not see it.
+    The network moves to the device of this module but is not registered in it. It is not part of checkpoints, averaged
+    weights or DDP.
 
     Args:
         network: "lpips_vgg", "lpips_alex" or "efflite0", see `smalti.eval.feature_networks.perceptual`.
         weights: file or folder with the weights of the backbone; None: see `smalti.eval.pretrained_weights.resolve`.
-        allow_proxy: if the weights are not available, use EfficientNet-Lite0 as a proxy and log a warning.
+        allow_proxy: if the weights are not available, use EfficientNet-Lite0 as a proxy and log a warning. False: raise
+            an error instead.
         frames_per_clip: number of frames per clip to compare in training, drawn at random in each step. Neighboring frames
             look alike, and all frames of a long clip are expensive. None: all frames. Evaluation mode compares all frames.
 
     Raises:
-        SmaltiError: the weights are not available, the network is unknown, or `frames_per_clip` is less than 1.
+        SmaltiError: the weights are not available and no proxy is allowed, the network is unknown, or `frames_per_clip` is
+            less than 1.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class PerceptualLoss(nn.Module):
                 f"frames_per_clip is {frames_per_clip}: give the perceptual loss at least 1 frame, or null for all frames."
             )
         self.frames_per_clip = frames_per_clip
-        # In a list, because nn.Module does not register the content of lists.
+        # A list, because nn.Module does not register the modules in lists.
         self._networks = [perceptual_network(network, weights, allow_proxy)]
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:

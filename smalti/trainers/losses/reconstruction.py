@@ -1,4 +1,4 @@
-"""The reconstruction losses of a training: L1, mean squared error, and those that the recipe adds.
+"""Reconstruction losses: L1, mean squared error, and the losses that a recipe adds.
 
 Shapes: B batch, T frames, H, W pixels.
 """
@@ -14,11 +14,11 @@ from smalti.errors import SmaltiError
 from smalti.trainers.gan import GANLoss
 
 _RESERVED = ("l1", "mse", *GANLoss.loss_names, "loss", "psnr")
-"""Names under which training and validation log other values."""
+"""Names of other values that training and validation log."""
 
 
 def build_loss_dict(losses: Mapping[str, nn.Module]) -> nn.ModuleDict:
-    """Collect the losses of a recipe in one module, with all of their parameters frozen.
+    """Collect the losses of a recipe in one module, and freeze their parameters.
 
     Args:
         losses: modules as described in `smalti.trainers.losses`, by name.
@@ -29,10 +29,13 @@ def build_loss_dict(losses: Mapping[str, nn.Module]) -> nn.ModuleDict:
     modules = nn.ModuleDict()
     for name, loss in losses.items():
         if name in _RESERVED:
-            raise SmaltiError(f"A loss of the recipe is named '{name}', which is a built-in name: choose another one.")
+            raise SmaltiError(
+                f"A loss of the recipe is named '{name}', which is a built-in name: choose another name in model.losses."
+            )
         if not name or "." in name or hasattr(modules, name):
             raise SmaltiError(
-                f"A loss of the recipe is named '{name}', which PyTorch does not allow: choose another name."
+                f"A loss of the recipe is named '{name}', which PyTorch does not allow: choose another name in "
+                "model.losses."
             )
         modules[name] = loss.requires_grad_(requires_grad=False)
     return modules
@@ -42,7 +45,7 @@ def compute_losses(losses: nn.ModuleDict, reconstruction: Tensor, original: Tens
     """Compute the losses that a recipe adds.
 
     Args:
-        losses: modules by name.
+        losses: modules by name, see `build_loss_dict`.
         reconstruction: float32 pixels (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1].
         original: pixels of the same shape.
 
@@ -64,12 +67,12 @@ def compute_losses(losses: nn.ModuleDict, reconstruction: Tensor, original: Tens
 def reconstruction_losses(
     reconstruction: Tensor, original: Tensor, losses: nn.ModuleDict | None = None
 ) -> dict[str, Tensor]:
-    """Compute `l1`, `mse`, and the losses that the recipe adds.
+    """Compute `l1`, `mse`, and the losses that the recipe adds, in float32.
 
     Args:
         reconstruction: pixels (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1], of any floating-point type.
         original: pixels of the same shape.
-        losses: modules by name, see `smalti.trainers.losses`.
+        losses: modules by name, see `build_loss_dict`; None: no additional losses.
 
     Returns:
         Unweighted scalars by name.

@@ -22,19 +22,18 @@ class WaveletLoss(nn.Module):
 
         loss = 1/8 sum over bands b of w_b mean |b(reconstruction) - b(original)|
 
-    The transform is orthonormal. Noise of standard deviation s therefore has standard deviation s in every band, and all
-    bands contribute alike. The smooth part of an error appears in the band "aaa" only. An error in detail or motion
-    therefore costs more than a smooth error of the same size: 7 of the 8 bands measure detail and motion only. LTX-Video
-    does not publish the weights of the bands.
+    The transform is orthonormal: noise of standard deviation s has standard deviation s in every band, and all bands
+    contribute equally. A smooth error appears in the band "aaa" only. The other 7 bands measure detail and motion, where an
+    error costs more than a smooth error of the same size. LTX-Video does not publish the weights of the bands.
 
-    The last element of an axis of odd length is repeated. An image, or a clip of one frame, therefore counts as a still
-    clip of two frames, whose differences in time are zero.
+    The last element of an axis of odd length is repeated. An image, or a clip of one frame, is transformed as a clip of two
+    equal frames, whose temporal differences are zero.
 
     Args:
         weights: weight w_b by band, see `BANDS`; 1 for bands that are not given.
 
     Raises:
-        SmaltiError: a weight for an unknown band.
+        SmaltiError: `weights` names an unknown band.
         MissingExtraError: ptwt is not installed.
     """
 
@@ -47,7 +46,7 @@ class WaveletLoss(nn.Module):
                 f"The wavelet loss has a weight for the unknown band '{unknown[0]}': the bands are {', '.join(BANDS)}."
             )
         self.weights = {band: weights.get(band, 1.0) for band in BANDS}
-        haar_bands(torch.zeros(1, 3, 2, 2, 2))  # fails now and not in the first step if ptwt is missing
+        haar_bands(torch.zeros(1, 3, 2, 2, 2))  # if ptwt is missing, fail now and not in the first step
 
     def forward(self, reconstruction: Tensor, original: Tensor) -> Tensor:
         """Return the scalar loss, computed in float32 under any autocast.

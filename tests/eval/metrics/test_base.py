@@ -1,4 +1,4 @@
-"""What all metrics share: a metric of one's own, states without networks, and merging."""
+"""What all metrics share: custom metrics, states without networks, and merging."""
 
 import copy
 import pickle

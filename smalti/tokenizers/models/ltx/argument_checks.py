@@ -1,4 +1,4 @@
-"""Checks of the arguments of LTX-Video's networks."""
+"""Checks of the constructor arguments of LTX-Video's networks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from smalti.errors import SmaltiError
 
 
 def check_dimensions(latent_dim: int, channels: int, patch: int) -> None:
-    """Check the sizes that encoder and decoder have in common.
+    """Check the sizes of an encoder or a decoder.
 
     Raises:
         SmaltiError: a size is below 1.
@@ -21,7 +21,8 @@ def check_noise(timestep: float | None, noise: float, training_noise: list[float
     """Check the noise arguments of a decoder.
 
     Raises:
-        SmaltiError: a noise level is given without a timestep, or is not in [0, 1], or a range is not in ascending order.
+        SmaltiError: a noise level is given without a timestep, a noise level is not in [0, 1], or `training_noise` is not
+            in ascending order.
     """
     if timestep is None and (noise or training_noise is not None):
         raise SmaltiError(
@@ -30,5 +31,6 @@ def check_noise(timestep: float | None, noise: float, training_noise: list[float
     low, high = (0.0, 0.0) if training_noise is None else training_noise
     if not (0 <= noise <= 1 and 0 <= low <= high <= 1):
         raise SmaltiError(
-            f"noise {noise} and training_noise {training_noise} must be in [0, 1], and training_noise in ascending order."
+            f"noise {noise} and training_noise {training_noise} must be in [0, 1], and training_noise in ascending order: "
+            "change them in the decoder."
         )

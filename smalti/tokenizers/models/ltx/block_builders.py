@@ -14,7 +14,7 @@ from smalti.tokenizers.models.ltx.resampling import DepthToSpaceUpsample, SpaceT
 
 
 def build_encoder_block(block: BlockSpec, channels: int, padding: Padding) -> nn.Module:
-    """Build a block of an encoder, which maps `channels` to `multiplier` times as many.
+    """Build a block of an encoder, which multiplies the channels by `block.multiplier`.
 
     Args:
         block: the specification.
@@ -40,13 +40,13 @@ def build_encoder_block(block: BlockSpec, channels: int, padding: Padding) -> nn
 def build_decoder_block(
     block: BlockSpec, channels: int, factor: int, *, timestep_conditioning: bool, causal: bool, padding: Padding
 ) -> nn.Module:
-    """Build a block of a decoder, which maps `channels` to `channels / multiplier`.
+    """Build a block of a decoder, which divides the channels by `block.multiplier`.
 
     Args:
         block: the specification.
-        channels: input channels, a multiple of the multiplier.
-        factor: height and width of its input relative to the latent.
-        timestep_conditioning: whether residual blocks are conditioned on the timestep.
+        channels: input channels, a multiple of `block.multiplier`.
+        factor: height and width of the input relative to the latent.
+        timestep_conditioning: whether residual stages are conditioned on the timestep.
         causal: see `ReplicationPadConv3d`.
         padding: see `ReplicationPadConv3d`.
 
@@ -77,6 +77,6 @@ def build_decoder_block(
 def _check_divisible(number: int, divisor: int, block: BlockSpec) -> None:
     if number % divisor:
         raise SmaltiError(
-            f"{block.name} needs {number} to be divisible by {divisor}: change the network's channels or the multiplier of "
-            "the block."
+            f"The block {block.name} needs {number} to be divisible by {divisor}: change channels, or the block's "
+            "multiplier."
         )

@@ -1,4 +1,4 @@
-"""What the blocks of a network share while one chunk passes through."""
+"""Inputs that all blocks of a network share for one chunk of a clip."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from smalti.tokenizers.base import StreamState
 
 @dataclass(frozen=True, eq=False)
 class BlockContext:
-    """Inputs of all blocks besides the features.
+    """Inputs that all blocks receive in addition to the features.
 
     Attributes:
         state: state of the stream.
         timestep: (B, 256) sinusoidal embedding of the timesteps; None if the network is not conditioned on a timestep.
-        noise: (H, W) noise of each `NoiseInjection` layer, the same for all frames and samples of a clip.
+        noise: (H, W) noise of each `NoiseInjection` layer, shared by all samples and frames.
     """
 
     state: StreamState

@@ -11,7 +11,7 @@ from smalti.errors import SmaltiError
 from smalti.tokenizers.models.ltx.replication_pad_conv import Stride
 
 BlockList = list[list[Any]]
-"""[name, options] of each block, from pixels to latents. A decoder runs them in reverse order."""
+"""[name, options] of each block, from pixels to latents. A decoder runs the blocks in reverse order."""
 
 DEFAULT_BLOCKS: BlockList = [
     ["res_x", {"num_layers": 4}],
@@ -25,7 +25,7 @@ DEFAULT_BLOCKS: BlockList = [
     ["res_x", {"num_layers": 3}],
     ["res_x", {"num_layers": 4}],
 ]
-"""The blocks of LTX-Video 0.9.0, of the encoder and the decoder."""
+"""Blocks of the encoder and of the decoder in LTX-Video 0.9.0."""
 
 _STRIDES: dict[str, Stride] = {
     "compress_all": (2, 2, 2),
@@ -34,7 +34,7 @@ _STRIDES: dict[str, Stride] = {
 }
 
 Options = Mapping[str, Mapping[str, int]]
-"""The default of each option of each block, by block name."""
+"""Default values of the options of each block, by block name."""
 
 ENCODER_OPTIONS: Options = {
     "res_x": {"num_layers": 1},
@@ -57,7 +57,7 @@ class BlockSpec:
     Attributes:
         name: the kind of block.
         num_layers: number of residual blocks.
-        multiplier: factor between the channels at its pixel side and those at its latent side.
+        multiplier: channels on the latent side divided by channels on the pixel side.
         inject_noise: whether its residual blocks inject noise.
         residual: whether its convolution has a residual connection.
     """
@@ -88,7 +88,7 @@ def parse_blocks(blocks: BlockList | None, known: Options) -> list[BlockSpec]:
 
 
 def total_stride(blocks: list[BlockSpec], patch: int) -> Stride:
-    """Return the stride of a network along (T, H, W) in pixels: that of its blocks times the patch size."""
+    """Return the stride of a network along (T, H, W) in pixels: the product of its blocks' strides and the patch size."""
     strides = [block.stride for block in blocks]
     time, height, width = (math.prod(axis) for axis in zip(*strides, (1, patch, patch), strict=True))
     return time, height, width

@@ -1,4 +1,4 @@
-"""Residual blocks of LTX-Video's networks. Shapes: B batch, C channels, T frames, H, W positions."""
+"""Residual blocks in LTX-Video's networks. Shapes: B batch, C channels, T frames, H, W positions."""
 
 from __future__ import annotations
 
@@ -52,7 +52,13 @@ class PixelNormBlock(CheckpointedBlock):
         self.shortcut = None if same else nn.Conv3d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, context: BlockContext, embedding: Tensor | None = None) -> Tensor:
-        """Map (B, in_channels, T, H, W), given a timestep embedding (B, 4 in_channels), to (B, out_channels, T, H, W)."""
+        """Map (B, in_channels, T, H, W) to (B, out_channels, T', H, W). A block that looks ahead delays frames in a stream.
+
+        Args:
+            x: features.
+            context: state of the stream, and noise.
+            embedding: (B, 4 in_channels) embedding of the timestep; None without timestep conditioning.
+        """
         shift1 = scale1 = shift2 = scale2 = None
         if self.table is not None and embedding is not None:
             shift1, scale1, shift2, scale2 = modulation(self.table, embedding)
@@ -69,8 +75,8 @@ class PixelNormBlock(CheckpointedBlock):
     def _shortcut(self, x: Tensor) -> Tensor:
         if self.shortcut is None or self.shortcut_norm is None:
             return x
-        # The convolution as a linear layer: after the norm, channels are last, and a chunk can have 0 frames, which Conv3d
-        # rejects.
+        # Apply the convolution as a linear layer: channels are last after the norm, and a chunk can have 0 frames, which
+        # Conv3d rejects.
         normalized = self.shortcut_norm(x.movedim(1, -1))
         return F.linear(normalized, self.shortcut.weight.flatten(1), self.shortcut.bias).movedim(-1, 1)
 
@@ -112,7 +118,7 @@ class ResidualStage(nn.Module):
         )
 
     def forward(self, x: Tensor, context: BlockContext) -> Tensor:
-        """Map (B, C, T, H, W) to the same shape."""
+        """Map (B, C, T, H, W) to the same shape, except that stages that look ahead delay frames in a stream."""
         embedding = None if self.time is None or context.timestep is None else self.time(context.timestep)
         for block in self.blocks:
             x = block(x, context, embedding)

@@ -31,14 +31,14 @@ class LTXDecoder(Decoder):
         [add noise] -> conv 3x3x3 -> blocks in reverse order -> pixel norm -> [scale and shift by timestep] -> SiLU
           -> conv 3x3x3 -> channels to patches
 
-    The noisy latent is z (1 - s) + n s (arXiv 2501.00103, section 2.3), for latents z that are normalized by `statistics`
-    and standard normal noise n. In a stream, the noise of z is drawn per latent frame, and the noise that blocks inject at
-    the beginning. With one seed, the chunks of a clip therefore get the same noise as the whole clip.
+    The noisy latent is (1 - sigma) z + sigma n (arXiv 2501.00103, section 2.3), where n is normal noise with the mean and
+    the standard deviation of each latent channel (`statistics`). The noise n is drawn per latent frame, and the noise that
+    blocks inject is drawn once per clip. With the same seed, the chunks of a clip get the same noise as the whole clip.
 
     Args:
         in_dim: latent channels Z.
         channels: output channels of the block next to the pixels.
-        blocks: [name, options] of each block, from pixels to latents; they run in reverse order. None for those of
+        blocks: [name, options] of each block, from pixels to latents; they run in reverse order. None for the blocks of
             LTX-Video 0.9.0.
             res_x: `num_layers` (1) residual blocks, which inject noise if `inject_noise` (false).
             res_x_y: one residual block that divides the channels by `multiplier` (2); injects noise if `inject_noise`
@@ -49,9 +49,9 @@ class LTXDecoder(Decoder):
         causal: whether all convolutions are causal; if False, each looks one frame ahead.
         padding: spatial padding of all convolutions, "zeros" or "replicate".
         timestep: timestep t in evaluation mode, published as 0.05; None: the decoder is not conditioned on a timestep.
-        noise: noise level s in evaluation mode, in [0, 1], published as 0.025. Requires `timestep`.
-        training_noise: [low, high] of the uniform distribution from which s = t is drawn per sample in training mode,
-            published as [0, 0.2]. None: as in evaluation mode.
+        noise: noise level sigma in evaluation mode, in [0, 1], published as 0.025. Requires `timestep`.
+        training_noise: [low, high] of the uniform distribution from which sigma = t is drawn per sample in training mode,
+            published as [0, 0.2]. None: as in evaluation mode. Requires `timestep`.
 
     Attributes:
         statistics: mean and standard deviation of each channel of z.
@@ -113,8 +113,8 @@ class LTXDecoder(Decoder):
     ) -> Tensor:
         """Decode one grid (B, Z, 1 + k, h, w) to (B, 3, 1 + k s, f h, f w).
 
-        In a stream, k latents after the first chunk give k s frames in total. A decoder that is not causal returns the
-        last frames of a chunk together with the next chunk.
+        In a stream, k latents in a later chunk give k s frames. If the decoder is not causal, it returns the last frames of
+        a chunk together with the next chunk.
         """
         (z,) = latents
         state = StreamState(last=True) if state is None else state
@@ -129,7 +129,7 @@ class LTXDecoder(Decoder):
     def _condition(
         self, z: Tensor, generator: torch.Generator | None, state: StreamState
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Return noise levels (B,) and embedded timesteps (B, 256); None each without timestep conditioning."""
+        """Return noise levels (B,) and embeddings of timesteps (B, 256); both are None without timestep conditioning."""
         if self.timestep is None:
             return None, None
         noise_level, timestep = z.new_full((len(z),), self.noise), z.new_full((len(z),), self.timestep)
@@ -141,7 +141,7 @@ class LTXDecoder(Decoder):
                 drawn = drawn * (high - low) + low
                 state.store((self, "time"), drawn)
             noise_level = timestep = drawn
-        # Angles go up to 1000: half precision has no digits left after the decimal point.
+        # Timesteps are scaled to [0, 1000], where half precision has no fractional digits.
         timestep = timestep.to(torch.promote_types(z.dtype, torch.float32)) * self.time_scale
         return noise_level, sinusoidal_embedding(timestep)
 
@@ -160,7 +160,7 @@ class LTXDecoder(Decoder):
         return noise
 
     def _add_noise(self, z: Tensor, noise_level: Tensor | None, generator: torch.Generator | None) -> Tensor:
-        """Return z (1 - s) + n s, where n has the mean and the standard deviation of each channel of z."""
+        """Return (1 - sigma) z + sigma n, where n has the mean and the standard deviation of each latent channel."""
         if noise_level is None or not z.shape[2]:
             return z
         noise = self.statistics.denormalize(randn_per_frame(z, generator))

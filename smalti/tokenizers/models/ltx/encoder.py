@@ -19,14 +19,14 @@ from smalti.tokenizers.models.ltx.space_to_depth import patchify
 
 
 class LTXEncoder(Encoder):
-    """Encodes a clip to one grid. It is causal.
+    """Encodes a clip causally to one grid.
 
         patches to channels -> conv 3x3x3 -> blocks -> pixel norm -> SiLU -> conv 3x3x3
 
     Args:
-        out_dim: output channels C: Z + 1 for a KL with latents of Z channels and one shared log-variance.
+        out_dim: output channels C: Z + 1 for a `KL` with Z latent channels and a shared log-variance.
         channels: channels of the first block.
-        blocks: [name, options] of each block, from pixels to latents; None for those of LTX-Video 0.9.0.
+        blocks: [name, options] of each block, from pixels to latents; None for the blocks of LTX-Video 0.9.0.
             res_x: `num_layers` (1) residual blocks.
             res_x_y: one residual block that multiplies the channels by `multiplier` (2).
             compress_all, compress_time, compress_space: downsampling by 2 along these axes with a strided convolution.
@@ -65,7 +65,7 @@ class LTXEncoder(Encoder):
     def forward(self, x: Tensor, state: StreamState | None = None) -> tuple[Tensor, ...]:
         """Encode (B, 3, 1 + k s, H, W) in [-1, 1] to one grid (B, C, 1 + k, h, w).
 
-        In a stream, chunks after the first have k s frames and give k latents.
+        In a stream, later chunks have k s frames and give k latents.
         """
         context = BlockContext(StreamState(last=True) if state is None else state)
         x = self.conv_in(patchify(x, self.patch), context.state)

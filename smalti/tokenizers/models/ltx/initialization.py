@@ -14,13 +14,13 @@ from smalti.tokenizers.models.ltx.resampling import DepthToSpaceUpsample, SpaceT
 
 @torch.no_grad()
 def init_weights(network: nn.Module) -> None:
-    """Initialize an encoder or a decoder at random, close to a linear map, so that it learns from the first steps on.
+    """Initialize an encoder or a decoder at random, close to a linear map, which learns from the first steps on.
 
-    - Convolutions preserve the signal variance (PyTorch's default reduces the signal to a third), and biases are zero.
+    - Convolutions preserve the variance (with PyTorch's default, the signal shrinks to a third), and biases are zero.
     - Residual branches are small, and so are convolutions with a space-to-depth or depth-to-space residual connection.
     - The first and the last convolution have small weights except for the current position.
-    - The first convolution has biases of one. Pixel norm removes the magnitude and with it brightness and contrast. Next to
-      a constant they are preserved, and norm and SiLU are nearly linear.
+    - The first convolution has biases of one. Pixel norm removes the magnitude of the features, and with it brightness and
+      contrast. Relative to a constant bias they are preserved, and norm and SiLU are nearly linear.
 
     Args:
         network: changed in place; its first and last convolutions are `conv_in` and `conv_out`.

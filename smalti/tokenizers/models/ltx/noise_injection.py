@@ -1,4 +1,4 @@
-"""Noise that is added inside the decoder (LTX-Video, arXiv 2501.00103, appendix)."""
+"""Injection of noise into the features of the decoder (LTX-Video, arXiv 2501.00103, appendix)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 
 class NoiseInjection(nn.Module):
-    """Adds spatial noise, the same for all channels and frames, scaled by a learned factor per channel, initially 0.
+    """Adds spatial noise, scaled by a learned factor per channel (initially 0). All samples and frames share the noise.
 
     Args:
         channels: number of channels C.
-        factor: height and width at this layer relative to the latent.
+        factor: height and width of the features relative to the latent.
     """
 
     def __init__(self, channels: int, factor: int) -> None:

@@ -1,4 +1,4 @@
-"""Pixel norm, modulated and followed by the activation function."""
+"""Pixel norm, optionally modulated and followed by an activation function."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def pixel_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
         x: (B, C, ...).
         eps: added to the mean of squares.
     """
-    # One pass over x for the norm, in float32 or better, and one to divide. A mean of x.square() would write all squares.
+    # Two passes over x: one for the norm, in float32 or better, and one to divide. x.square() would write all squares.
     length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
     return x * torch.rsqrt(length.square() / x.shape[1] + eps).to(x.dtype)
 
@@ -32,5 +32,5 @@ def norm_and_activate(x: Tensor, shift: Tensor | None = None, scale: Tensor | No
     x = pixel_norm(x)
     if shift is not None and scale is not None:
         x = torch.addcmul(shift.to(x.dtype), x, (1 + scale).to(x.dtype))
-    # In place if no gradient needs the normalized x.
+    # In place unless the backward pass needs the normalized x.
     return F.silu(x, inplace=not torch.is_grad_enabled())

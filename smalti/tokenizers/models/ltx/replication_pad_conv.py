@@ -1,8 +1,8 @@
-"""3-D convolution with replication padding in time, causal or not, that streams.
+"""Streaming 3-D convolution with replication padding in time, causal or not.
 
-A layer that looks ahead can compute a frame only when it has seen the next one. In a stream it holds its last frame back,
-and residual connections are delayed by as many frames. The chunks of a clip therefore give exactly the frames of the whole
-clip.
+A layer that looks ahead can compute a frame only after it has received the next one. In a stream it holds its last frame
+back, and residual connections are delayed by the same number of frames. The chunks of a clip give exactly the frames of the
+whole clip.
 
 Shapes: B batch, C channels, T frames, H, W positions.
 """
@@ -18,7 +18,7 @@ from smalti.tokenizers.base import StreamState
 from smalti.tokenizers.layers.convolution import convolve
 
 Padding = Literal["zeros", "replicate"]
-"""Spatial padding of convolutions: zeros, or the repeated edge of the frame."""
+"""Spatial padding of convolutions: zeros, or replication of the frame's edge."""
 
 Stride = tuple[int, int, int]
 """Stride along (T, H, W)."""
@@ -27,15 +27,16 @@ Stride = tuple[int, int, int]
 class ReplicationPadConv3d(nn.Module):
     """3x3x3 convolution with replication padding in time, causal or looking one frame ahead.
 
-    A causal convolution sees the current frame and the two before it, and repeats the first frame of the clip twice as
-    padding. Otherwise it sees one frame before and one after, and repeats the first and the last frame once.
+    A causal convolution sees the current frame and the two before it, and is padded with two copies of the first frame.
+    Otherwise the convolution sees one frame before and one after the current frame, and is padded with one copy of the
+    first frame and one copy of the last frame.
 
     Args:
         in_channels: input channels.
         out_channels: output channels.
         causal: whether the convolution is causal.
-        stride: stride along (T, H, W), each 1 or 2. With temporal stride 2 the convolution must be causal, and takes
-            1 + 2 k frames, then 2 k in later chunks.
+        stride: stride along (T, H, W), each 1 or 2. With temporal stride 2, the convolution must be causal, and takes
+            1 + 2 k frames in the first chunk and 2 k frames in later chunks.
         padding: spatial padding.
     """
 
@@ -63,7 +64,7 @@ class ReplicationPadConv3d(nn.Module):
         return convolve(self.conv, window)
 
     def _pad_time(self, x: Tensor, state: StreamState) -> Tensor:
-        """Prepend the stored frames, or at the beginning of a clip the padding; append padding at its end if not causal."""
+        """Prepend the stored frames, or padding at the beginning of a clip. If not causal, append padding at its end."""
         before = state.load(self)
         if before is None and not x.shape[2]:
             return x
@@ -76,7 +77,7 @@ class ReplicationPadConv3d(nn.Module):
 
 
 def delay(x: Tensor, frames: int, layer: nn.Module, state: StreamState) -> Tensor:
-    """Delay the input of a residual connection like the layers that it skips.
+    """Delay the input of a residual connection by as many frames as the layers that it skips.
 
     Args:
         x: (B, C, T, H, W) input of the layers in this chunk.
@@ -85,7 +86,7 @@ def delay(x: Tensor, frames: int, layer: nn.Module, state: StreamState) -> Tenso
         state: state of the stream.
 
     Returns:
-        (B, C, frames, H, W), the next frames of all inputs so far.
+        (B, C, frames, H, W), the frames of x that correspond to the frames that the layers returned.
     """
     before = state.load((layer, "delayed"))
     if before is not None:

@@ -34,14 +34,15 @@ class StridedDownsample(nn.Module):
 
 
 class SpaceToDepthDownsample(nn.Module):
-    """Downsample by rearranging blocks of positions to channels, with a residual connection.
+    """Downsample by moving blocks of positions to channels, with a residual connection.
 
         x -> repeat the first frame, if time is halved
           -> causal conv 3x3x3 -> space to depth -> + mean over groups of channels of space_to_depth(x)
 
     Args:
         in_channels: input channels.
-        out_channels: output channels, a multiple of the positions per block; must divide in_channels times those.
+        out_channels: output channels: a multiple of the number of positions per block, and a divisor of `in_channels` times
+            that number.
         stride: block size along (T, H, W).
         padding: see `ReplicationPadConv3d`.
     """
@@ -64,7 +65,7 @@ class SpaceToDepthDownsample(nn.Module):
 
 
 class DepthToSpaceUpsample(nn.Module):
-    """Upsample by rearranging channels to blocks of positions.
+    """Upsample by moving channels to blocks of positions.
 
         x -> conv 3x3x3 -> depth to space -> + depth_to_space(x), repeated along the channels, if `residual`
           -> drop the first frame, if time is doubled
@@ -72,7 +73,7 @@ class DepthToSpaceUpsample(nn.Module):
     Args:
         channels: input channels C.
         stride: block size along (T, H, W).
-        multiplier: the output has C / multiplier channels.
+        multiplier: input channels divided by output channels.
         residual: whether there is a residual connection.
         causal: see `ReplicationPadConv3d`.
         padding: see `ReplicationPadConv3d`.
@@ -88,9 +89,9 @@ class DepthToSpaceUpsample(nn.Module):
         self.conv = ReplicationPadConv3d(channels, out_channels, causal=causal, padding=padding)
 
     def forward(self, x: Tensor, context: BlockContext) -> Tensor:
-        """Map (B, C, T, H, W) to (B, C / multiplier, ...).
+        """Map (B, C, t, h, w) to (B, C / multiplier, T, H, W).
 
-        If time is doubled, the first T frames of a clip become 2 T - 1.
+        If time is doubled, the first t frames of a clip become 2 t - 1. A layer that looks ahead delays frames in a stream.
         """
         h = depth_to_space(self.conv(x, context.state), self.stride)
         if self.repeats:

@@ -1,4 +1,4 @@
-"""Rearranging blocks of positions to channels and back. Shapes: B batch, C channels, T frames, H, W positions."""
+"""Moving blocks of positions to channels and back. Shapes: B batch, C channels, T frames, H, W positions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def space_to_depth(x: Tensor, block: tuple[int, int, int]) -> Tensor:
     """Rearrange blocks of (t, h, w) positions to channels.
 
     Args:
-        x: (B, C, T, H, W), multiples of the block.
+        x: (B, C, T, H, W), where T, H, W are multiples of the block's size.
         block: (t, h, w).
 
     Returns:
@@ -34,7 +34,7 @@ def patchify(x: Tensor, patch: int) -> Tensor:
     """Rearrange square patches of pixels to channels.
 
     Args:
-        x: (B, 3, T, H, W), H and W multiples of `patch`.
+        x: (B, 3, T, H, W), where H and W are multiples of `patch`.
         patch: height and width p of a patch.
 
     Returns:

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 EMBEDDING_DIM = 256
-"""Size of the sinusoidal embedding: cosines and sines of 128 frequencies."""
+"""Channels of the sinusoidal embedding: cosines and sines of 128 frequencies."""
 
 
 def sinusoidal_embedding(timesteps: Tensor) -> Tensor:
     """Embed timesteps as sinusoids with frequencies from 1 to 1/10000 (arXiv 1706.03762, section 3.5).
 
     Args:
-        timesteps: (B,).
+        timesteps: (B,), in [0, 1000] for the published models.
 
     Returns:
         (B, 256): cosines, then sines.
@@ -28,10 +28,10 @@ def sinusoidal_embedding(timesteps: Tensor) -> Tensor:
 
 
 class TimestepEmbedding(nn.Module):
-    """Maps a sinusoidal embedding to a vector, by two linear layers with SiLU between them. Initially the vector is zero.
+    """Maps a sinusoidal embedding to a vector with two linear layers and a SiLU. The vector is initially zero.
 
     Args:
-        dim: size of the vector.
+        dim: number of channels of the vector.
     """
 
     def __init__(self, dim: int) -> None:
@@ -47,14 +47,14 @@ class TimestepEmbedding(nn.Module):
 
 
 def modulation(table: Tensor, embedding: Tensor) -> list[Tensor]:
-    """Return shifts and scales for features: a learned table plus an embedding of the timestep.
+    """Return shifts and scales for features: the sum of a learned table and an embedding of the timestep.
 
     Args:
         table: (n, C) learned values.
         embedding: (B, n C) from `TimestepEmbedding`.
 
     Returns:
-        n tensors of shape (B, C, 1, 1, 1).
+        n tensors (B, C, 1, 1, 1).
     """
     values = table + embedding.unflatten(1, table.shape)
     return list(values[..., None, None, None].unbind(1))

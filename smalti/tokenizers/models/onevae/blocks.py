@@ -1,4 +1,4 @@
-"""Residual blocks and attention of OneVAE's networks. Shapes: B batch, C channels, T frames, H, W positions."""
+"""Residual blocks and attention in OneVAE's networks. Shapes: B batch, C channels, T frames, H, W positions."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class FrameAttention(nn.Module):
 
 
 def middle_blocks(channels: int, norm: bool) -> nn.ModuleList:
-    """Return the layers next to the latent: a residual block, attention within each frame, and a residual block."""
+    """Return the layers closest to the latent: a residual block, attention within each frame, and a residual block."""
     first, last = (CausalResidualBlock(channels, channels, norm) for _ in range(2))
     return nn.ModuleList([first, FrameAttention(channels), last])
 
@@ -83,5 +83,5 @@ def run_layers(layers: Iterable[nn.Module], x: Tensor, state: StreamState) -> Te
 
 
 def layer_indices(layers: nn.ModuleList, kind: type[nn.Module]) -> list[int]:
-    """Return the indices of all layers of a class."""
+    """Return the indices of all layers of the class `kind`."""
     return [i for i, layer in enumerate(layers) if isinstance(layer, kind)]

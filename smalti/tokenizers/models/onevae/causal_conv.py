@@ -9,7 +9,7 @@ from smalti.tokenizers.base import StreamState
 from smalti.tokenizers.layers.convolution import convolve
 
 _HISTORY = 2
-"""Number of past frames that a causal kernel of three frames sees."""
+"""Number of previous frames that a causal kernel of three frames sees."""
 
 
 class CausalConv3d(nn.Conv3d):
@@ -31,7 +31,7 @@ class CausalConv3d(nn.Conv3d):
 
 
 def prepend_history(layer: nn.Module, x: Tensor, state: StreamState) -> Tensor:
-    """Prepend the two previous frames to x, zeros in the first chunk, and store the last two for the next chunk.
+    """Prepend the two previous frames to x (zeros in the first chunk), and store the last two for the next chunk.
 
     Args:
         layer: the key under which the frames are stored.

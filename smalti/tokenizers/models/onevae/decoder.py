@@ -26,7 +26,7 @@ class OneVAEDecoder(Decoder):
         conv 1x1x1 -> causal conv 3x3x3 -> residual block -> attention within each frame -> residual block
           -> per level [residual blocks -> upsampling, except in the last level] -> norm -> SiLU -> causal conv 3x3x3
 
-    With `first_frame`, the first frame's grid takes two routes. A convolution with stride 2 reduces it to latent 0 of the
+    With `first_frame`, the first frame's grid is used twice. A convolution with stride 2 reduces it to latent 0 of the
     ordinary grid, on which later frames depend. It also passes alone through the layers before the first upsampling, and
     the result replaces frame 0 after that upsampling.
 
@@ -36,7 +36,7 @@ class OneVAEDecoder(Decoder):
         multipliers: channel multiplier of each level, from pixels to latents as in the encoder; the levels run in reverse
             order. None for [1, 2, 4, 4].
         strides: see `OneVAEEncoder`.
-        blocks: as in the encoder; each level of the decoder has one more residual block.
+        blocks: number of residual blocks per level of the encoder; each level of the decoder has one more.
         first_frame: see `OneVAEEncoder`.
         norm: see `OneVAEEncoder`.
 
@@ -87,9 +87,9 @@ class OneVAEDecoder(Decoder):
     def forward(
         self, latents: tuple[Tensor, ...], generator: torch.Generator | None = None, state: StreamState | None = None
     ) -> Tensor:
-        """Decode the encoder's grids to (B, 3, 1 + k s, f h, f w).
+        """Decode the encoder's grids, with 1 + k latents in time, to (B, 3, 1 + k s, f h, f w).
 
-        In a stream, k latents after the first chunk give k s frames.
+        In a stream, k latents in a later chunk give k s frames.
         """
         state = StreamState(last=True) if state is None else state
         if not (state.is_first_chunk(self) and self.first_frame):
@@ -117,6 +117,6 @@ class OneVAEDecoder(Decoder):
         return run_layers(self.middle, self.conv_in(z, state), state)
 
     def _decode_output(self, layers: nn.ModuleList, x: Tensor, state: StreamState) -> Tensor:
-        """Apply the remaining layers of the levels and all layers that follow."""
+        """Apply the given layers of the levels and all layers after the levels."""
         x = run_layers(layers, x, state)
         return self.conv_out(F.silu(self.norm_out(x)), state)

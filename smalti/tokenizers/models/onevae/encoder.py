@@ -22,25 +22,26 @@ from smalti.tokenizers.models.onevae.resampling import Downsample
 
 
 class OneVAEEncoder(Encoder):
-    """Encodes a clip to one grid, or to two with `first_frame`.
+    """Encodes a clip to one grid, or to two grids with `first_frame`.
 
         causal conv 3x3x3 -> per level [residual blocks -> downsampling, except in the last level]
           -> residual block -> attention within each frame -> residual block
           -> norm -> SiLU -> causal conv 3x3x3 -> conv 1x1x1
 
-    With `first_frame`, frame 0 takes a second route: it skips the last downsampling and passes through all layers after
-    it as a clip of one frame. This gives a grid (B, C, 1, 2 h, 2 w), which replaces the first latent of the ordinary grid.
+    With `first_frame`, frame 0 is also encoded alone, without the last downsampling. This gives a grid (B, C, 1, 2 h, 2 w),
+    which replaces the first latent of the ordinary grid.
 
     Args:
-        out_dim: output channels C: 2 Z for a KL with latents of Z channels (means and log-variances).
+        out_dim: output channels C: 2 Z for a `KL` with Z latent channels (means and log-variances).
         channels: base number of channels.
         multipliers: channel multiplier of each level, from pixels to latents; None for [1, 2, 4, 4].
-        strides: [time, space] strides of the downsampling between each two levels, each 1 or 2; None for
+        strides: [time, space] strides of the downsampling layers between levels, each 1 or 2; None for
             [[1, 2], [2, 2], [2, 2]].
         blocks: residual blocks per level.
-        first_frame: whether the first frame has its own grid; the last of `strides` must halve space.
-        norm: whether the network has norms. Without them, only the attention has one. That suits narrow networks, which
-            have few channels to preserve what a norm removes.
+        first_frame: whether the first frame has a separate grid, which requires a spatial stride of 2 in the last of
+            `strides`.
+        norm: whether the network has norms. False removes all norms except the one before attention, recommended for narrow
+            networks, which have few channels to preserve the magnitude that a norm removes.
 
     Raises:
         SmaltiError: the arguments do not describe a valid network.
@@ -80,9 +81,9 @@ class OneVAEEncoder(Encoder):
     def forward(self, x: Tensor, state: StreamState | None = None) -> tuple[Tensor, ...]:
         """Encode (B, 3, 1 + k s, H, W) in [-1, 1] to one grid (B, C, 1 + k, h, w).
 
-        With `first_frame` there are two grids: (B, C, 1, 2 h, 2 w) and (B, C, k, h, w).
+        With `first_frame`, returns two grids: (B, C, 1, 2 h, 2 w) and (B, C, k, h, w). Empty grids are omitted.
 
-        In a stream, chunks after the first have k s frames and give k latents. Grids without positions are omitted.
+        In a stream, later chunks have k s frames and give k latents.
         """
         state = StreamState(last=True) if state is None else state
         first_chunk = state.is_first_chunk(self)
@@ -99,11 +100,11 @@ class OneVAEEncoder(Encoder):
         return (*grids, h) if h.shape[2] else grids
 
     def _encode_first_frame(self, first: Tensor, last_downsample: int) -> Tensor:
-        """Return the first frame's own grid: all layers but the last downsampling, applied to a clip of one frame."""
+        """Encode the features of frame 0 to its separate grid, without the last downsampling."""
         state = StreamState(last=True)
         return self._encode_output(run_layers(self.layers[last_downsample + 1 :], first, state), state)
 
     def _encode_output(self, x: Tensor, state: StreamState) -> Tensor:
-        """Apply all layers that follow the levels."""
+        """Apply all layers after the levels."""
         x = run_layers(self.middle, x, state)
         return convolve(self.head, self.conv_out(F.silu(self.norm_out(x)), state))

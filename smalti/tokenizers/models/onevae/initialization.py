@@ -12,17 +12,17 @@ from smalti.tokenizers.models.onevae.resampling import Downsample, Upsample
 
 @torch.no_grad()
 def init_weights(network: nn.Module) -> None:
-    """Initialize an encoder or a decoder at random as an image network that is applied to each frame.
+    """Initialize an encoder or a decoder at random, as an image network that is applied to each frame.
 
-    - Convolutions preserve the signal variance (PyTorch's default reduces the signal to a third at each one), and biases
-      are zero.
-    - Causal convolutions have zero weights for past frames, as in 3-D networks inflated from 2-D ones (MAGVIT-v2, arXiv
+    - Convolutions preserve the variance (with PyTorch's default, the signal shrinks to a third at each one), and biases are
+      zero.
+    - Causal convolutions have zero weights for previous frames, as in 3-D networks inflated from 2-D ones (MAGVIT-v2, arXiv
       2310.05737). With random weights for all three frames, images and the first frames of a clip would have a weaker
-      signal than later frames, because they see zeros before the clip.
+      signal than later frames, because the padding before the clip is zero.
     - Temporal downsampling averages two frames, and temporal upsampling repeats each frame.
     - Residual branches are small.
 
-    The published networks were initialized from the weights of another network.
+    This is not the authors' initialization: they started from the weights of another network.
 
     Args:
         network: changed in place.

@@ -1,4 +1,4 @@
-"""Finding the layer of a source network from which each layer of a target network takes its weights."""
+"""Matching each layer of a target network to the layer of a source network whose weights it copies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class _Level(NamedTuple):
 
     Attributes:
         blocks: the residual blocks.
-        resampling: the change of resolution after them; None in the last level.
+        resampling: the downsampling or upsampling layer after the blocks; None if the network continues without one.
         widths: input and output channels of the blocks.
     """
 
@@ -27,7 +27,7 @@ class _Level(NamedTuple):
 
 
 def match_levels(target: list[Widths], source: list[Widths]) -> list[int]:
-    """Return the source level that each target level takes its blocks from.
+    """Return the source level whose blocks each target level copies.
 
     This is the next source level with the same widths, or the same level again if there is none.
 
@@ -36,7 +36,7 @@ def match_levels(target: list[Widths], source: list[Widths]) -> list[int]:
 
     Args:
         target: widths of each level of the target, from pixels to latents.
-        source: widths of each level of the source.
+        source: widths of each level of the source, from pixels to latents.
     """
     matches: list[int] = []
     level = -1
@@ -57,7 +57,7 @@ def match_layers(target: OneVAEEncoder | OneVAEDecoder, source: OneVAEEncoder | 
     matches = match_levels([level.widths for level in target_levels], [level.widths for level in source_levels])
     layers: dict[int, int] = {}
     for level, match in zip(target_levels, matches, strict=True):
-        layers |= zip(level.blocks, source_levels[match].blocks, strict=False)  # more blocks than the source's are new
+        layers |= zip(level.blocks, source_levels[match].blocks, strict=False)  # additional blocks are new
         resampling = [other.resampling for other in source_levels[match::-1] if other.resampling is not None]
         if level.resampling is not None and resampling:
             layers[level.resampling] = resampling[0]

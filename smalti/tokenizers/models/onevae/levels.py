@@ -5,9 +5,9 @@ from __future__ import annotations
 from smalti.errors import SmaltiError
 
 Strides = list[list[int]]
-"""[time, space] of each change of resolution, from pixels to latents; each 1 or 2."""
+"""[time, space] strides between neighboring levels, from pixels to latents; each 1 or 2."""
 
-# Wan2.1's
+# Architecture of Wan2.1.
 _DEFAULT_MULTIPLIERS = [1, 2, 4, 4]
 _DEFAULT_STRIDES = [[1, 2], [2, 2], [2, 2]]
 
@@ -20,9 +20,9 @@ def level_widths(
     Args:
         channels: base number of channels.
         multipliers: factor of each level; None for Wan2.1's, [1, 2, 4, 4].
-        strides: strides between each two levels; None for Wan2.1's, [[1, 2], [2, 2], [2, 2]].
+        strides: strides between neighboring levels; None for Wan2.1's, [[1, 2], [2, 2], [2, 2]].
         blocks: residual blocks per level.
-        first_frame: whether the first frame has its own grid, which requires that the last stride halves space.
+        first_frame: whether the first frame has a separate grid, which requires a spatial stride of 2 in the last pair.
 
     Raises:
         SmaltiError: the arguments do not describe a valid network.
@@ -35,11 +35,12 @@ def level_widths(
         )
     if len(strides) != len(multipliers) - 1 or any(len(pair) != 2 or not {*pair} <= {1, 2} for pair in strides):
         raise SmaltiError(
-            f"strides {strides} must contain a pair [time, space] of ones and twos between each two of the "
-            f"{len(multipliers)} multipliers."
+            f"strides {strides} must contain a pair [time, space] of numbers 1 or 2 for each of the {len(multipliers) - 1} "
+            f"transitions between the {len(multipliers)} levels."
         )
     if first_frame and not (strides and strides[-1][1] == 2):
         raise SmaltiError(
-            f"first_frame requires that the last of the strides {strides} halves space: set it to [.., 2]."
+            f"first_frame requires a spatial stride of 2 between the last two levels: set the last of strides {strides} to "
+            "[1, 2] or [2, 2]."
         )
     return [channels * multiplier for multiplier in multipliers], strides

@@ -1,4 +1,4 @@
-"""Norms of OneVAE's networks."""
+"""RMS normalization in OneVAE's networks."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ class RMSNorm(nn.Module):
 
         y = x / max(|x|, 1e-6) * sqrt(C) * gamma
 
-    Unlike a group norm it uses no other position, so a clip can be encoded in chunks.
+    Unlike a group norm, it uses no other position: chunks of a clip have the same norm as the whole clip.
 
     Args:
         channels: number of channels C.
-        axes: axes of a position: 2 for images, 3 for videos.
+        axes: number of axes after the channels: 2 for images, 3 for videos.
     """
 
     def __init__(self, channels: int, axes: int = 3) -> None:
@@ -23,7 +23,7 @@ class RMSNorm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(channels, *[1] * axes))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize (B, C, ...)."""
+        """Normalize x (B, C, ...), with `axes` axes after C."""
         length = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(1e-6)
         return x * (x.shape[1] ** 0.5 / length) * self.gamma
 

@@ -1,4 +1,4 @@
-"""Downsampling and upsampling in time and space that stream. Shapes: B batch, C channels, T frames, H, W positions."""
+"""Streaming downsampling and upsampling in time and space. Shapes: B batch, C channels, T frames, H, W positions."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from smalti.tokenizers.models.onevae.causal_conv import prepend_history
 class Downsample(nn.Module):
     """Reduce the resolution in space and time by factors of 1 or 2 each.
 
-    Space: a 2-D convolution with stride 2, padded with zeros at the right and bottom edge. Time: a convolution over three
-    frames, the previous one and two new ones, with stride 2. The first frame of a clip is passed through, so that 1 + 2 k
+    Space: a 2-D convolution with stride 2, padded with zeros at the right and bottom edge. Time: a convolution with stride
+    2 over three frames, the previous one and two new ones. The first frame of a clip is passed through unchanged: 1 + 2 k
     frames become 1 + k.
 
     Args:
@@ -33,7 +33,7 @@ class Downsample(nn.Module):
     def forward(self, x: Tensor, state: StreamState) -> Tensor:
         """Map (B, C, T, H, W) to (B, C, t, H / space, W / space).
 
-        T is 1 + k time in the first chunk of a clip, which gives t = 1 + k, then k time, which gives k.
+        In the first chunk of a clip, T = 1 + k time gives t = 1 + k. In later chunks, T = k time gives t = k.
         """
         if self.space is not None:
             x = apply_per_frame(self.space, x)
@@ -48,7 +48,7 @@ class Downsample(nn.Module):
 
     @torch.no_grad()
     def init_identity(self) -> None:
-        """Initialize the temporal convolution to the mean of each two new frames."""
+        """Initialize the temporal convolution to the mean of the two new frames."""
         if self.time is not None:
             identity = torch.eye(self.time.in_channels).to(self.time.weight)
             self.time.weight.copy_(torch.stack([0 * identity, identity / 2, identity / 2], dim=2)[..., None, None])
@@ -73,7 +73,7 @@ class Upsample(nn.Module):
     """Increase the resolution in time and space by factors of 1 or 2 each. Where space doubles, the channels halve.
 
     Time: a causal convolution over three frames to 2 C channels, which become two frames. The first frame of a clip is
-    passed through, and later frames do not see it. Space: nearest-neighbor interpolation, then a convolution.
+    passed through unchanged, and later frames do not see it. Space: nearest-neighbor interpolation, then a convolution.
 
     Args:
         channels: input channels C.
@@ -89,14 +89,14 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor, state: StreamState) -> Tensor:
         """Map (B, C, t, h, w) to (B, C / space, T, space h, space w).
 
-        T is 1 + time (t - 1) in the first chunk of a clip, then time t.
+        In the first chunk of a clip, T = 1 + time (t - 1). In later chunks, T = time t.
         """
         if self.time is not None:
             x = self._upsample_time(self.time, x, state)
         return x if self.space is None else apply_per_frame(self.upsample_space, x)
 
     def upsample_space(self, images: Tensor) -> Tensor:
-        """Map images (N, C, h, w) to (N, C / 2, 2 h, 2 w), where the spatial factor is 2."""
+        """Map images (N, C, h, w) to (N, C / 2, 2 h, 2 w). Requires a spatial factor of 2."""
         assert self.space is not None
         return self.space(F.interpolate(images, scale_factor=2, mode="nearest-exact"))
 

@@ -3,14 +3,14 @@
 OneVAE is initialized from Wan2.1's continuous tokenizer in this way, and each of its models from the previous one (arXiv
 2508.09857). Each weight of the target is one of:
 
-- Copied: the whole weight comes from the source. A level copies the blocks of the next source level with the same widths,
-  from pixels to latents, or of the same source level again if there is none. OneVAE 8x16x16 thus copies Wan2.1's levels
-  0 1 2 3 3 in the encoder and 0 1 2 2 3 in the decoder. Downsampling and upsampling beyond the source's last are copies of
-  it.
-- Partially copied: the number of latent channels differs. Channels that exist in the source read only channels that exist
-  in the source, so they keep their meaning. New channels stay random in the encoder, and have zero weights in the decoder
-  at first. The reconstruction is therefore the source's. With zeros on both sides, neither would ever receive a gradient.
-- New: the source has no such layer. It is initialized close to the identity where possible
+- Copied: the whole weight comes from the source. From pixels to latents, each level copies the blocks of the next source
+  level with the same widths, or of the same source level again if there is none. For example, OneVAE 8x16x16 copies
+  Wan2.1's levels 0 1 2 3 3 in the encoder and 0 1 2 2 3 in the decoder. Additional downsampling and upsampling layers copy
+  the source's last one.
+- Partially copied: the number of latent channels differs. Channels that exist in the source keep their meaning, because
+  they read only channels that exist in the source. New channels stay random in the encoder and have zero weights in the
+  decoder. The reconstruction equals the source's. With zeros on both sides, new channels would never receive a gradient.
+- New: the source has no such layer. It is initialized close to the identity if possible
   (`smalti.tokenizers.models.onevae.identity_init`), else at random.
 """
 
@@ -35,22 +35,22 @@ from smalti.tokenizers.models.onevae.layer_matching import match_layers
 from smalti.tokenizers.tokenizer import Tokenizer
 
 _ChannelMap = list[tuple[slice, slice]]
-"""Pairs of channel ranges (target, source) with the same meaning."""
+"""Pairs of channel ranges (target, source) that correspond to each other."""
 
 _WeightMaps = dict[str, list[_ChannelMap | None]]
-"""Channel maps of the leading axes of weights, by name. None, and axes that are not listed: all channels, one to one."""
+"""Channel maps of the leading axes of weights, by name. None and missing axes: all channels, one to one."""
 
 _Outcome = Literal["copied", "partially_copied", "new"]
 
 
 @dataclass(frozen=True)
 class TransferReport:
-    """The number of parameters that a part of a tokenizer took from the source, as defined in this module's docstring.
+    """How many parameters of a part of a tokenizer were copied from the source, as defined in this module's docstring.
 
     Attributes:
         copied: parameters of weights that were copied.
         partially_copied: parameters of weights that were partially copied.
-        new: parameters of weights that the source does not have.
+        new: parameters of weights that do not exist in the source.
     """
 
     copied: int
@@ -63,10 +63,10 @@ class TransferReport:
 
 
 def transfer_weights(target: Tokenizer, source: Tokenizer) -> dict[str, TransferReport]:
-    """Initialize a tokenizer from the weights of another one, as this module's docstring describes.
+    """Initialize a tokenizer from the weights of another one, as described in this module's docstring.
 
     Args:
-        target: a randomly initialized tokenizer on any device, changed in place.
+        target: the tokenizer to initialize in place, with random weights.
         source: the trained tokenizer, such as Wan2.1's from `from_published`.
 
     Returns:
@@ -75,12 +75,12 @@ def transfer_weights(target: Tokenizer, source: Tokenizer) -> dict[str, Transfer
     Raises:
         SmaltiError: a tokenizer is not of OneVAE's family, or the widths of their first levels differ.
     """
-    (encoder, decoder), (source_encoder, source_decoder) = _networks(target), _networks(source)
+    (encoder, decoder), (source_encoder, source_decoder) = _get_networks(target), _get_networks(source)
     channels, source_channels = encoder.conv_in.out_channels, source_encoder.conv_in.out_channels
     if channels != source_channels:
         raise SmaltiError(
-            f"The networks of the source have {source_channels} channels and those of the target {channels}, so their "
-            f"weights do not fit: set channels {source_channels} in the target's encoder and decoder."
+            f"The source has {source_channels} channels in its first level and the target {channels}: set channels to "
+            f"{source_channels} in the target's encoder and decoder."
         )
     z, source_z = decoder.in_dim, source_decoder.in_dim
     shared = min(z, source_z)
@@ -95,24 +95,25 @@ def transfer_weights(target: Tokenizer, source: Tokenizer) -> dict[str, Transfer
             "bottleneck": _transfer_bottleneck(target.bottleneck, source.bottleneck, latent),
             "decoder": _transfer_decoder(decoder, source_decoder, latent),
         }
-    return {part: _report(getattr(target, part), of_part) for part, of_part in outcomes.items()}
+    return {part: _report(getattr(target, part), weights) for part, weights in outcomes.items()}
 
 
 def summarize(reports: Mapping[str, TransferReport]) -> str:
-    """Return the reports of `transfer_weights` in one line: the total, and each part that has parameters."""
+    """Summarize the reports of `transfer_weights` in one line: the total, then each part that has parameters."""
     total = TransferReport(*(sum(n) for n in zip(*(vars(report).values() for report in reports.values()), strict=True)))
     return "; ".join(
         f"{name}: {report}" for name, report in {"all": total, **reports}.items() if any(vars(report).values())
     )
 
 
-def _networks(tokenizer: Tokenizer) -> tuple[OneVAEEncoder, OneVAEDecoder]:
+def _get_networks(tokenizer: Tokenizer) -> tuple[OneVAEEncoder, OneVAEDecoder]:
+    """Return the encoder and the decoder, or raise a SmaltiError if they are not of OneVAE's family."""
     encoder, decoder = tokenizer.encoder, tokenizer.decoder
     if not (isinstance(encoder, OneVAEEncoder) and isinstance(decoder, OneVAEDecoder)):
         raise SmaltiError(
             "Weights can be transferred between architectures only within OneVAE's family (including Wan2.1), but one of "
-            f"the tokenizers has a {type(encoder).__name__} and a {type(decoder).__name__}: start from the same "
-            "architecture, without transfer."
+            f"the tokenizers has a {type(encoder).__name__} and a {type(decoder).__name__}: start from a checkpoint of the "
+            "same architecture, without transfer."
         )
     return encoder, decoder
 
@@ -120,7 +121,7 @@ def _networks(tokenizer: Tokenizer) -> tuple[OneVAEEncoder, OneVAEDecoder]:
 def _transfer_encoder(target: OneVAEEncoder, source: OneVAEEncoder, latent: _ChannelMap) -> dict[str, _Outcome]:
     weights = source.state_dict()
     if sum(channels.stop - channels.start for _, channels in latent) < source.out_dim:
-        weights |= _without_head(source)  # the head would mix dropped channels into the others
+        weights |= _merge_head(source)  # the head would mix channels that are dropped into the others
     maps: _WeightMaps = {
         "conv_out.weight": [latent], "conv_out.bias": [latent], "head.weight": [latent, latent], "head.bias": [latent],
     }  # fmt: skip
@@ -129,8 +130,8 @@ def _transfer_encoder(target: OneVAEEncoder, source: OneVAEEncoder, latent: _Cha
 
 def _transfer_decoder(target: OneVAEDecoder, source: OneVAEDecoder, latent: _ChannelMap) -> dict[str, _Outcome]:
     maps: _WeightMaps = {"conv_in.weight": [None, latent]}
-    for square in ("head", "first_to_latent"):
-        maps |= {f"{square}.weight": [latent, latent], f"{square}.bias": [latent]}
+    for layer in ("head", "first_to_latent"):  # from latent to latent channels
+        maps |= {f"{layer}.weight": [latent, latent], f"{layer}.bias": [latent]}
     outcomes = _transfer_layers(target, source, source.state_dict(), maps)
     if target.first_frame and not source.first_frame:
         init_first_frame(target)
@@ -138,7 +139,7 @@ def _transfer_decoder(target: OneVAEDecoder, source: OneVAEDecoder, latent: _Cha
 
 
 def _transfer_bottleneck(target: Bottleneck, source: Bottleneck, latent: _ChannelMap) -> dict[str, _Outcome]:
-    """Transfer the projections around a quantizer. In a joint bottleneck, only the discrete branch has weights."""
+    """Transfer the projections around the quantizer. In a joint bottleneck, only the discrete branch has weights."""
     quantizer, source_quantizer = (bottleneck.branches.get("discrete", bottleneck) for bottleneck in (target, source))
     weights = source_quantizer.state_dict() if type(source_quantizer) is type(quantizer) else {}
     projected = isinstance(quantizer, Projected)
@@ -157,7 +158,7 @@ def _transfer_layers(
     weights: Mapping[str, Tensor],
     maps: _WeightMaps,
 ) -> dict[str, _Outcome]:
-    """Transfer weights, which are those of `source` after preparation, and initialize new layers."""
+    """Transfer `weights`, the modified state dict of `source`, to matching layers, and initialize new layers."""
     layers = match_layers(target, source)
 
     def source_name(name: str) -> str:
@@ -172,7 +173,7 @@ def _transfer_layers(
 
 
 def _copy_weights(target: nn.Module, weights: Mapping[str, Tensor], maps: _WeightMaps) -> dict[str, _Outcome]:
-    """Copy what the weights of a module have in common with those of the same names."""
+    """Copy the channels that each weight of a module has in common with the weight of the same name."""
     return {
         name: _copy_weight(weight, weights.get(name), maps.get(name, []))
         for name, weight in target.state_dict().items()
@@ -180,7 +181,7 @@ def _copy_weights(target: nn.Module, weights: Mapping[str, Tensor], maps: _Weigh
 
 
 def _copy_weight(target: Tensor, source: Tensor | None, maps: list[_ChannelMap | None]) -> _Outcome:
-    """Copy the channels that two weights have in common. The rest of a partially copied row becomes zero."""
+    """Copy the channels that two weights have in common. Other weights of the copied output channels become zero."""
     if source is None:
         return "new"
     axes = [*maps, *[None] * (target.ndim - len(maps))]
@@ -197,8 +198,8 @@ def _copy_weight(target: Tensor, source: Tensor | None, maps: list[_ChannelMap |
     return "copied" if copied == target.numel() else "partially_copied"
 
 
-def _without_head(encoder: OneVAEEncoder) -> dict[str, Tensor]:
-    """Return weights for the encoder's last two convolutions that merge them into one, followed by the identity."""
+def _merge_head(encoder: OneVAEEncoder) -> dict[str, Tensor]:
+    """Return weights that merge the encoder's last two convolutions into the first of them; the second is the identity."""
     head = encoder.head.weight[..., 0, 0, 0]
     assert encoder.head.bias is not None
     assert encoder.conv_out.bias is not None

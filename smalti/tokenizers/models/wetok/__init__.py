@@ -1,7 +1,7 @@
-"""WeTok (arXiv 2508.05599): a 2-D encoder and decoder after MAGVIT-v2 (arXiv 2310.05737).
+"""WeTok (arXiv 2508.05599): a 2-D encoder and decoder based on MAGVIT-v2 (arXiv 2310.05737).
 
 Videos are encoded and decoded frame by frame. `WeTokEncoder` and `WeTokDecoder` are a deterministic pair;
-`WeTokGenerativeDecoder` also draws noise, to generate the detail that high compression has lost.
+`WeTokGenerativeDecoder` draws noise and generates the detail that high compression has lost.
 """
 
 from smalti.tokenizers.models.wetok.decoder import WeTokDecoder, WeTokGenerativeDecoder

@@ -1,4 +1,4 @@
-"""Residual blocks and upsampling of WeTok's networks. Shapes: B batch, C channels, H, W positions."""
+"""Residual blocks and upsampling in WeTok's networks. Shapes: B batch, C channels, H, W positions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ResidualBlock(CheckpointedBlock):
     Args:
         in_channels: input channels.
         out_channels: output channels.
-        groups: groups of the norms, a divisor of both; None: no norms.
+        groups: groups of the group norms, a divisor of both; None: no norms.
     """
 
     def __init__(self, in_channels: int, out_channels: int, groups: int | None) -> None:
@@ -49,8 +49,8 @@ def residual_blocks(in_channels: int, out_channels: int, count: int, groups: int
 def depth_to_space(x: Tensor, block: int = 2) -> Tensor:
     """Rearrange (B, block * block * C, H, W) to (B, C, block * H, block * W).
 
-    Channels are ordered (block row, block column, channel), as in TensorFlow and MAGVIT-v2. In PyTorch's pixel_shuffle the
-    channel comes first.
+    Input channels are ordered (block row, block column, channel), as in TensorFlow and MAGVIT-v2. In PyTorch's
+    pixel_shuffle, the channel comes first.
     """
     b, c, h, w = x.shape
     blocks = x.reshape(b, block, block, c // block**2, h, w)

@@ -19,7 +19,7 @@ from smalti.tokenizers.models.wetok.norms import AdaptiveGroupNorm, group_norm
 
 
 class _UpBlock(nn.Module):
-    """One level of the decoder: adaptive group norm, residual blocks, then, except in the last level, upsampling by 2."""
+    """One level of the decoder: adaptive group norm, residual blocks and, except in the last level, upsampling by 2."""
 
     def __init__(
         self, latent_dim: int, in_channels: int, channels: int, blocks: int, groups: int | None, *, last: bool
@@ -34,7 +34,7 @@ class _UpBlock(nn.Module):
 
 
 class WeTokDecoder(Decoder):
-    """Decodes a grid to frames.
+    """Decodes one grid, frame by frame.
 
         conv 3x3 -> residual blocks
           -> per level [group norm adapted to z -> residual blocks -> depth to space, except in the last level]
@@ -46,7 +46,7 @@ class WeTokDecoder(Decoder):
         multipliers: channel multiplier of each level, from pixels to latents as in the encoder; the levels run in reverse
             order. None for [1, 1, 2, 2, 4].
         blocks: residual blocks per level, and before the first level.
-        groups: groups of all group norms; None: no norms, which suits narrow networks.
+        groups: groups of all group norms; None: no norms, recommended for narrow networks.
 
     Raises:
         SmaltiError: the arguments do not describe a valid network.
@@ -102,15 +102,15 @@ class WeTokDecoder(Decoder):
         return in_dim
 
     def _conv_in_input(self, grid: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Return the input of the first convolution for the latent (B, Z, T, h, w)."""
+        """Return the input of the first convolution, (B, conv_in channels, T, h, w), for the latent (B, Z, T, h, w)."""
         return grid
 
 
 class WeTokGenerativeDecoder(WeTokDecoder):
     """A decoder that samples: the first convolution takes z concatenated with noise of z's shape (arXiv 2508.05599, 3.3).
 
-    The adaptive norms see z without noise. Trained with a GAN loss, the decoder samples the detail that high compression
-    has lost instead of predicting its mean. The arguments are those of `WeTokDecoder`.
+    The adaptive norms receive z without noise. Trained with a GAN loss, the decoder samples the detail that high
+    compression has lost instead of predicting its mean. It has the same arguments as `WeTokDecoder`.
     """
 
     generative = True
@@ -123,9 +123,9 @@ class WeTokGenerativeDecoder(WeTokDecoder):
         return torch.cat([grid, randn_per_frame(grid, generator)], dim=1)
 
     def adapt_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Adapt the weights of a decoder without noise: zeros for the noise channels, so that noise is ignored at first.
+        """Adapt the weights of a `WeTokDecoder`: weights of the noise channels are zero, so noise has no effect at first.
 
-        The published second stage starts from the first stage in this way (arXiv 2508.05599, section 3.3).
+        The published second stage is initialized from the first stage in this way (arXiv 2508.05599, section 3.3).
         """
         key = "conv_in.weight"
         weight = weights.get(key)

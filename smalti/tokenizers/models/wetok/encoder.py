@@ -17,7 +17,7 @@ from smalti.tokenizers.models.wetok.norms import group_norm
 
 
 class _DownBlock(nn.Module):
-    """One level of the encoder: residual blocks, then, except in the last level, downsampling by 2."""
+    """One level of the encoder: residual blocks and, except in the last level, downsampling by 2."""
 
     def __init__(self, in_channels: int, channels: int, blocks: int, groups: int | None, *, last: bool) -> None:
         super().__init__()
@@ -29,17 +29,17 @@ class _DownBlock(nn.Module):
 
 
 class WeTokEncoder(Encoder):
-    """Encodes each frame to a grid with spatial stride f = 2^(levels - 1).
+    """Encodes a clip frame by frame to one grid with spatial stride f = 2^(levels - 1).
 
         conv 3x3 -> per level [residual blocks -> conv 3x3 with stride 2, except in the last level] -> residual blocks
           -> norm -> SiLU -> conv 1x1
 
     Args:
-        out_dim: latent channels Z; groups x bits for GQ.
+        out_dim: latent channels Z: groups x bits for `GQ`.
         channels: base number of channels, a multiple of `groups`.
         multipliers: channel multiplier of each level, from pixels to latents; None for [1, 1, 2, 2, 4].
         blocks: residual blocks per level, and after the last level.
-        groups: groups of all group norms; None: no norms, which suits narrow networks.
+        groups: groups of all group norms; None: no norms, recommended for narrow networks.
 
     Raises:
         SmaltiError: the arguments do not describe a valid network.

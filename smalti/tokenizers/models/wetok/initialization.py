@@ -10,10 +10,10 @@ from smalti.tokenizers.models.wetok.blocks import ResidualBlock
 
 @torch.no_grad()
 def init_weights(network: nn.Module) -> None:
-    """Initialize an encoder or a decoder at random, with preserved signal variance and small residual branches.
+    """Initialize an encoder or a decoder at random. Convolutions preserve the variance, and residual branches are small.
 
-    Published weights replace this initialization, so it need not match the authors'. PyTorch's default reduces the signal
-    to a third at each convolution, and a small network then needs several times as many steps for its first decibels.
+    With PyTorch's default, the signal shrinks to a third at each convolution, and small networks need several times as many
+    steps to reach the same PSNR early in training. This is not the authors' initialization.
 
     Args:
         network: changed in place.

@@ -13,8 +13,8 @@ EPS = 1e-6
 def group_norm(channels: int, groups: int | None) -> nn.Module:
     """Return a GroupNorm with epsilon 1e-6, or the identity if `groups` is None.
 
-    The statistics are those of one image, so the norm removes brightness and contrast from each group. A narrow network has
-    few channels per group to preserve them in, and learns slowly to restore them.
+    The statistics are computed per image and group, which removes brightness and contrast. A narrow network has few
+    channels to preserve them in, and learns slowly to restore them.
 
     Raises:
         ValueError: `groups` does not divide `channels`.
@@ -23,13 +23,13 @@ def group_norm(channels: int, groups: int | None) -> nn.Module:
 
 
 class AdaptiveGroupNorm(nn.Module):
-    """Group norm whose scale and shift depend on the latent that is decoded.
+    """Group norm whose scale and shift depend on the latent.
 
         y = GroupNorm(x) * gamma(std of z over space) + beta(mean of z over space)
 
     where gamma and beta are linear layers (MAGVIT-v2, arXiv 2310.05737, appendix; WeTok, arXiv 2508.05599). It is
-    initialized as an ordinary group norm: gamma is 1 and beta is 0 for every latent, so that no level scales the signal
-    randomly.
+    initialized as an ordinary group norm (gamma 1 and beta 0 for every latent). Random values would scale the signal
+    randomly at every level.
 
     Args:
         latent_dim: channels Z of the latent.
@@ -51,7 +51,7 @@ class AdaptiveGroupNorm(nn.Module):
         """Normalize x (B, C, H, W), conditioned on the latent z (B, Z, h, w) without noise."""
         positions = z.flatten(2)
         mean = positions.mean(-1)
-        # Tensor.std is 0/0 for a single position. A 1x1 latent must stay finite, so its variance is 0 here.
+        # Tensor.std would be 0/0 for a 1x1 latent. Here its variance is 0.
         variance = (positions - mean.unsqueeze(-1)).square().sum(-1) / max(positions.shape[-1] - 1, 1)
         scale = self.gamma(torch.sqrt(variance + EPS))
         shift = self.beta(mean)

@@ -19,7 +19,8 @@ class PerceptualDistance(FrameMetric):
 
     Args:
         network: see `smalti.eval.feature_networks.selection.perceptual_network`.
-        name: name of the metric; None for that of the network. LPIPS with VGG16 and with AlexNet are both called lpips.
+        name: name of the metric; None for the name that the network gives it. Networks of LPIPS call it "lpips", both with
+            VGG16 and with AlexNet: name one of them if you measure both.
     """
 
     higher_is_better = False
