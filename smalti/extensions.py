@@ -1,4 +1,4 @@
-"""Importing a user's own modules and objects, because the user asked for it."""
+"""Importing modules and objects of the user, only when the user names them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ IMPORT_VARIABLE = "SMALTI_IMPORT"
 def import_requested_modules(arguments: list[str]) -> list[str]:
     """Import the modules named by `--import MODULE` (repeatable) and by the environment variable SMALTI_IMPORT.
 
-    A tokenizer that uses a class of the user can be loaded only if the module of the class was imported: a configuration
-    alone never makes Python import anything. The environment variable is set for the processes that a command starts.
+    A tokenizer with a user's class can be loaded only after the module of the class was imported, because a configuration
+    never makes Python import anything. Sets the environment variable for the processes that the command starts.
 
     Args:
         arguments: the arguments of a command.
@@ -26,7 +26,7 @@ def import_requested_modules(arguments: list[str]) -> list[str]:
         The arguments without `--import`.
 
     Raises:
-        SmaltiError: `--import` has no name, or a module cannot be imported.
+        SmaltiError: `--import` has no value, or a module cannot be imported.
     """
     remaining: list[str] = []
     modules = [name for name in os.environ.get(IMPORT_VARIABLE, "").split(",") if name]

@@ -1,4 +1,4 @@
-"""Fixtures for several packages: small real tokenizers, parity vectors, a photo. Limits the number of threads."""
+"""Shared fixtures: small real tokenizers, parity vectors, a photo. Limits the number of threads."""
 
 import json
 import math
@@ -18,7 +18,8 @@ torch.set_num_threads(1)
 PARITY = Path(__file__).parent / "parity"
 
 
-def _uniform(name, n):
+def _hash_to_uniform(name, n):
+    """Return n pseudorandom numbers in [-1, 1) that depend only on the name, in exact integer arithmetic."""
     start = np.uint64(zlib.crc32(name.encode()))
     h = (np.arange(n, dtype=np.uint64) * np.uint64(2654435761) + start) & np.uint64(0xFFFFFFFF)
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
@@ -27,10 +28,10 @@ def _uniform(name, n):
     return h.astype(np.float64) / 2**32 * 2 - 1
 
 
-def _fill(key, shape):
-    """Return the parameter that the publisher calls `key`. It follows from the name, in exact integer arithmetic."""
+def _make_parameter(key, shape):
+    """Return the values that the parity files were computed with for the publisher's parameter `key`."""
     size = math.prod(shape)
-    u = _uniform(key, size).reshape(shape)
+    u = _hash_to_uniform(key, size).reshape(shape)
     last = key.rpartition(".")[2]
     if last == "timestep_scale_multiplier":
         values = np.full(shape, 1000.0)
@@ -51,15 +52,16 @@ class Vectors:
             metadata = file.metadata()
             self.tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         self.config = json.loads(metadata["config"])
-        self.state_dict = {key: _fill(key, tuple(shape)) for key, shape in json.loads(metadata["state_dict"]).items()}
+        shapes = json.loads(metadata["state_dict"])
+        self.state_dict = {key: _make_parameter(key, tuple(shape)) for key, shape in shapes.items()}
 
     def __getitem__(self, name):
         return self.tensors[name]
 
 
 @pytest.fixture(autouse=True)
-def _no_seed_of_another_test(monkeypatch):
-    """`smalti fit` leaves its seed in the environment of the process, where other trainings would read it."""
+def _remove_global_seed(monkeypatch):
+    """Remove the seed that `smalti fit` leaves in the environment, where training in another test would read it."""
     monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
 
 
@@ -91,6 +93,7 @@ def ltx_v095():
 
 @pytest.fixture(scope="session")
 def manifests():
+    """Return the configuration and the shapes of the state dict of each published model, by name."""
     return {path.stem: json.loads(path.read_text()) for path in sorted((PARITY / "manifests").glob("*.json"))}
 
 
@@ -114,7 +117,7 @@ def small():
 
 @pytest.fixture(scope="session")
 def photo():
-    """A real photo, (1, 3, 64, 96) in [-1, 1]."""
+    """Return a real photo, (1, 3, 64, 96) in [-1, 1]."""
     from skimage import data
 
     from smalti.pixels import uint8_to_pixels
@@ -127,9 +130,9 @@ def photo():
 
 @pytest.fixture
 def share_noise(monkeypatch):
-    """A function that makes `torch.randn` return the same noise for the same shape, to compare two implementations.
+    """Return a function that patches `torch.randn` to return the same noise for the same shape.
 
-    It returns the dictionary of the noise drawn so far, by shape.
+    Two implementations then draw the same noise. The function returns the dictionary of all noise drawn so far, by shape.
     """
     noise, draw = {}, torch.randn
 

@@ -1,4 +1,4 @@
-"""Exports, checkpoints, token files and recipes of version 0.1 keep working: see tests/fixtures/README.md."""
+"""Exports, checkpoints, token files and recipes of version 0.1 keep working. See tests/fixtures/README.md."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ from smalti.tokenizers.configurable import from_config, get_config, normalize_co
 
 OLD = Path(__file__).parent / "fixtures" / "v0.1"
 
-# Two CPUs sum in different orders: some ten layers of float32 rounding on values of about one.
+# CPUs sum in different orders, which adds up to float32 rounding errors of about ten layers, on values of about 1.
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
 
 
@@ -53,8 +53,8 @@ def test_token_files_decode_to_the_same_pixels(expected):
 @pytest.mark.parametrize(
     "config", json.loads((OLD / "classes.json").read_text()), ids=lambda c: c["class_path"].rpartition(".")[2]
 )
-def test_every_class_that_was_written_is_found(config):
-    """By the module paths of 0.1; what is written now holds public paths, and describes the same module."""
+def test_class_paths_of_version_0_1_resolve_to_public_paths(config):
+    """A configuration that is read and written again describes the same module by public paths."""
     written = get_config(from_config(config))
     assert written == normalize_config(config)
     assert from_config(written).state_dict().keys() == from_config(config).state_dict().keys()
@@ -79,23 +79,23 @@ def test_an_export_is_written_with_public_names(tmp_path):
     assert bottleneck["continuous"]["init_args"]["initial_std"] == 0.5
 
 
-def test_a_run_is_resumed(tmp_path, monkeypatch):
-    """With its own config.yaml and checkpoint; it ends with the weights that 0.1 ended with."""
+def test_a_run_of_version_0_1_is_resumed(tmp_path, monkeypatch):
+    """With the config.yaml and the checkpoint of the run, training ends with the same weights as in version 0.1."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["smalti"])
     shutil.copytree(OLD / "run", "old")
-    words = ["fit", "-c", "old/config.yaml", "--ckpt_path", "old/checkpoints/step=2.ckpt"]
-    assert main([*words, "--trainer.logger.init_args.save_dir", "runs"]) == 0
+    command = ["fit", "-c", "old/config.yaml", "--ckpt_path", "old/checkpoints/step=2.ckpt"]
+    assert main([*command, "--trainer.logger.init_args.save_dir", "runs"]) == 0
     ours = smalti.load("runs/version_0/checkpoints/last.ckpt").state_dict()
     theirs = load_file(OLD / "run" / "expected.safetensors")
     assert {f"tokenizer.{name}" for name in ours} == set(theirs)
     for name, weight in ours.items():
-        # Adam divides by the size of a gradient, so that rounding moves a weight by a fraction of the learning rate, 1e-3.
+        # Adam normalizes gradients: rounding errors can move a weight by a fraction of the learning rate, 1e-3.
         torch.testing.assert_close(weight, theirs[f"tokenizer.{name}"], rtol=0, atol=2e-4, msg=name)
 
 
 def test_a_new_argument_with_a_default_breaks_neither_loading_nor_resuming(tmp_path, monkeypatch):
-    """A checkpoint without an argument is one that was written before the argument existed."""
+    """A checkpoint without an argument is equivalent to one that was written before the argument existed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["smalti"])
     networks = {"channels": 4, "multipliers": [1], "blocks": 1, "groups": None}
@@ -113,27 +113,29 @@ def test_a_new_argument_with_a_default_breaks_neither_loading_nor_resuming(tmp_p
         del arguments[name]
     torch.save(checkpoint, file)
     assert smalti.load(file).quantizer.temperature == 0.01
-    words = ["--ckpt_path", str(file), "--trainer.logger.init_args.save_dir", "second"]
-    assert main(["fit", "-c", "recipe.yaml", *words]) == 0
-    ends = [smalti.load(f"{run}/version_0/checkpoints/last.ckpt").state_dict() for run in ("first", "second")]
-    for name, weight in ends[0].items():
-        assert torch.equal(weight, ends[1][name]), name
+    options = ["--ckpt_path", str(file), "--trainer.logger.init_args.save_dir", "second"]
+    assert main(["fit", "-c", "recipe.yaml", *options]) == 0
+    uninterrupted, resumed = (
+        smalti.load(f"{run}/version_0/checkpoints/last.ckpt").state_dict() for run in ("first", "second")
+    )
+    for name, weight in uninterrupted.items():
+        assert torch.equal(weight, resumed[name]), name
 
 
 @pytest.mark.parametrize(
     "recipe", sorted((OLD / "recipes").rglob("*.yaml")), ids=lambda p: p.relative_to(OLD).as_posix()
 )
-def test_recipes_are_read(recipe, tmp_path, monkeypatch, capsys):
-    """Every section, class and argument of an old recipe is known under its old name."""
+def test_recipes_of_version_0_1_are_accepted(recipe, tmp_path, monkeypatch, capsys):
+    """Every section, class and argument of an old recipe is accepted under its old name."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["smalti"])
-    words = ["-c", str(recipe)]
+    options = ["-c", str(recipe)]
     if recipe.parent.name == "data":
-        words = ["-c", str(OLD / "recipes" / "quickstart.yaml"), *words]
+        options = ["-c", str(OLD / "recipes" / "quickstart.yaml"), *options]
     elif "data:" not in recipe.read_text():
-        words += ["-c", "data/photos.yaml"]
+        options += ["-c", "data/photos.yaml"]
     with pytest.raises(SystemExit) as stopped:
-        main(["fit", *words, "--print_config"])
+        main(["fit", *options, "--print_config"])
     assert not stopped.value.code
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["model"]["weights"]

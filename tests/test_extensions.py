@@ -1,4 +1,4 @@
-"""A loss, a metric, a bottleneck, a backbone, an importer and a data source from outside the package, by recipe alone."""
+"""Extensions from outside the package: a loss, a metric, a bottleneck, a backbone, an importer and a data source."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from smalti.__main__ import main
 
 EXTENSION = '''
-"""What a user's own package could hold; smalti knows nothing of it."""
+"""A user's package, which smalti does not know."""
 
 import torch
 from skimage import data
@@ -125,7 +125,7 @@ def build(config):
 
 FAMILY = Family(
     name="toy",
-    description="the release of this file",
+    description="the models of this file",
     build=build,
     keys=lambda tokenizer: {name: f"net.{name}" for name in tokenizer.state_dict()},
 )
@@ -162,7 +162,7 @@ RECIPE = {
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder that holds the user's package and recipe, as the working directory."""
+    """Return a folder with a user's package and recipe. It is the working directory."""
     (tmp_path / "toy_suite.py").write_text(textwrap.dedent(EXTENSION))
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump(RECIPE))
     monkeypatch.chdir(tmp_path)
@@ -174,13 +174,13 @@ def folder(tmp_path, monkeypatch):
     sys.modules.pop("toy_suite", None)
 
 
-def test_a_recipe_of_own_classes_trains_and_is_evaluated(folder):
+def test_a_recipe_with_the_users_classes_trains_and_is_evaluated(folder):
     assert main(["fit", "-c", "toy.yaml"]) == 0
     header, *_ = (folder / "runs" / "version_0" / "metrics.csv").read_text().splitlines()
     assert {"train/edges", "val/edges", "val/psnr"} <= set(header.split(","))
     checkpoint = "runs/version_0/checkpoints/last.ckpt"
-    words = ["--tokenizer", checkpoint, "--data", "toy_suite.Cats:48", "--protocol", "native"]
-    assert main(["evaluate", *words, "--metric", "toy_suite.MaxError", "--out", "report"]) == 0
+    options = ["--tokenizer", checkpoint, "--data", "toy_suite.Cats:48", "--protocol", "native"]
+    assert main(["evaluate", *options, "--metric", "toy_suite.MaxError", "--out", "report"]) == 0
     report = json.loads((folder / "report" / "metrics.json").read_text())
     assert report["samples"] == 6
     assert 0 < report["metrics"]["max_error"]["value"] <= 255
@@ -190,14 +190,14 @@ def test_a_recipe_of_own_classes_trains_and_is_evaluated(folder):
     assert "max_error" in (folder / "report" / "per_sample.csv").read_text().splitlines()[0]
 
 
-def test_a_release_of_an_own_family_is_imported(folder):
+def test_the_users_importer_imports_a_published_checkpoint(folder):
     import toy_suite
 
     theirs = toy_suite.build({"width": 3})
     save_file({f"net.{name}": weight for name, weight in theirs.state_dict().items()}, folder / "theirs.safetensors")
     (folder / "theirs.yaml").write_text("width: 3\n")
-    words = ["import", "toy_suite.FAMILY", "theirs.safetensors", "--config", "theirs.yaml", "-o", "ours"]
-    assert main(words) == 0
+    command = ["import", "toy_suite.FAMILY", "theirs.safetensors", "--config", "theirs.yaml", "-o", "ours"]
+    assert main(command) == 0
     import smalti
 
     ours = smalti.load("ours")
@@ -205,7 +205,7 @@ def test_a_release_of_an_own_family_is_imported(folder):
 
 
 @pytest.mark.parametrize(
-    ("words", "culprit"),
+    ("command", "name"),
     [
         (["evaluate", "--data", "nowhere.Cats", "--tokenizer", "x", "-o", "y"], "nowhere"),
         (["evaluate", "--data", "toy_suite.Dogs", "--tokenizer", "x", "-o", "y"], "toy_suite.Dogs"),
@@ -216,15 +216,15 @@ def test_a_release_of_an_own_family_is_imported(folder):
         (["import", "toy_suite.Rounding", "x.ckpt", "--config", "toy.yaml", "-o", "y"], "toy_suite.Rounding"),
     ],
 )
-def test_what_is_not_there_is_named(folder, capsys, words, culprit):
-    assert main(words) == 2
+def test_an_error_names_the_object_that_cannot_be_used(folder, capsys, command, name):
+    assert main(command) == 2
     message = capsys.readouterr().err.strip().splitlines()
     assert len(message) == 1
-    assert culprit in message[0]
+    assert name in message[0]
 
 
-def test_a_tokenizer_of_own_classes_is_exported_and_used(folder, capsys, monkeypatch):
-    """Loading imports nothing by itself; `--import` or the environment variable does."""
+def test_a_tokenizer_with_the_users_classes_is_exported_and_used(folder, capsys, monkeypatch):
+    """Loading a tokenizer never imports the user's package. The option `--import` and SMALTI_IMPORT do."""
     assert main(["fit", "-c", "toy.yaml"]) == 0
     checkpoint = "runs/version_0/checkpoints/last.ckpt"
     sys.modules.pop("toy_suite")
@@ -242,12 +242,12 @@ def test_a_tokenizer_of_own_classes_is_exported_and_used(folder, capsys, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("options", "message"),
     [(["--import", "nowhere_at_all"], "nowhere_at_all"), (["--import"], "--import"), (["--import=broken"], "broken")],
 )
-def test_modules_that_cannot_be_imported_are_named(folder, capsys, words, message):
+def test_an_error_names_the_module_that_cannot_be_imported(folder, capsys, options, message):
     (folder / "broken.py").write_text("raise RuntimeError('it broke.')")
-    assert main(["recipes", *words]) == 2
+    assert main(["recipes", *options]) == 2
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1
     assert message in error[0]

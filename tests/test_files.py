@@ -1,4 +1,4 @@
-"""Files are written atomically."""
+"""Atomic writing: a file that could not be written completely never replaces the old one."""
 
 import pytest
 

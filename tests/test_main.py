@@ -17,7 +17,7 @@ def test_help_version_and_recipes(capsys):
     assert "wetok/f16.yaml" in capsys.readouterr().out
 
 
-def test_unknown_command(capsys):
+def test_an_unknown_command_is_refused(capsys):
     assert main(["fitt"]) == 2
     assert "There is no command 'fitt'" in capsys.readouterr().err
 
@@ -29,8 +29,8 @@ def test_help_does_not_import_torch():
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_closed_pipe_ends_quietly(unbuffered):
-    """As in `smalti recipes | head`."""
+def test_a_closed_pipe_ends_the_command_without_an_error_message(unbuffered):
+    """This happens in `smalti recipes | head`."""
     read_end, write_end = os.pipe()
     os.close(read_end)
     command = [sys.executable, "-m", "smalti", "recipes"]

@@ -1,4 +1,4 @@
-"""Packaging: the wheel contains the recipes, and the error for a missing extra names it."""
+"""Packaging: the wheel contains the recipes, and the error for a missing dependency names the extra to install."""
 
 import importlib
 import importlib.util

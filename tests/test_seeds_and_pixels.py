@@ -1,4 +1,4 @@
-"""Seeds are reproducible and unrelated; 8-bit images survive the way to pixels and back."""
+"""Seeds are reproducible and unrelated. Conversions between 8-bit images and pixels are exact."""
 
 import torch
 from hypothesis import given
@@ -18,8 +18,8 @@ def test_seeds_are_reproducible_and_in_range(parts):
     assert 0 <= seed < 2**63
 
 
-def test_seeds_are_those_that_decided_the_order_of_data_in_version_0_1():
-    """A resumed run must see the same batches."""
+def test_seeds_do_not_change_between_versions():
+    """A run that is resumed with a later version must see the same batches. The values were computed by version 0.1."""
     assert derive_seed(0, 0) == 520810605562734633
     assert derive_seed(3, 1, 4, 1) == 8526985376022625073
 
@@ -34,7 +34,7 @@ def test_seeds_of_similar_parts_differ():
     assert len(seeds) == 48
 
 
-def test_all_levels_survive_a_round_trip():
+def test_8_bit_images_round_trip_exactly():
     levels = torch.arange(256, dtype=torch.uint8)
     pixels = uint8_to_pixels(levels)
     assert (pixels.min(), pixels.max()) == (-1, 1)

@@ -1,4 +1,4 @@
-"""Splitting clips in time and joining the parts: any latents or tokens, any chunk."""
+"""Latents and tokens: splitting a clip in time, joining the parts, packing grids, and moving to a device."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from smalti.types import Code, Latents, Layout, TokenGrid, pack, unpack
 
 @st.composite
 def clips(draw):
-    """Latents and tokens of a clip with one grid, or with a larger grid for the first frame."""
+    """Draw a stride, and latents and tokens of a clip with one grid or with a larger grid for the first frame."""
     stride, steps = draw(st.integers(1, 4)), draw(st.integers(0, 5))
     first = draw(st.booleans())
     grids = ((1, 4, 2), *([(steps, 2, 1)] if steps else [])) if first else ((1 + steps, 2, 1),)
@@ -36,7 +36,7 @@ def test_parts_of_a_clip_join_to_the_clip(clip, chunk):
     assert torch.equal(TokenGrid.join_time(tokens.split_time(stride, chunk)).ids, tokens.ids)
 
 
-def test_an_image_is_one_part():
+def test_an_image_is_split_into_one_part():
     image = TokenGrid(ids=torch.zeros(1, 6, 1, dtype=torch.int64), grids=((1, 2, 3),), size=(4, 6))
     (part,) = image.split_time(4, 8)
     assert part.frames is None

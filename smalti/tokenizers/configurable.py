@@ -164,11 +164,13 @@ def _find_class(config: Any) -> type[Configurable]:
     if path.startswith(_TRUSTED_PREFIX):
         _import(module_name, class_name)
     cls = getattr(sys.modules.get(module_name), class_name, None)
+    if cls is None and path.startswith(_TRUSTED_PREFIX):
+        raise _missing_class(path)
     if cls is None:
+        module_name = module_name or path
         raise SmaltiError(
-            f"The tokenizer uses {path}, which is not part of this smalti: import {module_name or path} before loading "
-            f"(on the command line, pass --import {module_name or path}), or install the version of smalti that wrote "
-            "the file."
+            f"The tokenizer uses {path}, which is not part of smalti: import {module_name} before loading (on the command "
+            f"line, pass --import {module_name})."
         )
     if not (isinstance(cls, type) and issubclass(cls, Configurable)):
         raise SmaltiError(f"{path} is not a part of a tokenizer: the configuration was not written by smalti.")

@@ -97,7 +97,7 @@ class Tokenizer(Configurable):
         return {name: self._with_bottleneck(branch) for name, branch in self.bottleneck.branches.items()}
 
     def as_discrete(self) -> Tokenizer:
-        """Return the discrete branch of a joint tokenizer. It shares the weights. Other discrete ones are unchanged.
+        """Return the discrete branch of a joint tokenizer, which shares its weights, or `self` if it is only discrete.
 
         Raises:
             SmaltiError: the tokenizer is continuous.
@@ -108,7 +108,7 @@ class Tokenizer(Configurable):
         return self
 
     def as_continuous(self) -> Tokenizer:
-        """Return the continuous branch of a joint tokenizer. It shares the weights. Other continuous ones are unchanged.
+        """Return the continuous branch of a joint tokenizer, which shares its weights, or `self` if it is continuous.
 
         Raises:
             SmaltiError: the tokenizer is discrete.

@@ -87,7 +87,7 @@ class LatentStatisticsCallback(Callback):
         self.batches = state_dict["batches"]
 
     def _update(self, trainer: pl.Trainer, statistics: LatentStatistics, _: nn.Module, __: Any, code: Code) -> None:
-        # Validation batches do not count. Ask the trainer: a frozen bottleneck is in evaluation mode in training, too.
+        # Validation batches do not count. The trainer decides, because a frozen bottleneck is always in evaluation mode.
         if trainer.training and self.decay is not None:
             self.batches += 1
             update_statistics(statistics, code.z, max(1 / self.batches, 1 - self.decay))

@@ -1,4 +1,4 @@
-"""Fixtures for the tests of commands."""
+"""Fixtures for tests of commands."""
 
 import pytest
 

@@ -1,26 +1,17 @@
-"""`smalti evaluate`: images and videos by a named protocol."""
+"""`smalti evaluate`: protocols for images and videos, additional metrics, and the report."""
 
 import json
 
 import pytest
 
 from smalti.__main__ import main
-from smalti.eval import pretrained_weights
 from smalti.tokenizers.checkpoints import save
 
 
 @pytest.fixture
-def workspace(tmp_path, small, monkeypatch):
-    """A folder with a tokenizer, on a machine without pretrained weights and without a connection."""
-
-    def fail(*args, **kwargs):
-        raise OSError("no connection")
-
+def workspace(tmp_path, small, monkeypatch, no_network):
+    """Create a working folder with a tokenizer, on a machine without pretrained weights and network access."""
     save(small(), tmp_path / "tokenizer")
-    monkeypatch.setattr(pretrained_weights, "_failures", {})
-    monkeypatch.setattr("torch.hub.download_url_to_file", fail)
-    monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path / "hub"))
-    monkeypatch.delenv("SMALTI_WEIGHTS", raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -34,7 +25,7 @@ def read_report(folder):
     return json.loads((folder / "report" / "metrics.json").read_text())
 
 
-def test_clips_by_a_protocol_that_states_frames_size_and_frame_rate(workspace, capsys):
+def test_the_protocol_sets_frames_size_and_frame_rate(workspace, capsys):
     assert evaluate("clips:validation", "clip3x64@24") == 0
     output = capsys.readouterr().out
     assert "psnr_clip" in output
@@ -49,6 +40,24 @@ def test_clips_by_a_protocol_that_states_frames_size_and_frame_rate(workspace, c
     # The tokenizer processes frames separately: 2 x 4 bits for 4 x 4 pixels.
     assert report["codebook"]["bits_per_pixel"] == 0.5
     assert all((workspace / "report" / name).stat().st_size for name in ("contact_sheet.png", "examples.mp4"))
+
+
+def test_report_records_protocol_data_and_tokenizer(workspace, error_message):
+    arguments = ["--tokenizer", "tokenizer", "--data", "photos:validation", "--protocol", "square32", "--workers", "0"]
+    assert main(["evaluate", *arguments, "--out", "report"]) == 0
+    report = read_report(workspace)
+    assert report["samples"] == 4
+    assert {"psnr", "ssim"} <= report["metrics"].keys()
+    assert report["protocol"]["crop"] == 32
+    assert report["data"]["source"] == "photos:validation"
+    assert len(report["tokenizer"]["fingerprint"]) == 64
+    # Without weights of the real network, the proxy is reported under its own name.
+    assert report["metrics"]["perceptual_efflite0"]["comparable"] is False
+    assert "lpips" not in report["metrics"]
+    assert (workspace / "report" / "contact_sheet.png").exists()
+    assert "overwrit" in error_message("evaluate", *arguments, "--out", "report")
+    assert "square0" in error_message("evaluate", *arguments[:5], "square0", "--out", "other")
+    assert "nowhere" in error_message("evaluate", *arguments[:3], "nowhere", "--out", "other2")
 
 
 def test_additional_metrics_by_name_and_by_class_path(workspace, monkeypatch):

@@ -1,4 +1,4 @@
-"""`smalti import`: a published checkpoint becomes a tokenizer that `smalti.load` reads."""
+"""`smalti import`: convert a published checkpoint to a folder for `smalti.load`."""
 
 import json
 
@@ -11,7 +11,7 @@ from smalti.__main__ import main
 from smalti.tokenizers.importers import families
 
 
-def test_import_is_strict_and_records_its_origin(tmp_path, stage1, monkeypatch, error_message):
+def test_import_is_strict_and_records_provenance(tmp_path, stage1, monkeypatch, error_message):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": stage1.state_dict}, "published.ckpt")
     nested = {"model": {"class_path": "their.Model", "init_args": stage1.config}}

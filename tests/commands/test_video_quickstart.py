@@ -1,4 +1,4 @@
-"""A video tokenizer from recipe to reconstructed file through the command line: a few steps on real clips."""
+"""A video tokenizer from recipe to reconstructed video with the real commands: a few steps on real clips."""
 
 import json
 

@@ -8,11 +8,12 @@ import torch
 
 @pytest.fixture(scope="session")
 def tolerance():
-    """A function that returns the tolerance for two computations of a network's output, relative to its magnitude.
+    """Return a function that computes the tolerance between two results of a network, relative to their magnitude.
 
-    float64 proves that both compute the same function. In float32 they differ by rounding errors, because chunks of other
-    lengths, other memory layouts and other CPUs sum in another order. A sum of n products has a relative error of about
-    sqrt(n) machine epsilon (rounding errors are random and partly cancel), and the errors of consecutive layers add up.
+    In float64, a tolerance of 1e-12 proves that both compute the same function. In float32 they differ by rounding errors:
+    the order of summation depends on the chunk length, the memory layout and the CPU. A sum of n products has a relative
+    error of about sqrt(n) machine epsilon (rounding errors are random and partly cancel), and the errors of consecutive
+    layers add up.
     """
 
     def compute(dtype, *networks):
@@ -26,7 +27,7 @@ def tolerance():
 
 @pytest.fixture(scope="session")
 def difference():
-    """A function that returns the maximum difference of two tensors, relative to the second's magnitude or to 1."""
+    """Return a function that computes the maximum difference of two tensors, relative to max(1, |theirs|)."""
 
     def compute(ours, theirs):
         assert ours.shape == theirs.shape

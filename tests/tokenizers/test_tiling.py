@@ -1,4 +1,4 @@
-"""Tiling: tiles cover a frame, are blended without a seam, can stream, and need the peak memory of one tile."""
+"""Tiling: tiles cover a frame, are blended without a seam, stream, and need the peak memory of one tile."""
 
 import itertools
 import math
@@ -22,7 +22,7 @@ BLOCKS = [["res_x", {"num_layers": 1}], ["compress_all", {}], ["res_x", {"num_la
 
 
 def build_tokenizer(seed=0, *, first_frame=False):
-    """Build the smallest video tokenizer with one grid or two, of stride 2 x 4 x 4."""
+    """Build a small video tokenizer of stride 2 x 4 x 4 with one or two grids."""
     torch.manual_seed(seed)
     architecture = {"channels": 4, "multipliers": [1, 2, 2], "strides": [[1, 2], [2, 2]], "blocks": 1}
     architecture["first_frame"] = first_frame
@@ -103,7 +103,7 @@ def test_a_decoder_that_looks_ahead_streams_in_tiles():
 
 @torch.no_grad()
 def test_with_enough_overlap_tiles_equal_the_whole_frame():
-    """Convolutions see few positions, so that only the discarded border of a tile differs."""
+    """Convolutions have small receptive fields: only the border of a tile differs, and it is discarded."""
     from skimage import data
 
     torch.manual_seed(0)
@@ -202,6 +202,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 @pytest.mark.slow
-def test_peak_memory_is_that_of_one_tile():
+def test_peak_memory_does_not_depend_on_the_frame_size():
     peaks = [int(subprocess.check_output([sys.executable, "-c", PEAK_MEMORY, size])) for size in ("64", "256")]
     assert peaks[1] <= 1.2 * peaks[0]

@@ -1,4 +1,4 @@
-"""Tokenizers round-trip images and videos of any size, and tokens contain everything that decoding needs."""
+"""Tokenizers: round trips of images and videos of any size, padding, compression ratio, autocast, errors."""
 
 import pytest
 import torch
@@ -66,7 +66,7 @@ def test_bits_and_compression_ratio_of_a_published_model(manifests):
 
 
 def test_under_autocast_the_bottleneck_computes_in_float32(small, photo):
-    """Half-precision convolutions change the latents a little. The ids must be those of these latents in float32."""
+    """Half-precision convolutions change the latents slightly. The ids are those of the changed latents in float32."""
     tokenizer = small()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         (grid,) = tokenizer.encoder(photo.unsqueeze(2))

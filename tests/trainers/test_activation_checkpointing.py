@@ -1,4 +1,4 @@
-"""Activation checkpointing: the same gradients with less memory."""
+"""Activation checkpointing gives the same gradients with less memory."""
 
 import copy
 
@@ -25,7 +25,7 @@ class NoisyBlock(CheckpointedBlock):
 
 
 def saved_bytes(run):
-    """Return the bytes that the forward pass saves for the backward pass, and run both."""
+    """Run a forward and a backward pass, and return the bytes that are saved between them."""
     total = 0
 
     def pack(tensor):

@@ -1,4 +1,4 @@
-"""Runs that are resumed, interrupted or diverge; checkpoints that fit the recipe, and others."""
+"""Resumed, interrupted and diverging runs, and checkpoints that do not fit the recipe."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ from smalti.trainers.resuming import check_resumable
 
 @pytest.fixture
 def interrupt_handler():
-    """A function that sets the handler of SIGINT, which is restored afterwards: a shell may have disabled SIGINT."""
+    """Return a function that sets the handler of SIGINT, which the shell may have disabled. Restore it afterwards."""
     previous = signal.getsignal(signal.SIGINT)
     yield lambda handler: signal.signal(signal.SIGINT, handler)
     signal.signal(signal.SIGINT, signal.SIG_DFL if previous is None else previous)
@@ -52,7 +52,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(training, trainer, data, smal
 
 
 def interrupt(module):
-    """Let a training send itself SIGINT in the middle of the accumulation of its second step."""
+    """Make a training send itself SIGINT in the middle of the gradient accumulation of its second step."""
     step = module.training_step
 
     def interrupted(batch, batch_idx):
@@ -85,7 +85,7 @@ def test_an_interrupted_run_can_be_resumed_exactly(
     second.fit(training(small(generative=True)), data(), ckpt_path=tmp_path / "last.ckpt")
     rows = first.recorder.rows + second.recorder.rows
     for row, expected in zip(rows, whole.recorder.rows, strict=True):
-        # Gradient norms are logged once per accumulation, and the process that logged one keeps it in later rows.
+        # Gradient norms are logged once per optimizer step. Later rows of the same process contain the previous value.
         assert row == {name: value for name, value in expected.items() if name in row}
         assert {name for name in expected if "norm" not in name} <= row.keys()
 
@@ -157,8 +157,8 @@ def test_a_checkpoint_of_another_tokenizer_is_refused(training, trainer, data, s
         trainer().fit(training(small(GQ(2, 4, codebook_entropy="pooled"))), data(), ckpt_path=tmp_path / "last.ckpt")
 
 
-def test_a_checkpoint_from_before_an_argument_was_added_can_be_resumed(training):
-    """And one that names classes by their old paths."""
+def test_new_arguments_and_moved_classes_do_not_prevent_resuming(training):
+    """A checkpoint of an earlier version lacks the new argument and names classes by their old paths."""
     module = training()
     checkpoint = {"state_dict": module.state_dict()}
     module.on_save_checkpoint(checkpoint)

@@ -1,4 +1,4 @@
-"""What discriminators see, and what they refuse."""
+"""Discriminators: shapes, motion, spectral norm, and invalid sizes."""
 
 import pytest
 import torch

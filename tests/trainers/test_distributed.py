@@ -1,4 +1,4 @@
-"""Two processes with plain DDP train like one process with both batches, and stop together."""
+"""Training on two processes with DDP: equal to one process with both batches, and stopping together."""
 
 import itertools
 import json
@@ -13,11 +13,11 @@ import torch
 HERE = Path(__file__).parent
 
 
-def run(devices, out, start=0, *flags):
-    return start_script("two_ranks.py", out, str(devices), str(out), str(start), *flags)
+def train_images(devices, out, start=0, *flags):
+    return run_script("train_images_ddp.py", out, str(devices), str(out), str(start), *flags)
 
 
-def start_script(name, out, *arguments):
+def run_script(name, out, *arguments):
     out.mkdir()
     command = [sys.executable, str(HERE / name), *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -28,13 +28,13 @@ def start_script(name, out, *arguments):
 def test_two_processes_equal_one_with_both_batches(tmp_path):
     """One step before the start of the GAN loss, and one after it.
 
-    More steps would amplify rounding errors, because the quantizer is discontinuous. The two processes use gradient
-    checkpointing, the one does not.
+    More steps would amplify rounding errors, because the quantizer is discontinuous. Only the run with two processes uses
+    gradient checkpointing.
     """
     start = 1
     results = []
     for devices in (1, 2):
-        done = run(devices, tmp_path / f"{devices}", start)
+        done = train_images(devices, tmp_path / f"{devices}", start)
         assert done.returncode == 0, done.stderr
         saved = [line for line in done.stderr.splitlines() if line.startswith("Saved")]
         assert len(saved) == 1, done.stderr
@@ -49,16 +49,16 @@ def test_two_processes_equal_one_with_both_batches(tmp_path):
 
 @pytest.mark.slow
 def test_all_processes_stop_if_one_has_an_infinite_loss(tmp_path):
-    done = run(2, tmp_path / "run", 1, "poison")
+    done = train_images(2, tmp_path / "run", 1, "poison")
     assert done.returncode != 0
     assert "NaN or infinite: l1" in done.stderr
     assert (tmp_path / "run" / "last.ckpt").exists()
 
 
 @pytest.mark.slow
-def test_images_and_clips_train_on_two_processes(tmp_path):
+def test_unused_parameters_do_not_change_on_two_processes(tmp_path):
     """Parameters that no micro-batch of a step used, on any process, do not change despite weight decay."""
-    done = start_script("two_ranks_video.py", tmp_path / "run", str(tmp_path / "run"))
+    done = run_script("train_images_and_clips_ddp.py", tmp_path / "run", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     one, two = (torch.load(tmp_path / "run" / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert one["branches"] == two["branches"]
@@ -66,7 +66,7 @@ def test_images_and_clips_train_on_two_processes(tmp_path):
         assert all(torch.equal(weights[name], other[name]) for name in weights)
 
     def changed(part):
-        """Whether the weights of a part changed, as a set for each step."""
+        """Return for each step whether the weights of a part changed, as the set of the answers."""
         names = [name for name in one["steps"][0] if name.startswith(part) and not name.endswith(("_u", "_v"))]
         return [
             {not torch.equal(before[name], after[name]) for name in names}
@@ -74,11 +74,11 @@ def test_images_and_clips_train_on_two_processes(tmp_path):
         ]
 
     yes, no = {True}, {False}
-    # The two batches of the four steps: images, an image and a clip, a clip and an image, images.
+    # The two batches per step: image and image, image and clip, clip and image, image and image.
     for part in ("encoder.layers.1.time", "decoder.layers.2.time"):
         assert changed(f"tokenizer.{part}") == [no, yes, yes, no], part
-    # The weights with which frames look back on latent 0 start at zero, so the convolution before them has no gradient
-    # until the second clip.
+    # The weights by which later frames attend to latent 0 start at zero. The convolution before them has no gradient until
+    # the second clip.
     to_latent = changed("tokenizer.decoder.first_to_latent")
     assert (to_latent[0], to_latent[2], to_latent[3]) == (no, yes, no)
     assert changed("tokenizer.encoder.conv_in") == [yes] * 4

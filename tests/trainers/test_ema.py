@@ -1,4 +1,4 @@
-"""The average of the weights is that of the tokenizer alone."""
+"""The moving average covers the tokenizer only."""
 
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
@@ -21,9 +21,8 @@ def test_checkpoints_contain_the_average_and_the_live_weights(training, trainer,
     run.fit(module, data())
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
     name = "decoder.conv_out.weight"
-    expected = (
-        0.9 * weights[0][name] + 0.1 * weights[1][name]
-    )  # the average starts with the weights after the first step
+    # The average starts with the weights after the first step.
+    expected = 0.9 * weights[0][name] + 0.1 * weights[1][name]
     torch.testing.assert_close(checkpoint["state_dict"][f"tokenizer.{name}"], expected)
     assert torch.equal(checkpoint["current_model_state"][f"tokenizer.{name}"], weights[1][name])
     assert not torch.equal(start[name], weights[1][name])

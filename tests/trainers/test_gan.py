@@ -1,4 +1,4 @@
-"""GAN losses: their formulas, and where their gradients go."""
+"""GAN losses: their formulas, and the parameters that their gradients reach."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def test_discriminator_losses_reach_the_discriminator_only():
     assert all(p.grad is not None for p in gan.parameters())
 
 
-def test_losses_by_hand():
+def test_losses_equal_the_formulas():
     real, fake = torch.tensor([[[[2.0, 0.0]]]]), torch.tensor([[[[0.5, -1.5]]]])
     assert generator_loss(fake, "hinge") == 0.5
     assert generator_loss(fake, "non_saturating") == F.softplus(torch.tensor(0.5))
@@ -34,9 +34,9 @@ def test_losses_by_hand():
 
 @pytest.fixture
 def pairs():
-    """A function that draws crops of a real photo, without and with the checkerboard artifacts of a bad decoder.
+    """Return a function that draws crops of a real photo, without and with the checkerboard artifacts of a bad decoder.
 
-    Crops are images, or clips that pan.
+    Crops are images, or clips of a moving window.
     """
     from skimage import data
 
@@ -73,7 +73,7 @@ def test_the_sign_of_the_logits_depends_on_the_order(pairs, discriminator, frame
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    # Batch norm with the mean of the batch would remove what all samples have in common: here, the order.
+    # In training mode, batch norm would subtract what all samples have in common, which is the order here.
     gan.eval()
     x, y = pairs(32, frames)
     yes = torch.ones(32, dtype=torch.bool)
@@ -88,7 +88,7 @@ def test_the_sign_of_the_logits_depends_on_the_order(pairs, discriminator, frame
 
 @pytest.mark.parametrize("frames", [None, 3])
 def test_each_sample_has_its_own_sign(frames):
-    """With a perfect discriminator: originals are 1 and reconstructions 0, so it sees the order, whatever the shape."""
+    """Originals are 1 and reconstructions 0. A perfect discriminator detects the order in images and clips."""
 
     class PerfectDiscriminator(torch.nn.Module):
         in_channels = 6
@@ -100,7 +100,7 @@ def test_each_sample_has_its_own_sign(frames):
     shape = (8, 3, *([frames] if frames else []), 4, 4)
     x, y = torch.ones(shape), torch.zeros(shape)
     gan = ReconstructionGANLoss(PerfectDiscriminator(), discriminator_loss="hinge", generator_loss="hinge")
-    assert gan(y, x)["discriminator"] == 0  # relu(1 - 1): certain and right about every frame
+    assert gan(y, x)["discriminator"] == 0  # relu(1 - 1): every logit is correct
     assert gan.generator_loss(y, x) == 1
 
 

@@ -1,4 +1,4 @@
-"""Training and validation of a joint tokenizer: both branches are logged."""
+"""Training and validating a joint tokenizer: both branches are logged."""
 
 import pytest
 from lightning.pytorch import LightningDataModule
@@ -13,7 +13,7 @@ WEIGHTS = {"l1": 1.0, "kl": 1e-3}
 
 @pytest.fixture
 def clips(clip):
-    """Clips and images of one video, in turn."""
+    """Return a data module that alternates between clips and images of one video."""
 
     class Clips(LightningDataModule):
         def train_dataloader(self):
@@ -64,8 +64,8 @@ def test_a_weight_that_neither_branch_has_is_refused(training, trainer, joint, c
         trainer(max_steps=8).fit(training(joint(), gan=False, weights={"l1": 1.0, "kll": 1.0}), clips)
 
 
-def test_a_loss_named_like_one_of_a_branch_is_refused(training, trainer, joint, clips, toy_loss):
-    """In the first step of that branch."""
+def test_a_loss_name_of_one_branch_is_refused(training, trainer, joint, clips, toy_loss):
+    """The error appears in the first step of that branch."""
     module = training(joint(), gan=False, weights={"l1": 1.0}, losses={"kl": toy_loss()})
     module.losses["kl"].forward = lambda reconstruction, original: reconstruction.mean()
     with pytest.raises(SmaltiError, match="'kl', but the bottleneck"):

@@ -1,4 +1,4 @@
-"""Latent statistics are exact, include all ranks, and are stored with the tokenizer."""
+"""Latent statistics: exact, over all ranks, and stored with the tokenizer."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def ltx(**options):
 
 @pytest.fixture
 def clips(clip):
-    """Four different training clips, and one for validation."""
+    """Return a data module with four different training clips and one validation clip."""
 
     class Clips(LightningDataModule):
         def train_dataloader(self):
@@ -106,7 +106,7 @@ def test_statistics_cover_the_training_batches_from_the_first_step_on(training, 
     union = torch.cat(recorder.z)
     torch.testing.assert_close(tokenizer.decoder.statistics.mean, union.mean(0), **TOLERANCE)
     torch.testing.assert_close(tokenizer.decoder.statistics.std, union.std(0, correction=0), **TOLERANCE)
-    torch.testing.assert_close(recorder.means[0], recorder.z[0].mean(0), **TOLERANCE)  # used in the first step already
+    torch.testing.assert_close(recorder.means[0], recorder.z[0].mean(0), **TOLERANCE)  # used from the first step on
     # After the run, the hook is removed.
     before = tokenizer.decoder.statistics.mean.clone()
     tokenizer.train()(torch.rand(1, 3, 5, 32, 32))
@@ -127,7 +127,7 @@ def test_without_a_decay_nothing_is_measured(training, trainer, clips):
 
 
 def test_statistics_are_averaged_saved_resumed_and_exported(training, trainer, clip, tmp_path):
-    # One clip only: this loader does not know at which batch a resumed run continues.
+    # One clip only, because this loader cannot continue at the batch where the run stopped.
     clips = DataLoader([Batch(clip[:, :, :5, :, :32], ["clip"])] * 4, batch_size=None)
 
     def fit(folder, steps, path=None):

@@ -1,11 +1,11 @@
-"""Progress in logs: one line per step at most, with step, speed, time left and metrics."""
+"""Progress in logs: at most one line per step, with step, speed, time left and metrics."""
 
 import re
 
 from smalti.trainers.log_progress import LogProgress
 
 
-def test_each_line_is_printed_once_and_says_how_long(training, trainer, data, capsys):
+def test_each_step_is_printed_once_with_speed_and_metrics(training, trainer, data, capsys):
     run = trainer(LogProgress(seconds=0), max_steps=4, val_check_interval=2, enable_progress_bar=True)
     run.fit(training(), data())
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
@@ -15,7 +15,7 @@ def test_each_line_is_printed_once_and_says_how_long(training, trainer, data, ca
     assert ["val/psnr" in line for line in lines] == [False, True, True, True]
 
 
-def test_only_the_given_time_apart(training, trainer, data, capsys):
+def test_lines_are_at_least_the_given_time_apart(training, trainer, data, capsys):
     run = trainer(LogProgress(seconds=1000), max_steps=4, enable_progress_bar=True, limit_val_batches=0)
     run.fit(training(), data())
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]

@@ -1,4 +1,4 @@
-"""The LTX-Video recipes train with the real command and export."""
+"""The LTX-Video recipes train and export with the real commands."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ from smalti.__main__ import main
     "name", ["v095", "fsq", *(pytest.param(n, marks=pytest.mark.slow) for n in ("v090", "v091", "gq"))]
 )
 def test_recipes_train_and_export(name, tmp_path, monkeypatch, capsys):
-    """Run the command with the recipe, with narrow networks and small clips. All losses of the paper have a weight."""
+    """Train each recipe with narrow networks and small clips. All losses of the paper have a weight."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["smalti"])
     narrow = {"init_args": {"channels": 8}}

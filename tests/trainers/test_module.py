@@ -1,4 +1,4 @@
-"""The training step: one backward pass for two networks, the losses of a recipe, and settings that are refused."""
+"""The training step: one backward pass for two networks, losses of a recipe, and invalid settings."""
 
 import copy
 
@@ -11,8 +11,8 @@ from smalti.trainers.losses.reconstruction import reconstruction_losses
 from smalti.trainers.losses.weighting import weighted_sum
 
 
-def silence(module):
-    """Let a module run without a trainer; returns what it logs."""
+def capture_logs(module):
+    """Let a module run without a trainer. Return a dictionary that collects what it logs."""
     logged = {}
     module.log_dict = lambda values, **_: logged.update(values)
     module.log = lambda name, value, **_: logged.update({name: value})
@@ -29,9 +29,9 @@ def silence(module):
     ids=["patches", "temporal", "reconstruction"],
 )
 def test_one_backward_pass_gives_the_gradients_of_two(training, batch, gan):
-    """Those of the tokenizer's loss with a constant discriminator, and those of the discriminator's own losses."""
+    """The tokenizer's loss with a constant discriminator, and the discriminator's losses, are differentiated separately."""
     module = training(gan=gan())
-    silence(module)
+    capture_logs(module)
     twin = copy.deepcopy(module)
     torch.manual_seed(1)
     module.training_step(batch, 0).backward()
@@ -44,7 +44,7 @@ def test_one_backward_pass_gives_the_gradients_of_two(training, batch, gan):
     losses = reconstruction_losses(y, x) | {"adversarial": adversarial} | latents.code.losses
     tokenizer_weights = {k: w for k, w in twin.weights.items() if k in losses}
     expected = torch.autograd.grad(weighted_sum(losses, tokenizer_weights), list(twin.tokenizer.parameters()))
-    # The same float32 operations, with sums of gradients in another order: well below 1000 units of rounding.
+    # The same float32 operations, with gradients summed in another order: errors are well below 1000 machine epsilons.
     tolerance = {"rtol": 1e-4, "atol": 1e-6}
     for parameter, gradient in zip(module.tokenizer.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, **tolerance)
@@ -84,7 +84,7 @@ def test_adaptive_weight_balances_the_gradients_at_the_last_layer(training, batc
         losses={"features": toy_loss()},
         weights={"l1": 1.0, "mse": 0.5, "features": 0.3, "adversarial": 0.1, "commitment": 0.25},
     )
-    logged = silence(module)
+    logged = capture_logs(module)
     module.training_step(batch, 0)
     y, _ = module.tokenizer(batch.pixels)
     weight = module.tokenizer.decoder.last_layer.weight
@@ -97,7 +97,7 @@ def test_adaptive_weight_balances_the_gradients_at_the_last_layer(training, batc
 
 
 def test_a_loss_from_outside_the_package_is_trained_on(training, trainer, data, toy_loss):
-    """Its weight changes the training, its own parameters stay, and validation logs it."""
+    """Its weight changes the training, its parameters stay constant, and validation logs it."""
     results = []
     for weight in (0.0, 1.0):
         module = training(gan=False, losses={"features": toy_loss()}, weights={"l1": 1.0, "features": weight})
@@ -138,7 +138,7 @@ def test_the_perceptual_network_is_not_registered(training, batch):
     module = training(losses={"perceptual": PerceptualLoss("efflite0")}, weights={"perceptual": 1.0})
     assert not any("perceptual" in name for name in module.state_dict())
     assert not list(module.losses.parameters())
-    silence(module)
+    capture_logs(module)
     module.training_step(batch, 0).backward()
     assert module.tokenizer.encoder.conv_in.weight.grad.abs().sum() > 0
     module.to(torch.float64)

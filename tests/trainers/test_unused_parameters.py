@@ -1,4 +1,4 @@
-"""Which parameters a loss reaches, and the gradients of the others."""
+"""Parameters that a loss does not reach, and their gradients."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def process_group(tmp_path):
 
 
 def test_reached_leaves_are_those_with_a_gradient():
-    """Also through recomputed blocks and custom functions; not what is detached, frozen, or not part of the loss."""
+    """Recomputed blocks and custom functions are followed. Detached, frozen and unrelated parameters are not reached."""
     used, recomputed, detached, frozen, other = (nn.Parameter(torch.ones(2)) for _ in range(5))
     frozen.requires_grad_(False)
     h = checkpoint(lambda x: (x * recomputed).sin(), Doubled.apply(used), use_reentrant=False)
@@ -40,7 +40,7 @@ def test_reached_leaves_are_those_with_a_gradient():
 def test_parameters_that_no_micro_batch_reached_have_no_gradient(process_group):
     a, b, never = (nn.Parameter(torch.full((3, 2), float(i))) for i in (1, 2, 3))
     with torch.no_grad():
-        never[0, 0] = float("inf")  # its zero must not read the value
+        never[0, 0] = float("inf")  # the added zero must not read this value
     unused = UnusedParameters([a, b, never])
     for used in (a, b):
         loss = (used**2).sum()

@@ -1,4 +1,4 @@
-"""Metrics of the validation: means over samples and frames."""
+"""Validation metrics: means over samples and frames."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from smalti.trainers.validation_metrics import ValidationMetrics, sample_metrics
 
 @pytest.fixture
 def degraded(clip):
-    """The clip with a contrast that decreases frame by frame."""
+    """Return the clip with a contrast that decreases frame by frame."""
     return clip * torch.linspace(1, 0.5, 8).view(1, 1, 8, 1, 1)
 
 
@@ -23,9 +23,9 @@ def test_psnr_of_a_clip_is_the_mean_over_frames(clip, degraded):
 
 
 def test_validation_is_the_mean_over_samples(training, trainer, data):
-    """Four photos in batches of three: the last batch has one sample, and a third of the weight of the first."""
+    """Four photos in batches of three: the last batch has one sample and a third of the weight of the first."""
     module = training(gan=False, weights={"l1": 1.0})
-    # In float64, where a latent on the other side of a quantizer's threshold is practically impossible.
+    # In float64, rounding practically never moves a latent across a quantizer's threshold.
     options = {"precision": "64-true"}
     results = [trainer(**options).validate(module, data(batch_size=size), verbose=False)[0] for size in (1, 3)]
     # The metrics themselves are computed in float32, from some thousand values per sample.
@@ -46,16 +46,16 @@ def test_perceptual_loss_is_the_mean_of_the_distances(training, trainer, data):
 
 
 def test_a_loss_of_the_recipe_is_weighted_by_samples(clip, degraded, toy_loss):
-    """Batches of images of different sizes: the mean over samples is not the mean over batches."""
+    """With batches of 5 and 3 images, the mean over samples is not the mean over batches."""
     losses = build_loss_dict({"features": toy_loss()})
     x, y = (v[0].transpose(0, 1) for v in (clip, degraded))
     metrics = ValidationMetrics()
     for part in (slice(0, 5), slice(5, 8)):
         metrics.update(sample_metrics(y[part], x[part], losses), None)
     by_sample = [float(losses["features"](y[[i]], x[[i]])) for i in range(8)]
-    # Means of a few thousand float32 values below 4, in two orders.
+    # Means of a few thousand float32 values below 4, summed in two orders.
     assert metrics.compute(None)["features"] == pytest.approx(sum(by_sample) / 8, rel=1e-5)
 
 
-def test_no_samples_have_no_metrics():
+def test_there_are_no_metrics_without_samples():
     assert ValidationMetrics().compute(16) == {}

@@ -1,4 +1,4 @@
-"""Pictures and videos of the validation."""
+"""Contact sheets and videos of reconstructions, written at validation."""
 
 from fractions import Fraction
 
@@ -21,7 +21,7 @@ from smalti.video import probe, read_frames
 
 
 class RecordExamples(Callback):
-    """Every sample with its reconstruction."""
+    """Records every sample with its reconstruction."""
 
     def __init__(self):
         self.examples = []
@@ -33,7 +33,7 @@ class RecordExamples(Callback):
 
 @pytest.fixture
 def validate(trainer, small, tmp_path):
-    """A function that validates on batches of pixels, and returns the folder of the files, and all examples."""
+    """Return a function that validates on batches of pixels, and returns the folder of the files and all examples."""
 
     def run(*batches, rate=None, **options):
         names = iter("abcdefgh")
@@ -52,7 +52,7 @@ def validate(trainer, small, tmp_path):
 
 
 def is_sheet(file, examples, frames=8):
-    """Whether a file is the contact sheet of the examples, with the PSNR of each."""
+    """Return whether a file is the contact sheet of the examples, with the PSNR of each."""
     captions = {
         e.name: f"{float(mean_over_frames(psnr, e.original[None], e.reconstruction[None])):.2f} dB" for e in examples
     }
@@ -85,7 +85,7 @@ def test_clips_are_a_contact_sheet_and_a_video(validate, clip, rate):
         assert error.abs().mean() < 8  # compression loss of H.264
 
 
-def test_pictures_go_to_tensorboard(validate, clip):
+def test_contact_sheets_are_logged_to_tensorboard(validate, clip):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     folder, _ = validate(clip, clip[:, :, 0])

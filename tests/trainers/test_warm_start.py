@@ -1,4 +1,4 @@
-"""Training starts from the weights of another tokenizer: from all, or with `transfer` from those that fit."""
+"""Starting from the weights of another tokenizer: all of them, or with `transfer` the ones that fit."""
 
 import copy
 import logging
@@ -29,11 +29,11 @@ def clips(clip):
 
 @pytest.fixture
 def continuous(tmp_path):
-    """An exported continuous tokenizer with half the latent channels and no separate grid for the first frame."""
+    """Export a continuous tokenizer with half the latent channels and no separate grid for the first frame; return it."""
     torch.manual_seed(5)
     shape = {"channels": 4, "multipliers": [1, 1], "strides": [[1, 2]], "blocks": 1}
     tokenizer = Tokenizer(OneVAEEncoder(8, **shape), KL(4), OneVAEDecoder(4, **shape))
-    for parameter in tokenizer.parameters():  # biases too, as if it were trained
+    for parameter in tokenizer.parameters():  # also biases, as after training
         parameter.data += 0.05 * torch.randn_like(parameter)
     save(tokenizer, tmp_path / "continuous")
     return tokenizer
@@ -68,7 +68,7 @@ def test_second_stage_starts_from_the_first(training, trainer, data, small, phot
 
     class CheckFunction(type(run.recorder)):
         def on_train_start(self, trainer, module):
-            # In float64, because the first convolution sums over more channels: those of the noise, with weights of zero.
+            # In float64, because the first convolution also sums over the noise channels, whose weights are zero.
             tokenizer = copy.deepcopy(module.tokenizer).double().eval()
             torch.testing.assert_close(tokenizer(pixels)[0], expected)
 

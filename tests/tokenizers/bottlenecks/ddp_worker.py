@@ -27,12 +27,12 @@ class Step(nn.Module):
 def main(rank, rendezvous, cases, output):
     torch.set_num_threads(1)
     inputs = torch.load(cases)
-    # Built before the process group is created, as in a trainer.
+    # Trainers also build modules before they create the process group.
     steps = {name: Step(case["weight"], case["config"], case["state"]) for name, case in inputs.items()}
     distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=int(rank), world_size=2)
     results = {}
     for name, step in steps.items():
-        ddp = DistributedDataParallel(step)  # must stay alive until after backward, as its hooks do
+        ddp = DistributedDataParallel(step)  # its hooks average the gradients only if it exists until after backward
         total, losses = ddp(inputs[name]["x"].chunk(2)[int(rank)])
         total.backward()
         results[name] = {

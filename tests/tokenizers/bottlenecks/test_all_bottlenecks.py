@@ -1,4 +1,4 @@
-"""The contract that every bottleneck fulfills."""
+"""Requirements that every bottleneck fulfills."""
 
 import subprocess
 import sys
@@ -82,7 +82,7 @@ def test_training_and_evaluation_return_the_same_ids(quantizer):
     expected = quantizer.eval()(h)
     code = quantizer.train()(h)
     assert torch.equal(code.ids, expected.ids)
-    # In training, rotation trick and residual sums round differently by a few float32 rounding errors per operation.
+    # In training mode, the rotation trick and residual sums add a few float32 rounding errors per operation.
     torch.testing.assert_close(code.z, expected.z, rtol=1e-5, atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""Two DDP processes with half of the batch each, against one process with the whole batch."""
+"""Two DDP processes with half of the batch each compute the same as one process with the whole batch."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ def cases():
     for name, make in BOTTLENECKS.items():
         bottleneck = make()
         dtype = torch.float32 if name.endswith("vq") else torch.float64
-        # The means of the halves differ, so the entropy of the batch is not the mean of the entropies of the halves.
+        # The two halves have different means: the entropy of the batch is not the mean of the entropies of the halves.
         x = torch.randn(4, 6, 3, dtype=dtype) + torch.tensor([2.0, 2.0, -2.0, -2.0], dtype=dtype).view(4, 1, 1)
         weight = torch.randn(10, 3, dtype=dtype)
         cases[name] = {"config": get_config(bottleneck), "state": bottleneck.state_dict(), "x": x, "weight": weight}

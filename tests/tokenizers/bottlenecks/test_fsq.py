@@ -1,4 +1,4 @@
-"""Finite scalar quantization: one-to-one, equal to vector-quantize-pytorch, and large codebooks."""
+"""Finite scalar quantization: ids map one to one to codewords, results equal vector-quantize-pytorch, large codebooks."""
 
 import math
 

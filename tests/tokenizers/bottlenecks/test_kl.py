@@ -1,4 +1,4 @@
-"""The diagonal Gaussian against torch.distributions."""
+"""The diagonal Gaussian: its divergence equals torch.distributions, sampling, clamping of log-variances."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def random_input(dim, shared, positions=11):
 @pytest.mark.parametrize("shared", [False, True])
 def test_the_divergence_equals_torch_distributions(shared):
     h = random_input(5, shared)
-    mean, log_variance = h[..., :5], h[..., 5:]  # one log-variance broadcasts
+    mean, log_variance = h[..., :5], h[..., 5:]  # a shared log-variance broadcasts
     posterior = Normal(mean, (log_variance.expand_as(mean) / 2).exp())
     expected = kl_divergence(posterior, Normal(0.0, 1.0)).sum(dim=-1).mean()
 

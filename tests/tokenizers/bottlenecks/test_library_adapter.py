@@ -1,4 +1,4 @@
-"""The adapters of vector-quantize-pytorch: what they return, learn, and refuse."""
+"""The adapters of vector-quantize-pytorch: nearest codewords, losses, learning, exact lookup, errors."""
 
 import pytest
 import torch
@@ -18,14 +18,14 @@ def assert_nearest(ids, x, codebook):
     """Check that the ids (B, N) select the nearest codewords of x (B, N, C), up to the float32 rounding of distances."""
     distances = torch.cdist(x.double(), codebook.double().expand(len(x), -1, -1))
     selected = distances.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
-    # Computed as |x|^2 - 2 x.c + |c|^2, a squared distance is wrong by a few rounding errors of its terms.
+    # The library computes squared distances as |x|^2 - 2 x.c + |c|^2, with rounding errors relative to these terms.
     error = 16 * EPS * (x.square().sum(-1).max() + codebook.square().sum(-1).max())
     assert (selected.square() <= distances.amin(dim=-1).square() + error).all()
 
 
 def test_vq_selects_the_nearest_codeword_and_returns_its_distance():
     quantizer = VQ(4, 30)
-    codebook = quantizer.inner.codebook.clone()  # the moving average changes it in training mode
+    codebook = quantizer.inner.codebook.clone()  # in training mode, the moving average changes it
     h = torch.randn(2, 50, 4)
 
     code = quantizer(h)

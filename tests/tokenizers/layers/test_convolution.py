@@ -1,11 +1,10 @@
-"""The fast path of 3-D convolutions computes the same function as PyTorch's Conv3d."""
+"""The fast path of 3-D convolutions computes the same as PyTorch's Conv3d."""
 
 import pytest
 import torch
 from torch import nn
 
 from smalti.tokenizers.layers.convolution import convolve
-from smalti.tokenizers.layers.frames import apply_per_frame, images_to_video, video_to_images
 
 
 @pytest.mark.parametrize(
@@ -26,10 +25,3 @@ def test_convolve_equals_conv3d(kernel, stride, padding, size):
     conv = nn.Conv3d(4, 5, kernel, stride, padding=(0, spatial, spatial), padding_mode=padding).double()
     x = torch.randn(size, dtype=torch.float64)
     torch.testing.assert_close(convolve(conv, x), conv(x), rtol=0, atol=1e-12)
-
-
-def test_frames_are_processed_separately():
-    x = torch.randn(2, 3, 4, 5, 6)
-    assert torch.equal(images_to_video(video_to_images(x), batch=2), x)
-    flipped = apply_per_frame(lambda images: images[:, :2].flip(-1), x)
-    assert torch.equal(flipped, x[:, :2].flip(-1))

@@ -1,4 +1,4 @@
-"""Noise is determined by a seed, for every chunk size and dtype."""
+"""Noise that is drawn with a seed is the same for every chunk size and dtype."""
 
 import torch
 

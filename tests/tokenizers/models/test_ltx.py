@@ -1,4 +1,4 @@
-"""LTX-Video's networks: agreement with the published code, exact streaming, noise, timestep conditioning."""
+"""LTX-Video's networks: agreement with the published code, streaming, noise, timestep conditioning."""
 
 import json
 from itertools import pairwise
@@ -33,7 +33,7 @@ def relative(ours, theirs):
 
 
 def perturb(network):
-    """Move every parameter away from its initial value, so that none is without effect."""
+    """Add noise to biases, scales and tables: at their initial values (0 or 1) some would have no effect."""
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.ndim != 5:

@@ -1,4 +1,4 @@
-"""OneVAE's networks: causality, exact streaming, any number of frames, any frame size."""
+"""OneVAE's networks: causality, streaming, any number of frames, any frame size, gradients."""
 
 import math
 import subprocess
@@ -69,7 +69,7 @@ def test_chunks_of_any_length_equal_the_whole_clip(tokenizers, name, lengths):
 def test_chunks_equal_the_whole_clip(tokenizers, tolerance, difference, name, chunk, dtype):
     tokenizer = tokenizers[name, dtype]
     x = clip(33, 32, 32, dtype)
-    assert torch.is_grad_enabled()  # so that without `chunk` the whole clip is processed at once
+    assert torch.is_grad_enabled()  # without `chunk`, the whole clip is then processed at once
     whole, in_chunks = (tokenizer.as_continuous().encode(x, chunk=size) for size in (None, chunk))
     assert difference(in_chunks.z, whole.z) <= tolerance(dtype, tokenizer.encoder)
     pixels = tokenizer.decode(whole)

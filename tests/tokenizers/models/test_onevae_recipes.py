@@ -1,4 +1,4 @@
-"""The recipes of OneVAE describe the released networks: the same weights with the same shapes."""
+"""OneVAE's recipes describe the released networks: all weights have the same names and shapes."""
 
 from pathlib import Path
 

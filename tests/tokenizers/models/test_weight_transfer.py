@@ -1,4 +1,4 @@
-"""Weight transfer to OneVAE, from Wan2.1 and from OneVAE, preserves the function where possible, and reports correctly."""
+"""Weight transfer from Wan2.1 and OneVAE to OneVAE: it preserves the function if possible, and its report is correct."""
 
 import copy
 
@@ -91,7 +91,7 @@ def test_more_latent_channels_keep_the_function_of_a_diffusers_model(tolerance, 
 
 
 def test_published_models_copy_what_their_authors_copied(manifests):
-    """81616 from Wan2.1: 167.6M of 176.6M parameters and 8.3M partially. By name and shape alone it would be 118.8M."""
+    """From Wan2.1 to 8x16x16, 167.6M of 176.6M parameters are copied and 8.3M partially. By name and shape: only 118.8M."""
     with torch.device("meta"):
         source = build_wan(WAN)
         target = build(manifests["OneVAE_64000_FSQ_81616_33_mt2_fe"]["config"])
@@ -173,7 +173,7 @@ def test_the_first_frames_grid_is_initialized_from_the_other_layers(wan):
 
 
 def test_new_latent_channels_receive_gradients(wan):
-    """With zeros in both encoder and decoder, the function would be preserved too, but the channels would stay zero."""
+    """With zeros in encoder and decoder, the function would be preserved too, but new channels would stay zero."""
     target = build_tokenizer(KL(12))
     transfer_weights(target, wan)
     x = clip(5)
@@ -234,5 +234,5 @@ def test_other_families_and_widths_are_rejected(wan, small):
         transfer_weights(small(), wan)
     with pytest.raises(SmaltiError, match="WeTokEncoder"):
         transfer_weights(wan, small())
-    with pytest.raises(SmaltiError, match="channels 8"):
+    with pytest.raises(SmaltiError, match="set channels to 8"):
         transfer_weights(build_tokenizer(KL(4), channels=16), wan)

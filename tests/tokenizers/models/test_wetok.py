@@ -1,4 +1,4 @@
-"""WeTok's networks: agreement with the published code, noise, and finite values for the smallest latents."""
+"""WeTok's networks: agreement with the published code, noise, streaming, finite values for 1x1 latents."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The dictionary of losses: built-in ones, those of a recipe, and what is refused."""
+"""The dictionary of losses: built-in losses, losses of a recipe, and invalid names, values and weights."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from smalti.trainers.losses.weighting import merge_losses, weighted_sum
 
 
 class Constant(nn.Module):
-    """A loss that returns what it is built with."""
+    """A loss that returns a given value."""
 
     def __init__(self, value):
         super().__init__()
@@ -58,7 +58,7 @@ def test_names_that_pytorch_does_not_allow_are_refused(name):
         build_loss_dict({name: Constant(torch.zeros(()))})
 
 
-def test_names_of_the_bottleneck_are_refused():
+def test_loss_names_of_the_bottleneck_are_refused():
     with pytest.raises(SmaltiError, match="'kl', but the bottleneck"):
         merge_losses({"l1": torch.zeros(()), "kl": torch.zeros(())}, {"kl": torch.zeros(())})
 
@@ -74,3 +74,8 @@ def test_unknown_weights_are_refused():
     assert weighted_sum(losses, {"l1": 0.5}) == 1
     with pytest.raises(SmaltiError, match="'l3'"):
         weighted_sum(losses, {"l1": 0.5, "l3": 1.0})
+
+
+def test_no_weights_are_refused():
+    with pytest.raises(SmaltiError, match="No loss has a weight"):
+        weighted_sum({"l1": torch.tensor(2.0)}, {})

@@ -15,7 +15,7 @@ def test_equal_clips_have_zero_loss(clip):
 
 
 def test_bands_are_haar_filters(clip):
-    """Averages and differences of neighbors along each axis, computed by hand in float64."""
+    """They equal averages and differences of neighbors along each axis, computed in float64."""
     clip = clip.double()
     expected = clip
     for axis, kind in zip((2, 3, 4), "dad", strict=True):
@@ -28,7 +28,7 @@ def test_bands_are_haar_filters(clip):
 
 
 def test_lost_detail_costs_more_than_a_shift_of_brightness(clip):
-    """At the same mean absolute error. The same holds for lost motion."""
+    """Lost detail and lost motion cost more than a shift of brightness with the same mean absolute error."""
     loss = WaveletLoss()
     blurred = F.avg_pool3d(clip, (1, 3, 3), stride=1, padding=(0, 1, 1), count_include_pad=False)
     smeared = F.avg_pool3d(clip, (3, 1, 1), stride=1, padding=(1, 0, 0), count_include_pad=False)
@@ -59,7 +59,7 @@ def test_odd_sizes_repeat_their_last_element(clip, size):
 
 def test_an_image_is_a_still_clip(clip):
     image = clip[:, :, 0]
-    # Differences of equal numbers: a few units of rounding at values below 4.
+    # Differences of equal numbers below 4: a few machine epsilons.
     assert haar_bands(image)["daa"].abs().max() < 16 * torch.finfo(torch.float32).eps
     assert WaveletLoss()(image, image + 0.1) == WaveletLoss()(image[:, :, None], image[:, :, None] + 0.1)
 

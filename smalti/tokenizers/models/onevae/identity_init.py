@@ -38,7 +38,7 @@ def init_identity(layer: nn.Module, new: set[str]) -> None:
 
 @torch.no_grad()
 def init_first_frame(decoder: OneVAEDecoder) -> None:
-    """Initialize the layers of the first frame's own grid from the other layers.
+    """Initialize the layers of the first frame's separate grid from the other layers.
 
     For a spatially constant grid, they compute the same as the other layers: latent 0 is the mean of four positions after
     the 1x1x1 convolution, and frame 0 is the result of the first upsampling.

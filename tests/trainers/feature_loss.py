@@ -1,11 +1,11 @@
-"""A loss as users write them, outside of the package: tests train with it."""
+"""A loss as a user would write it, outside the package."""
 
 import torch
 from torch import nn
 
 
 class FeatureLoss(nn.Module):
-    """Mean absolute error of the features of a convolution, which is registered and not frozen."""
+    """Mean absolute error of the features of a convolution. Its weights are registered and not frozen."""
 
     def __init__(self, channels: int = 4):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Run by test_distributed.py: a joint tokenizer on images and clips with plain DDP. Each process writes its results."""
+"""Script for test_distributed.py: train a joint tokenizer on images and clips with DDP. Each rank writes its results."""
 
 import sys
 from pathlib import Path
@@ -15,11 +15,11 @@ from smalti.types import Batch
 from smalti.video import read_frames
 
 KINDS = ("image", "image", "image", "clip", "clip", "image", "image", "image")
-"""Kinds of the batches in order, two per optimizer step."""
+"""Kind of each batch in order, two batches per optimizer step."""
 
 
 class Clips(pl.LightningDataModule):
-    """Different pixels for each process and batch. A batch is of one kind on all processes."""
+    """Yields different pixels for each process and batch. A batch has the same kind on all processes."""
 
     rate = 25
 

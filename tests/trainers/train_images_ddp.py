@@ -1,4 +1,4 @@
-"""Run by test_distributed.py: trains on one or two processes with plain DDP and writes the results of rank 0."""
+"""Script for test_distributed.py: train on images in one process or two (DDP), and write the results of rank 0."""
 
 import json
 import logging
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
-from toy_loss import FeatureLoss
+from feature_loss import FeatureLoss
 
 from smalti.data import ImageData, Photos
 from smalti.tokenizers import Tokenizer, WeTokDecoder, WeTokEncoder
@@ -24,7 +24,7 @@ def main(devices, out, start, poison):
         "l1": 1.0, "features": 0.1, "adversarial": 0.1, "lecam": 0.05, "token_entropy": 0.1, "codebook_entropy": -0.5,
         "commitment": 0.25,
     }  # fmt: skip
-    # Without batch norm: its statistics are those of the process, so two processes would not equal one with both batches.
+    # Without batch norm, which computes statistics per process: two processes would not equal one with both batches.
     discriminator = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 4, 2), torch.nn.LeakyReLU(0.2), torch.nn.Conv2d(8, 1, 4))
     module = TokenizerTraining(
         tokenizer, weights, {"features": FeatureLoss()}, gan=GANLoss(discriminator, start=start),
