@@ -81,6 +81,12 @@ class _TrainingCLI(LightningCLI):
         if path is not None and path not in ("last", "best", "hpc", "registry"):
             read_checkpoint(Path(path))
 
+    def after_fit(self) -> None:
+        """Print where the checkpoint is and what to do next."""
+        checkpoint = Path(getattr(self.trainer.checkpoint_callback, "last_model_path", ""))
+        if self.trainer.is_global_zero and checkpoint.is_file():
+            print(f"The run is saved in {checkpoint}. To export it: smalti export {checkpoint} --out my-tokenizer")
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Return Lightning's subcommands without predict, which `smalti reconstruct` replaces."""

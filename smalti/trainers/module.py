@@ -21,7 +21,7 @@ from smalti.tokenizers.layers.activation_checkpointing import enable_activation_
 from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.trainers.gan import GANLoss, adaptive_weight
 from smalti.trainers.losses.reconstruction import build_loss_dict, reconstruction_losses
-from smalti.trainers.losses.weighting import merge_losses, weighted_sum
+from smalti.trainers.losses.weighting import check_reconstruction_weight, merge_losses, weighted_sum
 from smalti.trainers.nan_guard import check_finite
 from smalti.trainers.resuming import check_resumable
 from smalti.trainers.unused_parameters import UnusedParameters
@@ -72,8 +72,8 @@ class TokenizerTraining(pl.LightningModule):
             are the same. Training needs less memory and takes about a third longer.
 
     Raises:
-        SmaltiError: `frozen` names an unknown part, a name in `losses` is taken, or `gradient_checkpointing` is set for a
-            tokenizer without blocks that support it.
+        SmaltiError: no reconstruction loss has a positive weight, `frozen` names an unknown part, a name in `losses` is
+            taken, or `gradient_checkpointing` is set for a tokenizer without blocks that support it.
     """
 
     def __init__(
@@ -92,6 +92,7 @@ class TokenizerTraining(pl.LightningModule):
         self.tokenizer = tokenizer
         self.weights = weights
         self.losses = build_loss_dict(losses or {})
+        check_reconstruction_weight(weights, ("l1", "mse", *self.losses))
         self.gan = gan
         self.optimizer = optimizer
         self.scheduler = scheduler

@@ -73,8 +73,9 @@ def fit(recipe, *options):
     return main(["fit", *recipe, *map(str, options)])
 
 
-def test_fit_writes_a_run_that_exports(recipe, photo, tmp_path):
+def test_fit_writes_a_run_that_exports(recipe, photo, tmp_path, capsys):
     assert fit(recipe, "--trainer.max_steps", 3) == 0
+    assert "To export it: smalti export runs/version_0/checkpoints/last.ckpt" in capsys.readouterr().out
     run = tmp_path / "runs" / "version_0"
     assert list((run / "reconstructions").glob("*.png"))
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -124,7 +125,8 @@ def test_invalid_settings_print_one_sentence(recipe, capsys, tmp_path):
     assert all(word in message for word in ("model.tokenizer", "bottleneck", "bitz"))
     assert "max_stepz" in refused("--trainer.max_stepz", 3)
     assert "nowhere.yaml" in refused("-c", "nowhere.yaml")
-    assert "'l7'" in refused("--model.weights", "{l7: 1.0}", "--trainer.max_steps", 1)
+    assert "'l7'" in refused("--model.weights", "{l1: 1.0, l7: 1.0}", "--trainer.max_steps", 1)
+    assert "No reconstruction loss" in refused("--model.weights", "{commitment: 1.0}")
     assert "no tokenizer at" in refused("--warm_start.path", "nowhere", "--trainer.max_steps", 1)
     assert "nothing" in refused(
         "--data.init_args.train", "{class_path: smalti.data.Folder, init_args: {path: nothing}}"

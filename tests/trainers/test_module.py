@@ -129,9 +129,19 @@ def test_a_schedule_that_ends_before_the_run_is_refused(training, trainer, data)
 
 def test_misspelled_settings_are_refused(training, trainer, data):
     with pytest.raises(SmaltiError, match="'l3'"):
-        trainer().fit(training(weights={"l3": 1.0}), data())
+        trainer().fit(training(weights={"l1": 1.0, "l3": 1.0}), data())
     with pytest.raises(SmaltiError, match="'encodr'"):
         training(frozen=["encodr"])
+
+
+@pytest.mark.parametrize(
+    "weights", [{}, {"l3": 1.0}, {"adversarial": 0.1, "commitment": 0.25}, {"l1": 0.0, "mse": -1.0}]
+)
+def test_training_without_a_reconstruction_loss_is_refused(training, weights):
+    """It would end in gray without a word."""
+    with pytest.raises(SmaltiError, match="No reconstruction loss has a positive weight") as error:
+        training(weights=weights)
+    assert all(f"'{name}'" in str(error.value) for name in weights)
 
 
 def test_the_perceptual_network_is_not_registered(training, batch):

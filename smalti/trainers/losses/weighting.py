@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
 from smalti.errors import SmaltiError
+
+
+def check_reconstruction_weight(weights: dict[str, float], names: Iterable[str]) -> None:
+    """Check that at least one reconstruction loss has a positive weight.
+
+    Without one, the tokenizer never sees the originals and learns to produce gray.
+
+    Args:
+        weights: weights of all losses by name.
+        names: names of the reconstruction losses.
+
+    Raises:
+        SmaltiError: none of them has a positive weight.
+    """
+    names = list(names)
+    if not any(weights.get(name, 0) > 0 for name in names):
+        weighted = ", ".join(f"'{name}'" for name in weights) or "none"
+        raise SmaltiError(
+            f"No reconstruction loss has a positive weight (losses with a weight: {weighted}), and the tokenizer would "
+            f"learn nothing from its data: give one of {', '.join(names)} a weight in model.weights."
+        )
 
 
 def merge_losses(losses: dict[str, Tensor], bottleneck_losses: dict[str, Tensor]) -> dict[str, Tensor]:
