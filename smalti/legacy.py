@@ -15,11 +15,30 @@ _NETWORKS = (
     *("WeTokDecoder", "WeTokEncoder", "WeTokGenerativeDecoder"),
 )
 
+_TRAINERS = (
+    *(
+        "Checkpoints",
+        "PatchDiscriminator",
+        "PerceptualLoss",
+        "ReconstructionGrid",
+        "TemporalDiscriminator",
+        "Throughput",
+    ),
+    *("TokenizerEMA", "TokenizerTraining", "WarmStart", "WaveletLoss"),
+)
+_DATA = (
+    *("Clips", "Folder", "ImageData", "MixedData", "Photos", "Shards", "VideoData", "VideoFiles", "VideoFolder"),
+    "VideoShards",
+)
+
 CLASSES: dict[str, str] = {
     "Tokenizer": "smalti.Tokenizer",
     **{name: f"smalti.tokenizers.bottlenecks.{name}" for name in _BOTTLENECKS},
     **{name: f"smalti.tokenizers.{name}" for name in _NETWORKS},
+    **{name: f"smalti.trainers.{name}" for name in _TRAINERS},
+    **{name: f"smalti.data.{name}" for name in _DATA},
     "Adversary": "smalti.trainers.GANLoss",
+    "MeasureLatents": "smalti.trainers.LatentStatisticsCallback",
     "ReconstructionAdversary": "smalti.trainers.ReconstructionGANLoss",
     "Files": "smalti.data.ImageFiles",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import warnings
@@ -19,6 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from smalti.cli.recipe_files import find_recipe
+from smalti.cli.recipe_merging import drop_removed_entries, merge_losses_and_weights
 from smalti.data import ImageData, MixedData, VideoData  # noqa: F401 - `--help` lists the classes that are imported
 from smalti.errors import SmaltiError
 from smalti.legacy import upgrade_recipe
@@ -151,8 +153,8 @@ def _is_informative(record: logging.LogRecord) -> bool:
 
 
 def _load_recipe(text: str) -> Any:
-    """Load the YAML of a recipe, and upgrade names of earlier versions."""
-    return upgrade_recipe(_load_yaml(text))
+    """Load the YAML of a recipe for jsonargparse, and upgrade names of earlier versions."""
+    return drop_removed_entries(upgrade_recipe(_load_yaml(text)))
 
 
 def _find_smalti_error(error: BaseException) -> SmaltiError | None:
@@ -166,16 +168,43 @@ def _find_smalti_error(error: BaseException) -> SmaltiError | None:
 
 
 def _resolve_recipes(arguments: list[str]) -> list[str]:
-    """Replace the name of each recipe with the path of its file."""
+    """Replace the name of each recipe with the path of its file.
+
+    After the last of several recipes, add their merged losses and weights, which jsonargparse would replace.
+    """
     resolved: list[str] = []
+    recipes: list[str] = []
+    end = 0
     previous = ""
     for argument in arguments:
         option, equals, value = argument.partition("=")
         if previous in _CONFIG_OPTIONS:
-            resolved.append(str(find_recipe(argument)))
+            recipes.append(_resolve_recipe(argument))
+            resolved.append(recipes[-1])
+            end = len(resolved)
         elif equals and option in _CONFIG_OPTIONS:
-            resolved.append(f"{option}={find_recipe(value)}")
+            recipes.append(_resolve_recipe(value))
+            resolved.append(f"{option}={recipes[-1]}")
+            end = len(resolved)
         else:
             resolved.append(argument)
         previous = argument
-    return resolved
+    merged = merge_losses_and_weights(map(_read_recipe, recipes)) if len(recipes) > 1 else {}
+    return [*resolved[:end], *(["-c", json.dumps(merged)] if merged else []), *resolved[end:]]
+
+
+def _resolve_recipe(recipe: str) -> str:
+    """Return the path of a recipe, or the recipe itself if it is written inline, as the processes of DDP receive it."""
+    return recipe if _is_inline(recipe) else str(find_recipe(recipe))
+
+
+def _is_inline(recipe: str) -> bool:
+    return recipe.lstrip().startswith("{")
+
+
+def _read_recipe(recipe: str) -> Any:
+    """Read a recipe and upgrade names of earlier versions. None if it is not valid YAML, which jsonargparse reports."""
+    try:
+        return upgrade_recipe(_load_yaml(recipe if _is_inline(recipe) else Path(recipe).read_text(encoding="utf-8")))
+    except yaml.YAMLError:
+        return None

@@ -115,6 +115,31 @@ def test_the_console_is_quiet(recipe, tmp_path):
     assert len(saved) == len(set(saved)), saved
 
 
+def test_a_second_recipe_changes_losses_and_weights_by_name(recipe, capsys, tmp_path):
+    """And everything that it does not name stays."""
+    (tmp_path / "variant.yaml").write_text(
+        "model: {losses: {edges: {class_path: smalti.trainers.WaveletLoss}}, weights: {edges: 0.5, commitment: null}}"
+    )
+    with pytest.raises(SystemExit):
+        fit([*recipe, "-c", "variant.yaml", "-c", "{model: {weights: {l1: 2.0}}}"], "--print_config")
+    model = yaml.safe_load(capsys.readouterr().out)["model"]
+    assert model["weights"] == {"l1": 2.0, "adversarial": 0.1, "edges": 0.5}
+    assert model["losses"]["edges"]["class_path"] == "smalti.trainers.WaveletLoss"
+
+
+@pytest.mark.slow
+def test_several_recipes_train_on_two_processes(recipe, tmp_path):
+    """The processes that DDP launches get the same recipes."""
+    (tmp_path / "variant.yaml").write_text("model: {weights: {mse: 1.0}}")
+    options = "--trainer.max_steps 2 --checkpoint.every_n_train_steps 100 --trainer.devices 2 --trainer.strategy ddp"
+    options = [*options.split(), "--trainer.accelerator", "cpu"]
+    command = [sys.executable, "-m", "smalti", "fit", *recipe, "-c", "variant.yaml", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    output = done.stdout + done.stderr
+    assert output.count("Saved ") == output.count("The run is saved") == 1  # not once per rank
+
+
 def test_invalid_settings_print_one_sentence(recipe, capsys, tmp_path):
     def refused(*options):
         assert fit(recipe, *options) == 2
