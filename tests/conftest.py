@@ -144,3 +144,18 @@ def share_noise(monkeypatch):
         return noise
 
     return patch
+
+
+@pytest.fixture
+def no_network(tmp_path, monkeypatch):
+    """Simulate a machine without weights of metric networks and without network access."""
+
+    from smalti.eval import pretrained_weights
+
+    def download(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(pretrained_weights, "_failures", {})
+    monkeypatch.setattr("torch.hub.download_url_to_file", download)
+    monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path / "hub"))
+    monkeypatch.delenv("SMALTI_WEIGHTS", raising=False)

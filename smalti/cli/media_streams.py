@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2.functional import pil_to_tensor
 
 from smalti.cli.outputs import FileKind
 from smalti.data import decode_image
@@ -24,8 +23,9 @@ from smalti.data.folders import IMAGE_SUFFIXES, find_files
 from smalti.errors import SmaltiError
 from smalti.export.token_files import TokenFile
 from smalti.files import atomic_write
-from smalti.pixels import pixels_to_uint8, uint8_to_pixels
-from smalti.tokenizers.tokenizer import DEFAULT_CHUNK, Tokenizer
+from smalti.pixels import image_to_pixels, pixels_to_uint8, uint8_to_pixels
+from smalti.tokenizers.streaming import chunk_size
+from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.types import Latents, Layout
 from smalti.video import VIDEO_SUFFIXES, WRITABLE_SUFFIXES, probe, read_frames, write_video
 
@@ -91,11 +91,11 @@ def encode_file(tokenizer: Tokenizer, file: Path, rate: Fraction | None) -> Late
     """
     weight = next(tokenizer.parameters())
     if media_kind(file) is IMAGE:
-        pixels = uint8_to_pixels(pil_to_tensor(decode_image(file))[None])
+        pixels = image_to_pixels(decode_image(file))[None]
         return LatentStream(iter([tokenizer.encode(pixels.to(weight))]))
     info = probe(file)
     frames = None if info.duration is None else math.ceil(info.duration * (rate or info.rate))
-    chunks = _stack_frames(read_frames(file, rate=rate), _chunk_size(tokenizer))
+    chunks = _stack_frames(read_frames(file, rate=rate), chunk_size(tokenizer.encoder.stride[0]))
     latents = tokenizer.encode_stream(uint8_to_pixels(chunk).to(weight) for chunk in chunks)
     return LatentStream(latents, rate or info.rate, frames if rate else info.frames or frames)
 
@@ -103,7 +103,8 @@ def encode_file(tokenizer: Tokenizer, file: Path, rate: Fraction | None) -> Late
 def decode_tokens(tokenizer: Tokenizer, content: TokenFile) -> LatentStream:
     """Look up the latents of a token file, in parts of the same lengths as `encode_file` yields."""
     device = next(tokenizer.parameters()).device
-    parts = content.tokens.split_time(tokenizer.encoder.stride[0], _chunk_size(tokenizer))
+    stride = tokenizer.encoder.stride[0]
+    parts = content.tokens.split_time(stride, chunk_size(stride))
     latents = (tokenizer.dequantize(part.to(device)) for part in parts)
     return LatentStream(latents, content.rate, content.tokens.frames or 1)
 
@@ -183,12 +184,6 @@ def describe(tokenizer: Tokenizer, layout: Layout, rate: Fraction | None) -> str
     quantizer = tokenizer.quantizer
     bits = layout.positions * quantizer.bits_per_position / ((layout.frames or 1) * height * width)
     return f"{size} {quantizer.tokens_per_position} tokens, {bits:.3g} bits per pixel"
-
-
-def _chunk_size(tokenizer: Tokenizer) -> int:
-    """Return the number of frames to encode per chunk, a multiple of the stride."""
-    stride = tokenizer.encoder.stride[0]
-    return -(-DEFAULT_CHUNK // stride) * stride
 
 
 def _stack_frames(frames: Iterator[Tensor], chunk: int) -> Iterator[Tensor]:

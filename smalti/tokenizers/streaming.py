@@ -16,6 +16,14 @@ from smalti.errors import SmaltiError
 
 Item = TypeVar("Item")
 
+DEFAULT_CHUNK = 4
+"""Default frames per chunk when no gradients are recorded, rounded up to a multiple of the stride."""
+
+
+def chunk_size(stride: int, chunk: int = DEFAULT_CHUNK) -> int:
+    """Round a number of frames per chunk up to a multiple of the temporal stride."""
+    return -(-chunk // stride) * stride
+
 
 def with_last(items: Iterable[Item]) -> Iterator[tuple[Item, bool]]:
     """Yield each item together with a flag that is True for the last one. Reads one item ahead."""

@@ -17,12 +17,9 @@ from smalti.errors import SmaltiError
 from smalti.tokenizers.base import Decoder, Encoder, StreamState
 from smalti.tokenizers.bottlenecks.base import Bottleneck, Quantizer
 from smalti.tokenizers.configurable import Configurable
-from smalti.tokenizers.streaming import align_chunks, split_frames, with_last
+from smalti.tokenizers.streaming import DEFAULT_CHUNK, align_chunks, chunk_size, split_frames, with_last
 from smalti.tokenizers.tiling import add_tiling
 from smalti.types import Code, Latents, TokenGrid, pack, unpack
-
-DEFAULT_CHUNK = 4
-"""Default frames per chunk when no gradients are recorded, rounded up to a multiple of the stride."""
 
 
 class Tokenizer(Configurable):
@@ -156,7 +153,7 @@ class Tokenizer(Configurable):
                 repeating the right and the bottom edge and the last frame.
             chunk: number of frames to encode per chunk. The result equals encoding the whole clip at once; peak memory
                 depends only on the chunk. None: the whole clip in training mode or if gradients are recorded, else a few
-                frames (`DEFAULT_CHUNK`).
+                frames (`smalti.tokenizers.streaming.DEFAULT_CHUNK`).
 
         Returns:
             The code of every position, with losses in training mode, and the layout to decode it.
@@ -290,8 +287,7 @@ class Tokenizer(Configurable):
             )
         if chunk is not None and chunk < 1:
             raise SmaltiError(f"chunk is {chunk}: give at least 1 frame.")
-        stride = self.encoder.stride[0]
-        return -(-(chunk or DEFAULT_CHUNK) // stride) * stride
+        return chunk_size(self.encoder.stride[0], chunk or DEFAULT_CHUNK)
 
 
 def get_tokens(latents: Latents) -> TokenGrid:

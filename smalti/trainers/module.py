@@ -20,7 +20,11 @@ from smalti.tokenizers.configurable import get_config
 from smalti.tokenizers.layers.activation_checkpointing import enable_activation_checkpointing
 from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.trainers.gan import GANLoss, adaptive_weight
-from smalti.trainers.losses.reconstruction import build_loss_dict, reconstruction_losses
+from smalti.trainers.losses.reconstruction import (
+    build_loss_dict,
+    reconstruction_loss_names,
+    reconstruction_losses,
+)
 from smalti.trainers.losses.weighting import check_reconstruction_weight, merge_losses, weighted_sum
 from smalti.trainers.nan_guard import check_finite
 from smalti.trainers.resuming import check_resumable
@@ -92,7 +96,7 @@ class TokenizerTraining(pl.LightningModule):
         self.tokenizer = tokenizer
         self.weights = weights
         self.losses = build_loss_dict(losses or {})
-        check_reconstruction_weight(weights, ("l1", "mse", *self.losses))
+        check_reconstruction_weight(weights, reconstruction_loss_names(self.losses))
         self.gan = gan
         self.optimizer = optimizer
         self.scheduler = scheduler
@@ -185,7 +189,7 @@ class TokenizerTraining(pl.LightningModule):
             weights = self._select_branch_weights(weights, losses, branch)
         gan = self.gan
         if gan is not None and gan.adaptive and weights.get("adversarial") and self.global_step >= gan.start:
-            names = ("l1", "mse", *self.losses)
+            names = reconstruction_loss_names(self.losses)
             reconstruction = weighted_sum(losses, {name: w for name, w in weights.items() if name in names})
             last_layer = cast(Tensor, self.tokenizer.decoder.last_layer.weight)
             factor = adaptive_weight(reconstruction, losses["adversarial"], last_layer)

@@ -3,7 +3,6 @@
 import pytest
 
 from smalti.__main__ import main
-from smalti.eval import pretrained_weights
 
 
 @pytest.fixture
@@ -18,16 +17,3 @@ def error_message(capsys):
         return message
 
     return run
-
-
-@pytest.fixture
-def no_network(tmp_path, monkeypatch):
-    """Simulate a machine without weights of metric networks and without network access."""
-
-    def download(*args, **kwargs):
-        raise OSError("no network")
-
-    monkeypatch.setattr(pretrained_weights, "_failures", {})
-    monkeypatch.setattr("torch.hub.download_url_to_file", download)
-    monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path / "hub"))
-    monkeypatch.delenv("SMALTI_WEIGHTS", raising=False)

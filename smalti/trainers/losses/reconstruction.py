@@ -13,7 +13,9 @@ from torch.nn import functional as F
 from smalti.errors import SmaltiError
 from smalti.trainers.gan import GANLoss
 
-_RESERVED = ("l1", "mse", *GANLoss.loss_names, "loss", "psnr")
+_BUILTIN = ("l1", "mse")
+"""Names of the losses that are always computed."""
+_RESERVED = (*_BUILTIN, *GANLoss.loss_names, "loss", "psnr")
 """Names of other values that training and validation log."""
 
 
@@ -39,6 +41,15 @@ def build_loss_dict(losses: Mapping[str, nn.Module]) -> nn.ModuleDict:
             )
         modules[name] = loss.requires_grad_(requires_grad=False)
     return modules
+
+
+def reconstruction_loss_names(losses: nn.ModuleDict) -> tuple[str, ...]:
+    """Return the names of the values of `reconstruction_losses`.
+
+    Args:
+        losses: modules by name, see `build_loss_dict`.
+    """
+    return (*_BUILTIN, *losses)
 
 
 def compute_losses(losses: nn.ModuleDict, reconstruction: Tensor, original: Tensor) -> dict[str, Tensor]:

@@ -5,22 +5,10 @@ import logging
 import pytest
 
 from smalti.errors import SmaltiError
-from smalti.eval import pretrained_weights
 from smalti.eval.feature_networks.efflite0_frechet import EffLite0MotionNetwork, EffLite0Network
 from smalti.eval.feature_networks.efflite0_perceptual import EffLite0Perceptual
 from smalti.eval.feature_networks.selection import frechet_network, perceptual_network
 from smalti.eval.pretrained_weights import SOURCES, WeightsUnavailableError
-
-
-@pytest.fixture
-def no_weights(monkeypatch, tmp_path):
-    def fail(*args, **kwargs):
-        raise OSError("no connection")
-
-    monkeypatch.setattr(pretrained_weights, "_failures", {})
-    monkeypatch.setattr("torch.hub.download_url_to_file", fail)
-    monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path / "hub"))
-    monkeypatch.delenv("SMALTI_WEIGHTS", raising=False)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +20,7 @@ def no_weights(monkeypatch, tmp_path):
         (frechet_network, "i3d", "i3d", EffLite0MotionNetwork, "rfvd"),
     ],
 )
-def test_a_proxy_logs_one_warning_and_can_be_disallowed(no_weights, caplog, select, network, weights, proxy, metric):
+def test_a_proxy_logs_one_warning_and_can_be_disallowed(no_network, caplog, select, network, weights, proxy, metric):
     with caplog.at_level(logging.INFO):
         assert isinstance(select(network), proxy)
     (record,) = caplog.records
@@ -44,7 +32,7 @@ def test_a_proxy_logs_one_warning_and_can_be_disallowed(no_weights, caplog, sele
 
 
 @pytest.mark.parametrize("select", [perceptual_network, frechet_network])
-def test_a_proxy_does_not_hide_a_damaged_file(no_weights, tmp_path, select):
+def test_a_proxy_does_not_hide_a_damaged_file(no_network, tmp_path, select):
     (tmp_path / "x.pth").write_bytes(b"no")
     with pytest.raises(SmaltiError, match="damaged"):
         select(weights=tmp_path / "x.pth")

@@ -3,20 +3,8 @@
 import pytest
 
 from smalti.errors import SmaltiError
-from smalti.eval import pretrained_weights
 from smalti.eval.metrics import PSNR, available_metrics, default_metrics, find_metric, registry
 from smalti.eval.pretrained_weights import WeightsUnavailableError
-
-
-@pytest.fixture
-def no_weights(monkeypatch, tmp_path):
-    def fail(*args, **kwargs):
-        raise OSError("no connection")
-
-    monkeypatch.setattr(pretrained_weights, "_failures", {})
-    monkeypatch.setattr("torch.hub.download_url_to_file", fail)
-    monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path / "hub"))
-    monkeypatch.delenv("SMALTI_WEIGHTS", raising=False)
 
 
 def test_every_metric_of_the_package_is_found():
@@ -47,7 +35,7 @@ def test_a_new_file_is_a_new_metric(tmp_path, monkeypatch):
     assert available_metrics().keys() == {"zero"}  # and not the imported PSNR, nor the abstract SampleMetric
 
 
-def test_a_metric_on_request_has_no_proxy(no_weights):
+def test_a_metric_on_request_has_no_proxy(no_network):
     for name in ("lpips_alex", "rfid", "rfvd"):
         with pytest.raises(WeightsUnavailableError, match="could not be downloaded"):
             find_metric(name)(None)
@@ -87,7 +75,7 @@ def test_a_class_that_needs_arguments_raises_an_error():
         (True, ["psnr", "psnr_clip", "ssim", "perceptual_efflite0", "fvd_efflite0"]),
     ],
 )
-def test_default_metrics_use_proxies_where_weights_are_not_available(no_weights, clips, names):
+def test_default_metrics_use_proxies_where_weights_are_not_available(no_network, clips, names):
     metrics = default_metrics(clips=clips)
     assert [metric.name for metric in metrics] == names
     for metric in metrics:
