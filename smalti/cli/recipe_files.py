@@ -21,16 +21,17 @@ def recipe_names() -> list[str]:
     return sorted(path.relative_to(root).as_posix() for path in root.rglob("*.yaml"))
 
 
-def find_recipe(name: str) -> Path:
+def find_recipe(name: str, folder: Path | None = None) -> Path:
     """Return the file of a recipe: the user's file if it exists, else an installed recipe.
 
     Args:
         name: a path, or the name of an installed recipe, with or without a leading `configs/`.
+        folder: folder to which a path is relative; None: the current directory.
 
     Raises:
         SmaltiError: neither exists, or the user's file is not text.
     """
-    file = Path(name)
+    file = (folder or Path()) / name
     if file.is_file():
         try:
             file.read_text(encoding="utf-8")
@@ -38,7 +39,7 @@ def find_recipe(name: str) -> Path:
             raise SmaltiError(f"{file} cannot be read as a recipe: give a YAML file.") from error
         return file
     installed = recipe_folder() / name.removeprefix("configs/")
-    if not file.is_absolute() and installed.is_file():
+    if not Path(name).is_absolute() and installed.is_file():
         return installed
     raise SmaltiError(
         f"There is no recipe '{name}', neither as a file nor installed: run `smalti recipes` to list the installed ones."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import warnings
@@ -11,19 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import yaml
-from jsonargparse import get_loader, set_loader
 from jsonargparse.typing import lazy_instance
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from smalti.cli.recipe_files import find_recipe
-from smalti.cli.recipe_merging import drop_removed_entries, merge_losses_and_weights
+from smalti.cli.recipes import format_recipe, load_recipes
 from smalti.data import ImageData, MixedData, VideoData  # noqa: F401 - `--help` lists the classes that are imported
 from smalti.errors import SmaltiError
-from smalti.legacy import upgrade_recipe
 from smalti.tokenizers.weight_files import read_checkpoint
 from smalti.trainers import Checkpoints, ReconstructionGrid, Throughput, TokenizerEMA, TokenizerTraining, WarmStart
 from smalti.trainers.latent_statistics import LatentStatisticsCallback
@@ -41,7 +36,6 @@ _DESCRIPTIONS = {
     "test": "Evaluate a checkpoint (--ckpt_path) on the test data of its recipe. Pass the recipe with -c, such as the "
     "config.yaml in the folder of the run.",
 }
-_load_yaml = get_loader("yaml")
 
 
 class _TrainingCLI(LightningCLI):
@@ -107,11 +101,10 @@ def run(name: str, arguments: list[str]) -> int:
         SmaltiError: a recipe does not exist, or a setting is wrong.
     """
     _quiet_lightning()
-    set_loader("yaml", _load_recipe, exceptions=(yaml.YAMLError,))
     logging.getLogger("smalti").setLevel(logging.INFO)
     logging.basicConfig(format="%(message)s")
     # Set in sys.argv and not passed as an argument, because the processes that DDP launches repeat sys.argv.
-    sys.argv[1:] = [name, *_resolve_recipes(arguments)]
+    sys.argv[1:] = [name, *_merge_recipe_options(arguments)]
     try:
         _TrainingCLI(
             TokenizerTraining,
@@ -152,11 +145,6 @@ def _is_informative(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith(_DROPPED_MESSAGES)
 
 
-def _load_recipe(text: str) -> Any:
-    """Load the YAML of a recipe for jsonargparse, and upgrade names of earlier versions."""
-    return drop_removed_entries(upgrade_recipe(_load_yaml(text)))
-
-
 def _find_smalti_error(error: BaseException) -> SmaltiError | None:
     """Return the SmaltiError among an error and its causes, which a library may have wrapped; None if there is none."""
     current: BaseException | None = error
@@ -167,44 +155,18 @@ def _find_smalti_error(error: BaseException) -> SmaltiError | None:
     return None
 
 
-def _resolve_recipes(arguments: list[str]) -> list[str]:
-    """Replace the name of each recipe with the path of its file.
+def _merge_recipe_options(arguments: list[str]) -> list[str]:
+    """Replace all recipes with one merged recipe, written inline as the first option: other options override recipes.
 
-    After the last of several recipes, add their merged losses and weights, which jsonargparse would replace.
+    The result can be merged again. The processes that DDP launches do so.
     """
-    resolved: list[str] = []
     recipes: list[str] = []
-    end = 0
-    previous = ""
-    for argument in arguments:
+    others: list[str] = []
+    iterator = iter(arguments)
+    for argument in iterator:
         option, equals, value = argument.partition("=")
-        if previous in _CONFIG_OPTIONS:
-            recipes.append(_resolve_recipe(argument))
-            resolved.append(recipes[-1])
-            end = len(resolved)
-        elif equals and option in _CONFIG_OPTIONS:
-            recipes.append(_resolve_recipe(value))
-            resolved.append(f"{option}={recipes[-1]}")
-            end = len(resolved)
+        if option in _CONFIG_OPTIONS:
+            recipes.append(value if equals else next(iterator, ""))
         else:
-            resolved.append(argument)
-        previous = argument
-    merged = merge_losses_and_weights(map(_read_recipe, recipes)) if len(recipes) > 1 else {}
-    return [*resolved[:end], *(["-c", json.dumps(merged)] if merged else []), *resolved[end:]]
-
-
-def _resolve_recipe(recipe: str) -> str:
-    """Return the path of a recipe, or the recipe itself if it is written inline, as the processes of DDP receive it."""
-    return recipe if _is_inline(recipe) else str(find_recipe(recipe))
-
-
-def _is_inline(recipe: str) -> bool:
-    return recipe.lstrip().startswith("{")
-
-
-def _read_recipe(recipe: str) -> Any:
-    """Read a recipe and upgrade names of earlier versions. None if it is not valid YAML, which jsonargparse reports."""
-    try:
-        return upgrade_recipe(_load_yaml(recipe if _is_inline(recipe) else Path(recipe).read_text(encoding="utf-8")))
-    except yaml.YAMLError:
-        return None
+            others.append(argument)
+    return ["-c", format_recipe(load_recipes(*recipes)), *others] if recipes else others
