@@ -19,9 +19,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from smalti.cli.recipe_files import find_recipe
+from smalti.cli.recipes import load_recipes
 from training_runs import find_checkpoint, fit, read_metrics
 
 RECIPE = "onevae/quickstart.yaml"
@@ -38,7 +36,7 @@ RUNS: list[tuple[str, str | None, str | None]] = [
 
 def make_recipe(branch: str | None, steps: int) -> dict[str, Any]:
     """Return the recipe of the quickstart for one of its branches, or for both (None), and a number of steps."""
-    recipe = yaml.safe_load(find_recipe(RECIPE).read_text())
+    recipe = load_recipes(RECIPE)
     recipe["trainer"] |= {"max_steps": steps, "val_check_interval": steps}
     model = recipe["model"]
     model["scheduler"]["init_args"]["total_steps"] = steps

@@ -17,17 +17,16 @@ from __future__ import annotations
 import argparse
 import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
 from smalti import Tokenizer, load
-from smalti.cli.recipe_files import find_recipe
+from smalti.cli.recipes import load_recipes
 from smalti.data import Clips, VideoEvaluationTransform, evaluation_loader
 from smalti.eval.baseline import count_kept_pixels, make_baseline
 from smalti.eval.metrics import PSNR
@@ -40,38 +39,23 @@ FRAMES, SIZE, RATE = 17, 64, 25
 PROTOCOL = f"clip{FRAMES}x{SIZE}@{RATE}"
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A bottleneck, and the channels that it takes and returns.
-
-    Attributes:
-        bottleneck: its configuration.
-        in_dim: channels that the encoder provides.
-        out_dim: channels that the decoder receives.
-    """
-
-    bottleneck: dict[str, Any]
-    in_dim: int
-    out_dim: int
+def continuous(dim: int) -> dict[str, Any]:
+    """Return the configuration of a KL bottleneck of `dim` channels."""
+    return _config("KL", dim=dim, shared_log_variance=True, initial_std=0.05)
 
 
-def continuous(dim: int) -> Variant:
-    """Return a KL bottleneck of `dim` channels."""
-    return Variant(_config("KL", dim=dim, shared_log_variance=True, initial_std=0.05), dim + 1, dim)
+def fsq(tokens: int) -> dict[str, Any]:
+    """Return the configuration of FSQ with `tokens` tokens of 16 bits per latent position."""
+    return _config("FSQ", levels=[16] * 4, tokens_per_position=tokens)
 
 
-def fsq(tokens: int) -> Variant:
-    """Return FSQ with `tokens` tokens of 16 bits per latent position."""
-    return Variant(_config("FSQ", levels=[16] * 4, tokens_per_position=tokens), 4 * tokens, 4 * tokens)
-
-
-def gq(groups: int) -> Variant:
-    """Return GQ with `groups` tokens of 8 bits per latent position."""
-    return Variant(_config("GQ", groups=groups, bits=8, codebook_entropy="pooled"), 8 * groups, 8 * groups)
+def gq(groups: int) -> dict[str, Any]:
+    """Return the configuration of GQ with `groups` tokens of 8 bits per latent position."""
+    return _config("GQ", groups=groups, bits=8, codebook_entropy="pooled")
 
 
 def _config(name: str, **arguments: Any) -> dict[str, Any]:
-    return {"class_path": f"smalti.tokenizers.bottlenecks.{name}", "init_args": arguments}
+    return {"class_path": name, "init_args": arguments}
 
 
 VARIANTS = {
@@ -82,26 +66,21 @@ VARIANTS = {
     "fsq_16": fsq(16),
     "gq_32": gq(32),
 }
-"""Variants by name, which ends in the channels or tokens per latent position. The last three use a quarter of the bits."""
+"""Bottlenecks by name, which ends in the channels or tokens per latent position. The last three use a quarter of the
+bits."""
 
 
 def make_recipe(name: str, minutes: float) -> dict[str, Any]:
     """Return the recipe of the quickstart with the bottleneck of a variant, for a duration instead of a number of steps."""
-    recipe = yaml.safe_load(find_recipe(RECIPE).read_text())
-    variant = VARIANTS[name]
+    recipe = load_recipes(RECIPE)
     trainer, model = recipe["trainer"], recipe["model"]
     trainer |= {"max_steps": -1, "max_time": {"seconds": round(60 * minutes)}, "val_check_interval": 10**6}
     # Averaged weights instead of a learning rate schedule, which would need the number of steps.
     recipe["ema"] = {"decay": 0.99}
     del model["scheduler"]
-    tokenizer = model["tokenizer"]["init_args"]
-    tokenizer["bottleneck"] = variant.bottleneck
-    tokenizer["encoder"]["init_args"]["out_dim"] = variant.in_dim
-    tokenizer["decoder"]["init_args"]["in_dim"] = variant.out_dim
+    model["tokenizer"]["init_args"]["bottleneck"] = VARIANTS[name]
     if not name.startswith("continuous"):
         del recipe["statistics"], model["weights"]["kl"]
-        for option in ("timestep", "noise", "training_noise"):
-            del tokenizer["decoder"]["init_args"][option]
     if name.startswith("gq"):
         model["weights"] |= {"token_entropy": 0.1, "codebook_entropy": -0.1, "commitment": 0.25}
     return recipe

@@ -24,7 +24,7 @@ Recipe = dict[str, Any]
 
 _NAMED_ENTRIES = ("losses", "weights")
 """The dictionaries of `model` in which null removes the entry of an earlier recipe."""
-_BUILDERS = {name: f"smalti.tokenizers.{name}" for name in ("ltx", "onevae", "wetok")}
+BUILDERS = {name: f"smalti.tokenizers.{name}" for name in ("ltx", "onevae", "wetok")}
 """Functions that build tokenizers. jsonargparse finds classes by their name alone, but not functions."""
 _load_yaml = get_loader("yaml")  # reads 1e-3 as a number, which YAML 1.1 does not
 
@@ -149,7 +149,7 @@ def _expand_builders(value: Any) -> Any:
         return value
     expanded = {key: _expand_builders(item) for key, item in value.items()}
     path = expanded.get("class_path")
-    return {**expanded, "class_path": _BUILDERS[path]} if isinstance(path, str) and path in _BUILDERS else expanded
+    return {**expanded, "class_path": BUILDERS[path]} if isinstance(path, str) and path in BUILDERS else expanded
 
 
 def _drop_removed_entries(recipe: Recipe) -> Recipe:

@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from smalti.cli.parser import CommandParser
 from smalti.cli.recipe_files import recipe_folder, recipe_names
+
+_EXAMPLES = ("smalti recipes", "smalti fit -c wetok/f16.yaml --data.train my/photos --data.validation my/val")
+_HINTS = """\
+The recipes are in {folder}.
+To see all settings of a recipe, with those of its base:
+  smalti fit -c wetok/f16.yaml --print_config
+To change a recipe, write a recipe that names it as its base and contains only the changes, such as:
+  base: wetok/f16.yaml
+  model: {{tokenizer: {{stride: 8}}}}"""
 
 
 def run(name: str, arguments: list[str]) -> int:
-    """Print the name of each recipe and the first comment in its file."""
-    parser = argparse.ArgumentParser(
-        f"smalti {name}", description="List the installed recipes. Pass a name to `smalti fit -c`."
+    """Print the name and the first comment of each recipe, model recipes first."""
+    CommandParser(name, "List the installed recipes.", _EXAMPLES).parse(arguments)
+    names = sorted(recipe_names(), key=lambda recipe: ("/" in recipe, recipe))  # the quickstart first
+    data_recipes = [recipe for recipe in names if recipe.startswith("data/")]
+    _print_recipes(
+        "Model recipes: smalti fit -c wetok/f16.yaml --data.train my/photos --data.validation my/val",
+        [recipe for recipe in names if recipe not in data_recipes],
     )
-    parser.parse_args(arguments)
-    folder, names = recipe_folder(), recipe_names()
-    width = max(map(len, names))
-    for recipe in names:
-        print(f"{recipe:<{width}}  {_first_comment(folder / recipe)}")
-    print(f"\nThe recipes are in {folder}. To change a recipe, copy its file and pass the copy to `smalti fit -c`.")
+    _print_recipes("Data recipes: smalti fit -c wetok/f16.yaml -c data/photos.yaml", data_recipes)
+    print(_HINTS.format(folder=recipe_folder()))
     return 0
+
+
+def _print_recipes(heading: str, names: list[str]) -> None:
+    """Print a heading, and one line per recipe."""
+    print(heading)
+    width = max(map(len, recipe_names()))
+    for name in names:
+        print(f"  {name:<{width}}  {_first_comment(recipe_folder() / name)}")
+    print()
 
 
 def _first_comment(file: Path) -> str:

@@ -1,15 +1,14 @@
 """Exported models load in diffusers, compute the same there, and are unchanged when they are imported again."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from safetensors import safe_open
 
 import smalti
 from smalti.__main__ import main
+from smalti.cli.build_tokenizer import build_tokenizer
 from smalti.errors import SmaltiError
 from smalti.export.diffusers import to_diffusers
 from smalti.tokenizers import LTXDecoder, LTXEncoder, OneVAEDecoder, OneVAEEncoder, Tokenizer
@@ -19,7 +18,6 @@ from smalti.tokenizers.configurable import from_config, get_config
 from smalti.tokenizers.importers import from_published
 from smalti.tokenizers.weight_files import read_safetensors
 
-RECIPES = Path(__file__).parents[2] / "configs"
 BLOCKS = [["res_x", {}], ["compress_all", {}], ["res_x", {}]]
 EPS = torch.finfo(torch.float32).eps
 BOUND = 32 * EPS
@@ -27,7 +25,8 @@ BOUND = 32 * EPS
 
 
 def tokenizer_config(name):
-    return yaml.safe_load((RECIPES / f"{name}.yaml").read_text())["model"]["tokenizer"]
+    with torch.device("meta"):
+        return get_config(build_tokenizer(f"{name}.yaml"))
 
 
 def build_narrow(name):

@@ -17,22 +17,17 @@ def test_recipes_train_and_export(name, tmp_path, monkeypatch, capsys):
     """Train each recipe with narrow networks and small clips. All losses of the paper have a weight."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["smalti"])
-    narrow = {"init_args": {"channels": 8}}
     small = {
         "trainer": {
             "precision": 32, "log_every_n_steps": 1, "limit_val_batches": 0, "max_steps": 1,
             "enable_model_summary": False, "enable_progress_bar": False,
         },
         "model": {
-            "tokenizer": {"init_args": {"encoder": narrow, "decoder": narrow}},
-            "gan": {"init_args": {"start": 0, "discriminator": narrow}},
-            # A later recipe replaces the dictionary of losses.
-            "losses": {
-                "perceptual": {"class_path": "smalti.trainers.PerceptualLoss", "init_args": {"network": "efflite0"}},
-                "wavelet": {"class_path": "smalti.trainers.WaveletLoss"},
-            },
+            "tokenizer": {"encoder_channels": 8, "decoder_channels": 8},
+            "gan": {"start": 0, "discriminator": {"channels": 8}},
+            "losses": {"perceptual": {"network": "efflite0"}},
         },
-        "data": {"init_args": {"frames": 9, "size": 32, "batch_size": 1, "workers": 0}},
+        "data": {"frames": 9, "size": 32, "batch_size": 1, "workers": 0},
     }  # fmt: skip
     Path("small.yaml").write_text(yaml.safe_dump(small))
     assert main(["fit", "-c", f"ltx/{name}.yaml", "-c", "data/clips.yaml", "-c", "small.yaml"]) == 0

@@ -8,10 +8,10 @@ from typing import Any
 
 from smalti.tokenizers.bottlenecks.kl import KL
 from smalti.tokenizers.importers.family import PublishedConfig, substitute
-from smalti.tokenizers.importers.ltx import DENOISING_OPTIONS
 from smalti.tokenizers.importers.published_config import check_constants, config_errors
 from smalti.tokenizers.models.ltx.block_specs import BlockList
 from smalti.tokenizers.models.ltx.blocks import PixelNormBlock, ResidualStage
+from smalti.tokenizers.models.ltx.builder import DENOISING_OPTIONS
 from smalti.tokenizers.models.ltx.decoder import LTXDecoder
 from smalti.tokenizers.models.ltx.encoder import LTXEncoder
 from smalti.tokenizers.tokenizer import Tokenizer

@@ -15,15 +15,13 @@ from smalti.tokenizers.bottlenecks.kl import KL
 from smalti.tokenizers.importers.family import Family, PublishedConfig, map_names, substitute
 from smalti.tokenizers.importers.published_config import check_constants, config_errors
 from smalti.tokenizers.models.ltx.block_specs import BlockList
+from smalti.tokenizers.models.ltx.builder import DENOISING_OPTIONS
 from smalti.tokenizers.models.ltx.decoder import LTXDecoder
 from smalti.tokenizers.models.ltx.encoder import LTXEncoder
 from smalti.tokenizers.tokenizer import Tokenizer
 
 LATENT_STATISTICS = ("decoder.statistics.mean", "decoder.statistics.std")
 """Statistics of the latents. They are no part of the networks' state dict, so a checkpoint may lack them."""
-
-DENOISING_OPTIONS = {"timestep": 0.05, "noise": 0.025, "training_noise": [0.0, 0.2]}
-"""The published timestep and noise of a decoder that performs the last denoising step."""
 
 _CONSTANTS = {
     "dims": 3,

@@ -1,17 +1,13 @@
 """LTX-Video's models in the format of their publisher, and the recipes of the same networks."""
 
-from pathlib import Path
-
 import pytest
 import torch
-import yaml
 
+from smalti.cli.build_tokenizer import build_tokenizer
 from smalti.errors import SmaltiError
-from smalti.tokenizers.configurable import from_config, get_config
+from smalti.tokenizers.configurable import get_config
 from smalti.tokenizers.importers import from_published
 from smalti.tokenizers.importers.ltx import to_published_key
-
-RECIPES = Path(__file__).parents[3] / "configs" / "ltx"
 
 
 def test_the_full_size_model_matches_the_manifest(manifests):
@@ -25,9 +21,8 @@ def test_the_full_size_model_matches_the_manifest(manifests):
 
 def build_recipe(name):
     """Return the tokenizer of a recipe on the meta device."""
-    recipe = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
     with torch.device("meta"):
-        return from_config(recipe["model"]["tokenizer"])
+        return build_tokenizer(f"ltx/{name}.yaml")
 
 
 def test_recipes_build_the_released_models(ltx_release):

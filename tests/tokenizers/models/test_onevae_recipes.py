@@ -1,22 +1,17 @@
 """OneVAE's recipes describe the released networks: all weights have the same names and shapes."""
 
-from pathlib import Path
-
 import pytest
 import torch
-import yaml
 
-from smalti.tokenizers.configurable import from_config
+from smalti.cli.build_tokenizer import build_tokenizer
 from smalti.tokenizers.importers.onevae import FAMILY
 
-RECIPES = Path(__file__).parents[3] / "configs" / "onevae"
 RELEASED = {"8x8x8": "888_33_mt2", "8x16x16": "81616_33_mt2_fe", "16x16x16": "161616_33_mt2_fe"}
 
 
 def build(name):
-    recipe = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
     with torch.device("meta"):
-        return from_config(recipe["model"]["tokenizer"])
+        return build_tokenizer(f"onevae/{name}.yaml")
 
 
 @pytest.mark.parametrize("name", RELEASED)

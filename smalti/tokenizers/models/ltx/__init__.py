@@ -6,7 +6,8 @@ in a stream. The decoder can also perform the last denoising step: it then takes
 on the timestep.
 """
 
+from smalti.tokenizers.models.ltx.builder import ltx
 from smalti.tokenizers.models.ltx.decoder import LTXDecoder
 from smalti.tokenizers.models.ltx.encoder import LTXEncoder
 
-__all__ = ["LTXDecoder", "LTXEncoder"]
+__all__ = ["LTXDecoder", "LTXEncoder", "ltx"]

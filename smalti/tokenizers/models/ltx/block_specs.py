@@ -16,10 +16,10 @@ BlockList = list[list[Any]]
 DEFAULT_BLOCKS: BlockList = [
     ["res_x", {"num_layers": 4}],
     ["compress_all", {}],
-    ["res_x_y", {}],
+    ["res_x_y", {"multiplier": 2}],
     ["res_x", {"num_layers": 3}],
     ["compress_all", {}],
-    ["res_x_y", {}],
+    ["res_x_y", {"multiplier": 2}],
     ["res_x", {"num_layers": 3}],
     ["compress_all", {}],
     ["res_x", {"num_layers": 3}],

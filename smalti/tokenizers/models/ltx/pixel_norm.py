@@ -33,4 +33,4 @@ def norm_and_activate(x: Tensor, shift: Tensor | None = None, scale: Tensor | No
     if shift is not None and scale is not None:
         x = torch.addcmul(shift.to(x.dtype), x, (1 + scale).to(x.dtype))
     # In place unless the backward pass needs the normalized x.
-    return F.silu(x, inplace=not torch.is_grad_enabled())
+    return F.silu(x, inplace=not (torch.is_grad_enabled() and x.requires_grad))

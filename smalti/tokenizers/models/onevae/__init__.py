@@ -6,7 +6,8 @@ section 3), the first frame has a separate grid of twice the height and width. T
 tokenizer of this family from one with another architecture.
 """
 
+from smalti.tokenizers.models.onevae.builder import onevae
 from smalti.tokenizers.models.onevae.decoder import OneVAEDecoder
 from smalti.tokenizers.models.onevae.encoder import OneVAEEncoder
 
-__all__ = ["OneVAEDecoder", "OneVAEEncoder"]
+__all__ = ["OneVAEDecoder", "OneVAEEncoder", "onevae"]

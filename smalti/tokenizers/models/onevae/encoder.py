@@ -19,6 +19,7 @@ from smalti.tokenizers.models.onevae.initialization import init_weights
 from smalti.tokenizers.models.onevae.levels import Strides, level_widths
 from smalti.tokenizers.models.onevae.norms import norm_or_identity
 from smalti.tokenizers.models.onevae.resampling import Downsample
+from smalti.types import Grids
 
 
 class OneVAEEncoder(Encoder):
@@ -77,6 +78,14 @@ class OneVAEEncoder(Encoder):
         self.conv_out = CausalConv3d(width, out_dim)
         self.head = nn.Conv3d(out_dim, out_dim, 1)
         init_weights(self)
+
+    def latent_grids(self, size: tuple[int, int, int]) -> Grids:
+        """Return the (t, h, w) of the grids that `forward` returns for a whole clip."""
+        ((t, h, w),) = super().latent_grids(size)
+        if not self.first_frame:
+            return ((t, h, w),)
+        first = (1, 2 * h, 2 * w)
+        return (first, (t - 1, h, w)) if t > 1 else (first,)
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> tuple[Tensor, ...]:
         """Encode (B, 3, 1 + k s, H, W) in [-1, 1] to one grid (B, C, 1 + k, h, w).

@@ -4,7 +4,8 @@ Videos are encoded and decoded frame by frame. `WeTokEncoder` and `WeTokDecoder`
 `WeTokGenerativeDecoder` draws noise and generates the detail that high compression has lost.
 """
 
+from smalti.tokenizers.models.wetok.builder import wetok
 from smalti.tokenizers.models.wetok.decoder import WeTokDecoder, WeTokGenerativeDecoder
 from smalti.tokenizers.models.wetok.encoder import WeTokEncoder
 
-__all__ = ["WeTokDecoder", "WeTokEncoder", "WeTokGenerativeDecoder"]
+__all__ = ["WeTokDecoder", "WeTokEncoder", "WeTokGenerativeDecoder", "wetok"]

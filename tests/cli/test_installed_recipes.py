@@ -1,0 +1,134 @@
+"""Every installed recipe describes a whole model and is complete; its first lines say how to use it."""
+
+import re
+import shlex
+import sys
+
+import pytest
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+
+from smalti.__main__ import main
+from smalti.cli.recipe_files import recipe_folder, recipe_names
+from smalti.cli.recipes import load_recipes
+from smalti.data import ImageData, MixedData, VideoData  # noqa: F401 - recipes name the classes that are imported
+from smalti.trainers import TokenizerTraining
+
+DATA_RECIPES = [name for name in recipe_names() if name.startswith("data/")]
+MODEL_RECIPES = [name for name in recipe_names() if name not in DATA_RECIPES]
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_the_command_in_the_recipe_shows_all_settings(name, capsys, monkeypatch):
+    """Also if the data is not given: a user looks at a recipe before there is any data."""
+    monkeypatch.setattr(sys, "argv", ["smalti"])
+    lines = (recipe_folder() / name).read_text().splitlines()
+    command = shlex.split(lines[1].removeprefix("#"))
+    assert command[:3] == ["smalti", "fit", "-c"]
+    assert len(lines[1]) < 120
+    options = [name if re.fullmatch(r"my_\w+\.yaml", word) else word for word in command[2:]]
+    assert name in options
+    given = ["-c", name] if name in MODEL_RECIPES else options
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", *given, "--print_config"])
+    assert not stopped.value.code
+    printed = yaml.safe_load(capsys.readouterr().out)
+    recipe = load_recipes(*(word for word in given if word != "-c"))
+    assert_contains(printed, recipe)
+    # Defaults are included, and classes have full names.
+    assert "amsgrad" in printed["model"]["optimizer"]["init_args"]
+    assert printed["data"]["class_path"].startswith("smalti.data.")
+    assert "train" in (printed["data"]["init_args"].get("images") or printed["data"])["init_args"]
+
+
+def assert_contains(printed, recipe):
+    """Every setting of the recipe is printed with its value, and the name of every class ends like the recipe's."""
+    for name, value in recipe.items():
+        if name == "class_path":
+            assert printed[name].rpartition(".")[2] == value.rpartition(".")[2]
+        elif isinstance(value, dict):
+            inner = printed[name]
+            plain = "class_path" in inner and "class_path" not in value
+            assert_contains(inner["init_args"] if plain else inner, value)
+        else:
+            assert printed[name] == value
+
+
+@pytest.mark.parametrize("name", MODEL_RECIPES)
+def test_every_recipe_builds_its_whole_model(name):
+    """Without memory for the weights: networks, discriminator, optimizer and learning rate schedule."""
+    recipe = load_recipes(name)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(TokenizerTraining, "model")
+    parser.parse_object({"model": recipe["model"]})
+    # The arguments of the additional losses are valid. The losses are not built, because they load pretrained networks.
+    losses, weights = recipe["model"].pop("losses", {}), recipe["model"]["weights"]
+    assert losses.keys() <= weights.keys()
+    recipe["model"]["weights"] = {loss: weight for loss, weight in weights.items() if loss not in losses}
+    with torch.device("meta"):
+        model = parser.instantiate(parser.parse_object({"model": recipe["model"]})).model
+    assert isinstance(model, TokenizerTraining)
+    optimizer = model.optimizer(model.tokenizer.parameters())
+    assert type(optimizer).__name__ == recipe["model"]["optimizer"]["class_path"]
+    if model.scheduler is not None:
+        assert model.scheduler(optimizer).total_steps == recipe["trainer"]["max_steps"]
+
+
+@pytest.mark.parametrize("name", DATA_RECIPES)
+def test_a_data_recipe_replaces_all_settings_of_the_data(name):
+    data = load_recipes(name)["data"]
+    for model in MODEL_RECIPES:
+        assert load_recipes(model, name)["data"] == data, model
+
+
+@pytest.mark.parametrize("name", MODEL_RECIPES)
+def test_model_recipes_need_only_the_data_that_a_user_gives(name):
+    data = load_recipes(name)["data"]
+    required = {"train", "validation"}
+    if name.endswith("quickstart.yaml"):
+        sources = data["init_args"] if data["class_path"] == "ImageData" else data["init_args"]["images"]
+        assert required <= sources.keys()
+    else:
+        assert data["class_path"] in ("ImageData", "VideoData")
+        assert not required & data["init_args"].keys()
+        assert {"size", "batch_size", "workers"} <= data["init_args"].keys()
+
+
+def test_a_variant_states_only_what_differs():
+    """A recipe with a base repeats no setting of it."""
+    for name in recipe_names():
+        content = yaml.safe_load((recipe_folder() / name).read_text())
+        base = content.pop("base", None)
+        if base is not None:
+            assert not list(repeated(content, load_recipes(base))), name
+
+
+def repeated(content, inherited, path=""):
+    """Yield the paths of the settings that are equal in both. A class that differs has its own settings."""
+    for name, value in content.items():
+        if isinstance(inherited, dict) and name in inherited:
+            other = inherited[name]
+            if isinstance(value, dict) and isinstance(other, dict):
+                if value.get("class_path", other.get("class_path")) == other.get("class_path"):
+                    arguments = other.get("init_args", other) if "init_args" not in value else other
+                    yield from repeated(value, arguments, f"{path}.{name}")
+            elif value == other:
+                yield f"{path}.{name}"
+
+
+def test_a_copy_of_a_recipe_is_the_same_recipe(tmp_path):
+    """A user copies a recipe to change it: its base is found from any folder."""
+    for name in recipe_names():
+        copy = tmp_path / "copy.yaml"
+        copy.write_text((recipe_folder() / name).read_text())
+        assert load_recipes(copy) == load_recipes(name), name
+
+
+def test_the_list_of_recipes_starts_with_the_quickstart_and_names_all(capsys):
+    assert main(["recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    listed = [line.split()[0] for line in lines if re.match(r"  \S+\.yaml  ", line)]
+    assert listed[0] == "quickstart.yaml"
+    assert sorted(listed) == recipe_names()
+    assert listed[-len(DATA_RECIPES) :] == DATA_RECIPES
