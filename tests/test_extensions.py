@@ -1,4 +1,4 @@
-"""Extensions from outside the package: a loss, a metric, a bottleneck, a backbone, an importer and a data source."""
+"""Extensions from outside the package: losses, a discriminator, a bottleneck, networks, a metric, an importer, a source."""
 
 import json
 import sys
@@ -9,7 +9,9 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+import smalti
 from smalti.__main__ import main
+from smalti.tokenizers.checkpoints import save
 
 EXTENSION = '''
 """A user's package, which smalti does not know."""
@@ -26,10 +28,11 @@ from smalti.tokenizers.base import Decoder, Encoder
 from smalti.tokenizers.bottlenecks import Quantizer
 from smalti.tokenizers.bottlenecks.base import straight_through
 from smalti.tokenizers.importers import Family
+from smalti.trainers import Discriminator, ReconstructionLoss
 from smalti.types import Code
 
 
-class EdgeLoss(nn.Module):
+class EdgeLoss(ReconstructionLoss):
     """Mean absolute error of the horizontal differences."""
 
     def __init__(self, scale: float = 1.0):
@@ -38,6 +41,25 @@ class EdgeLoss(nn.Module):
 
     def forward(self, reconstruction, original):
         return self.scale * (reconstruction.diff(dim=-1) - original.diff(dim=-1)).abs().mean()
+
+
+class PlainLoss(nn.Module):
+    """A loss without the base class."""
+
+    def forward(self, reconstruction, original):
+        return (reconstruction - original).abs().mean()
+
+
+class PatchLogits(Discriminator):
+    """One convolution per patch."""
+
+    def __init__(self, in_channels: int = 3):
+        super().__init__()
+        self.in_channels = in_channels
+        self.conv = nn.Conv2d(in_channels, 1, 4, 4)
+
+    def forward(self, x):
+        return self.conv(x)
 
 
 class MaxError(SampleMetric):
@@ -56,6 +78,8 @@ class MaxError(SampleMetric):
 class Rounding(Quantizer):
     """Rounds each channel to -1, 0 or 1."""
 
+    loss_names = ("rounding_error",)
+
     def __init__(self, channels: int):
         super().__init__()
         self.in_dim = self.out_dim = self.tokens_per_position = channels
@@ -64,10 +88,17 @@ class Rounding(Quantizer):
     def quantize(self, h):
         bounded = h.tanh()
         rounded = bounded.round()
-        return Code(straight_through(bounded, rounded), (rounded + 1).long())
+        losses = {"rounding_error": (bounded - rounded).square().mean()} if self.training else {}
+        return Code(straight_through(bounded, rounded), (rounded + 1).long(), losses)
 
     def dequantize(self, ids):
         return ids.float() - 1
+
+
+class SilentRounding(Rounding):
+    """Does not declare its loss."""
+
+    loss_names = ()
 
 
 class PatchEncoder(Encoder):
@@ -147,7 +178,7 @@ RECIPE = {
             },
         },
         "losses": {"edges": {"class_path": "toy_suite.EdgeLoss", "init_args": {"scale": 0.5}}},
-        "weights": {"l1": 1.0, "edges": 2.0},
+        "weights": {"l1": 1.0, "edges": 2.0, "rounding_error": 0.1},
     },
     "data": {
         "class_path": "smalti.data.ImageData",
@@ -177,7 +208,7 @@ def folder(tmp_path, monkeypatch):
 def test_a_recipe_with_the_users_classes_trains_and_is_evaluated(folder):
     assert main(["fit", "-c", "toy.yaml"]) == 0
     header, *_ = (folder / "runs" / "version_0" / "metrics.csv").read_text().splitlines()
-    assert {"train/edges", "val/edges", "val/psnr"} <= set(header.split(","))
+    assert {"train/edges", "val/edges", "train/rounding_error", "val/psnr"} <= set(header.split(","))
     checkpoint = "runs/version_0/checkpoints/last.ckpt"
     options = ["--tokenizer", checkpoint, "--data", "toy_suite.Cats:48", "--protocol", "native"]
     assert main(["evaluate", *options, "--metric", "toy_suite.MaxError", "--out", "report"]) == 0
@@ -190,6 +221,49 @@ def test_a_recipe_with_the_users_classes_trains_and_is_evaluated(folder):
     assert "max_error" in (folder / "report" / "per_sample.csv").read_text().splitlines()[0]
 
 
+def test_losses_and_a_discriminator_are_added_on_the_command_line(folder, capsys):
+    options = ["--model.losses.sharp", "toy_suite.EdgeLoss", "--model.weights.sharp", "0.5"]
+    options += ["--model.losses.perceptual", "PerceptualLoss", "--model.weights.perceptual", "0.1"]
+    options += ["--model.gan", "GANLoss", "--model.gan.discriminator", "toy_suite.PatchLogits"]
+    assert main(["fit", "-c", "toy.yaml", *options, "--model.weights.adversarial", "0.1"]) == 0
+    header, *_ = (folder / "runs" / "version_0" / "metrics.csv").read_text().splitlines()
+    assert {"train/edges", "train/sharp", "train/perceptual", "train/adversarial"} <= set(header.split(","))
+    config = yaml.safe_load((folder / "runs" / "version_0" / "config.yaml").read_text())["model"]
+    assert config["losses"].keys() == {"edges", "sharp", "perceptual"}
+    assert config["weights"] == RECIPE["model"]["weights"] | {"sharp": 0.5, "perceptual": 0.1, "adversarial": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--model.losses.plain", "toy_suite.PlainLoss"],
+            "model.losses: toy_suite.PlainLoss is not a ReconstructionLoss. Derive it from "
+            "smalti.trainers.ReconstructionLoss.",
+        ),
+        (
+            ["--model.gan", "GANLoss", "--model.gan.discriminator", "toy_suite.PlainLoss"],
+            "toy_suite.PlainLoss is not a Discriminator. Derive it from smalti.trainers.Discriminator.",
+        ),
+        (["--model.losses.edges", "toy_suite.NoLoss"], "NoLoss"),
+        (["--model.frozen", "[encodr]"], "encoder"),
+        (["--model.weights.edgse", "1.0"], "did you mean 'edges'?"),
+        (
+            ["-c", "silent.yaml"],
+            "SilentRounding returned the loss 'rounding_error', which it does not declare: set loss_names = "
+            "('rounding_error',) in the class.",
+        ),
+    ],
+)
+def test_the_users_mistakes_are_explained_in_one_sentence(folder, capsys, options, message):
+    bottleneck = {"class_path": "toy_suite.SilentRounding", "init_args": {"channels": 5}}
+    silent = {"tokenizer": {"init_args": {"bottleneck": bottleneck}}, "weights": {"rounding_error": None}}
+    (folder / "silent.yaml").write_text(yaml.safe_dump({"model": silent}))
+    assert main(["fit", "-c", "toy.yaml", *options]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in error
+
+
 def test_the_users_importer_imports_a_published_checkpoint(folder):
     import toy_suite
 
@@ -198,8 +272,6 @@ def test_the_users_importer_imports_a_published_checkpoint(folder):
     (folder / "theirs.yaml").write_text("width: 3\n")
     command = ["import", "toy_suite.FAMILY", "theirs.safetensors", "--config", "theirs.yaml", "-o", "ours"]
     assert main(command) == 0
-    import smalti
-
     ours = smalti.load("ours")
     assert all(torch.equal(weight, theirs.state_dict()[name]) for name, weight in ours.state_dict().items())
 
@@ -217,6 +289,10 @@ def test_the_users_importer_imports_a_published_checkpoint(folder):
     ],
 )
 def test_an_error_names_the_object_that_cannot_be_used(folder, capsys, command, name):
+    import toy_suite
+
+    save(toy_suite.build({"width": 3}), folder / "x")
+    (folder / "x.ckpt").touch()
     assert main(command) == 2
     message = capsys.readouterr().err.strip().splitlines()
     assert len(message) == 1
@@ -235,10 +311,24 @@ def test_a_tokenizer_with_the_users_classes_is_exported_and_used(folder, capsys,
     import toy_suite
 
     toy_suite.Cats().photo.save("cat.png")
+    codewords = smalti.load("exported").quantizer.lookup(torch.zeros(1, 1, 5, dtype=torch.int64))
+    assert torch.equal(codewords, -torch.ones(1, 1, 5))
+    sys.modules.pop("toy_suite")
+    monkeypatch.setenv("SMALTI_IMPORT", "")  # a command sets it for the processes that it starts
+    evaluate = ["evaluate", "--tokenizer", "exported", "--data", "cat.png", "--protocol", "native", "-o", "report"]
+    assert main(evaluate) == 2
+    assert "--import toy_suite" in capsys.readouterr().err
+    assert main([*evaluate, "--import", "toy_suite"]) == 0
     sys.modules.pop("toy_suite")
     monkeypatch.setenv("SMALTI_IMPORT", "toy_suite")
     assert main(["reconstruct", "cat.png", "-o", "again.png", "--tokenizer", "exported"]) == 0
     assert (folder / "again.png").exists()
+    sys.modules.pop("toy_suite")
+    assert main(["tokenize", "cat.png", "-o", "cat.safetensors", "--tokenizer", "exported"]) == 0
+    assert capsys.readouterr().out.endswith("--out decoded.png --import toy_suite\n")
+    sys.modules.pop("toy_suite")
+    assert main(["detokenize", "cat.safetensors", "-o", "decoded.png", "--import", "toy_suite"]) == 0
+    assert (folder / "decoded.png").read_bytes() == (folder / "again.png").read_bytes()
 
 
 @pytest.mark.parametrize(

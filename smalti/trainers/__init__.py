@@ -1,11 +1,11 @@
 """Training: the Lightning module, losses, discriminators and callbacks."""
 
 from smalti.trainers.checkpointing import Checkpoints
-from smalti.trainers.discriminators import PatchDiscriminator, TemporalDiscriminator
+from smalti.trainers.discriminators import Discriminator, PatchDiscriminator, TemporalDiscriminator
 from smalti.trainers.ema import TokenizerEMA
 from smalti.trainers.gan import GANLoss, ReconstructionGANLoss
 from smalti.trainers.latent_statistics import LatentStatisticsCallback
-from smalti.trainers.losses import PerceptualLoss, WaveletLoss
+from smalti.trainers.losses import PerceptualLoss, ReconstructionLoss, WaveletLoss
 from smalti.trainers.module import TokenizerTraining
 from smalti.trainers.throughput import Throughput
 from smalti.trainers.visualization import ReconstructionGrid
@@ -13,12 +13,14 @@ from smalti.trainers.warm_start import WarmStart
 
 __all__ = [
     "Checkpoints",
+    "Discriminator",
     "GANLoss",
     "LatentStatisticsCallback",
     "PatchDiscriminator",
     "PerceptualLoss",
     "ReconstructionGANLoss",
     "ReconstructionGrid",
+    "ReconstructionLoss",
     "TemporalDiscriminator",
     "Throughput",
     "TokenizerEMA",

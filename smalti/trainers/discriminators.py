@@ -5,6 +5,7 @@ Shapes: B batch, C channels, T frames, H, W pixels; t, h, w patches.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from torch import Tensor, nn
@@ -17,7 +18,28 @@ ConvolutionFactory = Callable[[int, int, int, bool], nn.Module]
 """Builds a randomly initialized convolution from: input channels, output channels, stride, whether it has a bias."""
 
 
-class PatchDiscriminator(nn.Module):
+class Discriminator(nn.Module, ABC):
+    """Base class of discriminators: images or clips to logits of being an original.
+
+    Attributes:
+        in_channels: C, the number of input channels: 3 for `GANLoss`, 6 for the pairs of `ReconstructionGANLoss`.
+    """
+
+    in_channels: int = 3
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits.
+
+        Args:
+            x: (B, C, H, W) or (B, C, T, H, W) in [-1, 1].
+
+        Returns:
+            (B, 1, ...) logits of any number of patches, or (B T, 1, ...) if frames are processed as images.
+        """
+
+
+class PatchDiscriminator(Discriminator):
     """PatchGAN discriminator with one logit per patch (pix2pix, arXiv 1611.07004; 2,765,633 parameters by default).
 
         conv4 stride 2 -> leaky ReLU -> [conv4 stride 2 -> batch norm -> leaky ReLU] -> conv4 -> norm -> leaky -> conv4
@@ -49,7 +71,7 @@ class PatchDiscriminator(nn.Module):
         return self.body(frames_as_images(x))
 
 
-class TemporalDiscriminator(nn.Module):
+class TemporalDiscriminator(Discriminator):
     """PatchGAN discriminator over space and time, with spectral norm. Unlike `PatchDiscriminator`, it sees motion.
 
         conv stride 2 -> leaky ReLU -> [conv stride 2 -> leaky ReLU] -> conv -> leaky ReLU -> conv

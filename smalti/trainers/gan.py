@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from smalti.distributed import mean_over_ranks
 from smalti.errors import SmaltiError
-from smalti.trainers.discriminators import PatchDiscriminator
+from smalti.trainers.discriminators import Discriminator, PatchDiscriminator
 from smalti.trainers.lecam import LeCAM
 
 GANLossKind = Literal["hinge", "non_saturating"]
@@ -67,10 +67,16 @@ def adaptive_weight(reconstruction_loss: Tensor, adversarial_loss: Tensor, last_
 class GANLoss(nn.Module):
     """A discriminator that classifies each image or clip as an original or a reconstruction, with its losses.
 
+    Losses:
+        adversarial: loss of the tokenizer. Give it a weight, such as 0.1.
+        discriminator: loss of the discriminator. Its weight is 1 unless the recipe gives another.
+        lecam: regularization of the discriminator (`LeCAM`). Without a weight, it is only logged.
+
     Args:
-        discriminator: module from images or clips to logits; None: `PatchDiscriminator()`.
-        generator_loss: kind of the tokenizer's loss, see the function `generator_loss`.
-        discriminator_loss: kind of the discriminator's loss, see the function `discriminator_loss`.
+        discriminator: the discriminator; None: `PatchDiscriminator()`. In Python, any module that is called like a
+            `Discriminator` works.
+        generator_loss: adversarial loss of the tokenizer: "hinge", or "non_saturating" as in MAGVIT-v2 and WeTok.
+        discriminator_loss: loss of the discriminator: "hinge", or "non_saturating" (logistic) as in MAGVIT-v2 and WeTok.
         lecam_decay: decay per step of the averages in `LeCAM`.
         start: first optimizer step with GAN losses. Before it, all three losses are 0.
         adaptive: multiply the weight of the adversarial loss by `adaptive_weight`, so that its gradient at the decoder's
@@ -88,7 +94,7 @@ class GANLoss(nn.Module):
 
     def __init__(
         self,
-        discriminator: nn.Module | None = None,
+        discriminator: Discriminator | None = None,
         generator_loss: GANLossKind = "non_saturating",
         discriminator_loss: GANLossKind = "hinge",
         lecam_decay: float = 0.999,
@@ -103,8 +109,8 @@ class GANLoss(nn.Module):
         in_channels = getattr(discriminator, "in_channels", self.in_channels)
         if in_channels != self.in_channels:
             raise SmaltiError(
-                f"{type(self).__name__} provides {self.in_channels} channels, but its discriminator takes {in_channels}: "
-                f"set the discriminator's in_channels to {self.in_channels} in the recipe."
+                f"{type(self).__name__} provides {self.in_channels} channels, but its discriminator takes "
+                f"{in_channels}: set the discriminator's in_channels to {self.in_channels} in the recipe."
             )
         self.discriminator = discriminator
         self.lecam = LeCAM(lecam_decay)

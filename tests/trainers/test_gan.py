@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from smalti.errors import SmaltiError
-from smalti.trainers import GANLoss, PatchDiscriminator, ReconstructionGANLoss, TemporalDiscriminator
+from smalti.trainers import Discriminator, GANLoss, PatchDiscriminator, ReconstructionGANLoss, TemporalDiscriminator
 from smalti.trainers.gan import concatenate_pair, discriminator_loss, generator_loss
 
 
@@ -90,7 +90,7 @@ def test_the_sign_of_the_logits_depends_on_the_order(pairs, discriminator, frame
 def test_each_sample_has_its_own_sign(frames):
     """Originals are 1 and reconstructions 0. A perfect discriminator detects the order in images and clips."""
 
-    class PerfectDiscriminator(torch.nn.Module):
+    class PerfectDiscriminator(Discriminator):
         in_channels = 6
 
         def forward(self, both):

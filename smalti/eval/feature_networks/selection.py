@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal, get_args
 
 from smalti.errors import SmaltiError
 from smalti.eval.feature_networks.efflite0_frechet import EffLite0MotionNetwork, EffLite0Network
@@ -29,7 +30,8 @@ _PROXIES: dict[str, type[EffLite0Network]] = {"efflite0": EffLite0Network, "effl
 FRECHET_NETWORKS: Mapping[str, type[FrechetNetwork]] = {name: cls for name, (cls, _) in _PUBLISHED.items()} | _PROXIES
 """The choices of `frechet_network`. inception and efflite0 take images; i3d and efflite0_motion take clips."""
 
-PERCEPTUAL_NETWORKS = ("lpips_vgg", "lpips_alex", "efflite0")
+PerceptualNetworkName = Literal["lpips_vgg", "lpips_alex", "efflite0"]
+PERCEPTUAL_NETWORKS: tuple[PerceptualNetworkName, ...] = get_args(PerceptualNetworkName)
 """The choices of `perceptual_network`."""
 
 

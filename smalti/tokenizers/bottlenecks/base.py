@@ -22,10 +22,13 @@ class Bottleneck(Configurable):
     Attributes:
         in_dim: channels that the encoder provides.
         out_dim: channels that the decoder receives.
+        loss_names: names of the losses that `forward` returns in training mode. A class that has losses declares them, so
+            that the weights of a recipe can be checked before training. A joint bottleneck has those of both branches.
     """
 
     in_dim: int
     out_dim: int
+    loss_names: tuple[str, ...] = ()
 
     @property
     def branches(self) -> dict[str, Bottleneck]:
@@ -41,15 +44,23 @@ class Bottleneck(Configurable):
             h: (B, N, in_dim), of any floating-point dtype.
 
         Returns:
-            z (B, N, out_dim), ids, and the losses in training mode.
+            z (B, N, out_dim), ids, and in training mode the losses named in `loss_names`.
 
         Raises:
             ValueError: h does not have `in_dim` channels.
+            SmaltiError: `quantize` returned a loss that is not in `loss_names`.
         """
         if h.ndim != 3 or h.shape[-1] != self.in_dim:
             raise ValueError(f"{type(self).__name__} takes (B, N, {self.in_dim}), not {tuple(h.shape)}.")
         with torch.autocast(h.device.type, enabled=False):
-            return self.quantize(h if h.dtype == torch.float64 else h.float())
+            code = self.quantize(h if h.dtype == torch.float64 else h.float())
+        undeclared = [name for name in code.losses if name not in self.loss_names]
+        if undeclared:
+            raise SmaltiError(
+                f"{type(self).__name__} returned the loss '{undeclared[0]}', which it does not declare: set loss_names = "
+                f"{(*self.loss_names, *undeclared)} in the class."
+            )
+        return code
 
     @abstractmethod
     def quantize(self, h: Tensor) -> Code:

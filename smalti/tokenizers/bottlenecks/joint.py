@@ -51,6 +51,7 @@ class Joint(Quantizer):
         self.discrete_probability = discrete_probability
         self.in_dim = discrete.in_dim
         self.out_dim = discrete.out_dim
+        self.loss_names = tuple(dict.fromkeys((*discrete.loss_names, *continuous.loss_names)))
         self.codebook_size = discrete.codebook_size
         self.tokens_per_position = discrete.tokens_per_position
 

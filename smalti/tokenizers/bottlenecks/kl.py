@@ -36,6 +36,8 @@ class KL(Bottleneck):
         SmaltiError: `dim` is below 1, or `initial_std` is not positive.
     """
 
+    loss_names = ("kl",)
+
     def __init__(self, dim: int, shared_log_variance: bool = False, initial_std: float = 1.0) -> None:
         super().__init__()
         if initial_std <= 0:

@@ -29,6 +29,7 @@ class Projected(Quantizer):
         self.quantizer = quantizer
         self.in_dim = dim if in_dim is None else in_dim
         self.out_dim = dim
+        self.loss_names = quantizer.loss_names
         if not 1 <= dim <= self.in_dim:
             raise SmaltiError(
                 f"Projected uses the first dim of in_dim channels, but dim is {dim} and in_dim {self.in_dim}: choose dim "

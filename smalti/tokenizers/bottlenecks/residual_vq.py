@@ -27,6 +27,8 @@ class ResidualVQ(LibraryAdapter):
         SmaltiError: `dim`, `num_quantizers` or `codebook_size` is below 1.
     """
 
+    loss_names = ("commitment",)
+
     def __init__(
         self,
         dim: int,

@@ -54,6 +54,8 @@ class SignQuantizer(Quantizer):
         SmaltiError: `groups` or `temperature` is not positive, or `bits` is not in [1, max_bits].
     """
 
+    loss_names = ("token_entropy", "codebook_entropy", "commitment")
+
     def __init__(self, groups: int, bits: int, temperature: float, scale: float, max_bits: int, advice: str) -> None:
         super().__init__()
         name = type(self).__name__

@@ -26,6 +26,8 @@ class SimVQ(LibraryAdapter):
         SmaltiError: `dim` or `codebook_size` is below 1.
     """
 
+    loss_names = ("commitment",)
+
     def __init__(self, dim: int, codebook_size: int, input_weight: float = 0.25, rotation_trick: bool = True) -> None:
         super().__init__(dim, codebook_size)
         self.inner = build_inner(

@@ -30,6 +30,8 @@ class VQ(LibraryAdapter):
         SmaltiError: `dim` or `codebook_size` is below 1.
     """
 
+    loss_names = ("commitment",)
+
     def __init__(
         self,
         dim: int,

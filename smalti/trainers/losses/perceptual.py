@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from smalti.errors import SmaltiError
-from smalti.eval.feature_networks.selection import perceptual_network
+from smalti.eval.feature_networks.selection import PerceptualNetworkName, perceptual_network
 from smalti.pixels import frames_as_images
+from smalti.trainers.losses.base import ReconstructionLoss
 
 
-class PerceptualLoss(nn.Module):
+class PerceptualLoss(ReconstructionLoss):
     """Mean perceptual distance of a batch, computed by a fixed network. Clips are compared frame by frame.
 
     The network moves to the device of this module but is not registered in it. It is not part of checkpoints, averaged
@@ -38,7 +39,7 @@ class PerceptualLoss(nn.Module):
 
     def __init__(
         self,
-        network: str = "lpips_vgg",
+        network: PerceptualNetworkName = "lpips_vgg",
         weights: Path | None = None,
         *,
         allow_proxy: bool = True,

@@ -5,7 +5,7 @@ Shapes: B batch, T frames, H, W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,20 +19,32 @@ _RESERVED = (*_BUILTIN, *GANLoss.loss_names, "loss", "psnr")
 """Names of other values that training and validation log."""
 
 
-def build_loss_dict(losses: Mapping[str, nn.Module]) -> nn.ModuleDict:
+def build_loss_dict(losses: Mapping[str, nn.Module], bottleneck_losses: Collection[str] = ()) -> nn.ModuleDict:
     """Collect the losses of a recipe in one module, and freeze their parameters.
 
     Args:
-        losses: modules as described in `smalti.trainers.losses`, by name.
+        losses: modules that are called like a `ReconstructionLoss`, by name.
+        bottleneck_losses: names of the losses of the bottleneck.
 
     Raises:
-        SmaltiError: a name belongs to a built-in loss or metric, or PyTorch does not allow it.
+        SmaltiError: a name belongs to a loss of the bottleneck, or to a built-in loss or metric; or PyTorch does not allow
+            it.
     """
+    for name in bottleneck_losses:
+        if name in _RESERVED:
+            raise SmaltiError(
+                f"The bottleneck has a loss '{name}', which is a built-in name: rename it in the bottleneck."
+            )
     modules = nn.ModuleDict()
     for name, loss in losses.items():
         if name in _RESERVED:
             raise SmaltiError(
                 f"A loss of the recipe is named '{name}', which is a built-in name: choose another name in model.losses."
+            )
+        if name in bottleneck_losses:
+            raise SmaltiError(
+                f"A loss of the recipe is named '{name}', but the bottleneck has a loss of the same name: choose another "
+                "name in model.losses."
             )
         if not name or "." in name or hasattr(modules, name):
             raise SmaltiError(

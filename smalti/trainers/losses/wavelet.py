@@ -9,15 +9,16 @@ import itertools
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from smalti.errors import MissingExtraError, SmaltiError
+from smalti.trainers.losses.base import ReconstructionLoss
 
 BANDS = tuple("".join(band) for band in itertools.product("ad", repeat=3))
 """Bands of one level of a 3D Haar transform: along T, H and W, `a` (average of neighbors) or `d` (their difference)."""
 
 
-class WaveletLoss(nn.Module):
+class WaveletLoss(ReconstructionLoss):
     """Mean absolute error of the 8 bands of a 3D Haar transform (LTX-Video, arXiv 2501.00103, section 3.1), by ptwt.
 
         loss = 1/8 sum over bands b of w_b mean |b(reconstruction) - b(original)|

@@ -14,12 +14,16 @@ from smalti.tokenizers.bottlenecks import (
     GQ,
     KL,
     VQ,
+    Bottleneck,
+    Joint,
+    Projected,
     Quantizer,
     ResidualFSQ,
     ResidualVQ,
     SimVQ,
 )
 from smalti.tokenizers.configurable import from_config, get_config
+from smalti.types import Code
 
 BUILDERS = {
     "kl": lambda: KL(6),
@@ -59,11 +63,32 @@ def test_losses_reach_the_input_in_training_and_are_absent_in_evaluation(bottlen
     h = random_positions(bottleneck).requires_grad_()
     code = bottleneck(h)
     assert code.z.shape == (2, 64, bottleneck.out_dim)
+    assert code.losses.keys() == set(bottleneck.loss_names)
     assert all(loss.ndim == 0 and loss.isfinite() for loss in code.losses.values())
     (code.z.square().sum() + sum(code.losses.values())).backward()
     assert h.grad.isfinite().all()
     assert h.grad.abs().max() > 0
     assert bottleneck.eval()(h).losses == {}
+
+
+def test_wrapping_bottlenecks_declare_the_losses_of_their_parts():
+    assert Projected(GQ(2, 4), 6).loss_names == GQ.loss_names
+    assert Joint(KL(6), Projected(VQ(3, 8), 6, in_dim=12)).loss_names == ("commitment", "kl")
+    assert Joint(KL(6), Projected(FSQ([5, 5]), 6, in_dim=12)).loss_names == ("kl",)
+
+
+def test_a_loss_that_is_not_declared_is_refused():
+    class Undeclared(Bottleneck):
+        in_dim = out_dim = 4
+        loss_names = ("declared",)
+
+        def quantize(self, h):
+            return Code(h, losses={"declared": h.mean(), "size": h.abs().mean()} if self.training else {})
+
+    bottleneck = Undeclared()
+    with pytest.raises(SmaltiError, match=r"Undeclared returned the loss 'size'.*loss_names = \('declared', 'size'\)"):
+        bottleneck(torch.zeros(1, 2, 4))
+    bottleneck.eval()(torch.zeros(1, 2, 4))
 
 
 def test_ids_are_in_range_and_lookup_returns_z_exactly(quantizer):

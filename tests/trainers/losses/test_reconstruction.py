@@ -1,16 +1,15 @@
-"""The dictionary of losses: built-in losses, losses of a recipe, and invalid names, values and weights."""
+"""The dictionary of losses: built-in losses, losses of a recipe, and invalid names and values."""
 
 import pytest
 import torch
 from torch import nn
 
 from smalti.errors import SmaltiError
-from smalti.trainers import WaveletLoss
+from smalti.trainers import ReconstructionLoss, WaveletLoss
 from smalti.trainers.losses.reconstruction import build_loss_dict, compute_losses, reconstruction_losses
-from smalti.trainers.losses.weighting import merge_losses, weighted_sum
 
 
-class Constant(nn.Module):
+class Constant(ReconstructionLoss):
     """A loss that returns a given value."""
 
     def __init__(self, value):
@@ -30,7 +29,7 @@ def test_losses_of_the_recipe_are_added(clip):
 def test_losses_see_reconstruction_and_original_in_float32(clip):
     seen = []
 
-    class Spy(nn.Module):
+    class Spy(ReconstructionLoss):
         def forward(self, reconstruction, original):
             seen.append((reconstruction, original))
             return reconstruction.mean()
@@ -60,22 +59,21 @@ def test_names_that_pytorch_does_not_allow_are_refused(name):
 
 def test_loss_names_of_the_bottleneck_are_refused():
     with pytest.raises(SmaltiError, match="'kl', but the bottleneck"):
-        merge_losses({"l1": torch.zeros(()), "kl": torch.zeros(())}, {"kl": torch.zeros(())})
+        build_loss_dict({"kl": Constant(torch.zeros(()))}, ("kl",))
+    with pytest.raises(SmaltiError, match="The bottleneck has a loss 'psnr'"):
+        build_loss_dict({}, ("psnr",))
+
+
+def test_a_plain_module_is_accepted_in_python(clip):
+    class Plain(nn.Module):
+        def forward(self, reconstruction, original):
+            return (reconstruction - original).abs().amax()
+
+    losses = build_loss_dict({"largest": Plain()})
+    assert reconstruction_losses(clip + 1, clip, losses)["largest"] == pytest.approx(1)
 
 
 @pytest.mark.parametrize(("value", "culprit"), [(torch.zeros(2), r"shape \(2,\)"), (0.5, "float")])
 def test_a_loss_must_return_a_scalar(clip, value, culprit):
     with pytest.raises(SmaltiError, match=f"'odd' returned.*{culprit}.*Constant"):
         compute_losses(nn.ModuleDict({"odd": Constant(value)}), clip, clip)
-
-
-def test_unknown_weights_are_refused():
-    losses = {"l1": torch.tensor(2.0), "mse": torch.tensor(3.0)}
-    assert weighted_sum(losses, {"l1": 0.5}) == 1
-    with pytest.raises(SmaltiError, match="'l3'"):
-        weighted_sum(losses, {"l1": 0.5, "l3": 1.0})
-
-
-def test_no_weights_are_refused():
-    with pytest.raises(SmaltiError, match="No loss has a weight"):
-        weighted_sum({"l1": torch.tensor(2.0)}, {})

@@ -1,0 +1,24 @@
+"""Base class of the losses that a recipe adds."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+
+class ReconstructionLoss(nn.Module, ABC):
+    """Base class of losses between a reconstruction and its original, for `model.losses` of a recipe.
+
+    A loss may have parameters. `TokenizerTraining` freezes them. A loss that compares only some of the frames or pixels in
+    training should compare all of them in evaluation mode, because validation logs it too.
+    """
+
+    @abstractmethod
+    def forward(self, reconstruction: Tensor, original: Tensor) -> Tensor:
+        """Return the unweighted loss, a scalar.
+
+        Args:
+            reconstruction: float32 pixels (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1].
+            original: pixels of the same shape.
+        """
