@@ -21,7 +21,6 @@ from smalti.data.build_loaders import evaluation_loader, training_loader
 from smalti.data.clip_transforms import Clip, ClipTransform, VideoEvaluationTransform, VideoTrainingTransform
 from smalti.data.file_lists import ImageFiles, VideoFiles
 from smalti.data.folders import Folder, VideoFolder
-from smalti.data.image_decoding import UnreadableImageError, decode_image
 from smalti.data.image_transforms import EvaluationTransform, TrainingTransform
 from smalti.data.loader import Loader, Skipped
 from smalti.data.packaged_clips import Clips
@@ -29,6 +28,7 @@ from smalti.data.packaged_photos import Photos
 from smalti.data.shards import Shards, VideoShards
 from smalti.data.source_spec import open_source
 from smalti.data.sources import ImageSource, IndexedSource, Source, VideoSegment, VideoSource
+from smalti.images import UnreadableImageError, decode_image
 
 if TYPE_CHECKING:
     from smalti.data.data_modules import ImageData, VideoData

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,8 @@ from smalti.data.shards import Shards
 from smalti.data.sources import IndexedSource, Source
 from smalti.errors import SmaltiError
 from smalti.pixels import image_to_pixels
+
+logger = logging.getLogger("smalti.data")
 
 
 def training_loader(
@@ -47,7 +50,8 @@ def training_loader(
         transform: random transform of each image, or of each video (`ClipTransform`).
         batch_size: samples per process.
         workers: number of worker processes; 0 to load in the main process. The batches do not depend on it.
-        repeats: how often each file is used per epoch, each time with a different augmentation. Must be 1 for shards.
+        repeats: how often each file is used per epoch, each time with a different augmentation. For shards, an epoch has
+            their `samples` times `repeats`.
         seed: seed for shuffling and augmentation.
         max_bad: maximum fraction of unreadable samples; see `Loader`.
         rank: rank of this process.
@@ -55,18 +59,19 @@ def training_loader(
         get_position: returns the training position. It is called at the start of each iteration.
 
     Raises:
-        SmaltiError: an epoch has less than one batch per process, there are fewer shards than processes, the shards have no
-            `samples`, a number is out of range, or the transform is for the other kind of source.
+        SmaltiError: an epoch has less than one batch per process, there are fewer shards than processes, the samples of
+            shards must be counted but are not local, a number is out of range, or the transform is for the other kind of
+            source.
     """
     _check_kind(source, transform)
     for name, value in {"batch_size": batch_size, "repeats": repeats}.items():
         if value < 1:
             raise SmaltiError(f"{name} is {value}: give at least 1.")
-    samples = _samples_per_epoch(source, repeats, world_size)
+    samples = _samples_per_epoch(source, repeats, rank, world_size)
     if samples // world_size < batch_size:
         raise SmaltiError(
             f"An epoch of {source} has {samples} samples, fewer than one batch of {batch_size} on each of {world_size} "
-            "processes: decrease batch_size, or increase repeats (for shards: samples)."
+            "processes: decrease batch_size, or increase repeats."
         )
     indexed = isinstance(source, IndexedSource)
     if indexed:
@@ -138,21 +143,21 @@ def evaluation_loader(
     return Loader(batches, source=str(source), max_bad=max_bad, samples=samples)
 
 
-def _samples_per_epoch(source: Source, repeats: int, world_size: int) -> int:
+def _samples_per_epoch(source: Source, repeats: int, rank: int, world_size: int) -> int:
     """Return the number of samples of a training epoch over all processes."""
     if isinstance(source, IndexedSource):
         return len(source) * repeats
     shards = _as_shards(source)
-    if shards.samples is None:
-        raise SmaltiError(f"Training on {source} needs the number of samples per epoch: set `samples` of the shards.")
-    if repeats != 1:
-        raise SmaltiError(f"repeats is {repeats}, but {source} are shards: set their `samples` per epoch instead.")
     if len(shards.urls) < world_size:
         raise SmaltiError(
             f"{source} has {len(shards.urls)} shards for {world_size} processes: write more and smaller shards, at least "
             "one per process."
         )
-    return shards.samples
+    if shards.samples is None:
+        shards.samples = shards.count_samples()
+        if rank == 0:
+            logger.info("The shards %s contain %d samples.", shards, shards.samples)
+    return shards.samples * repeats
 
 
 def _check_kind(source: Source, transform: Transform) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from pathlib import Path
+from typing import ClassVar, Protocol, TypeVar
 
 from lightning.pytorch import LightningDataModule, Trainer
 
@@ -13,8 +15,14 @@ from smalti.data.clip_transforms import VideoEvaluationTransform, VideoTrainingT
 from smalti.data.datasets import Transform
 from smalti.data.image_transforms import EvaluationTransform, TrainingTransform
 from smalti.data.loader import Loader
+from smalti.data.overlap import describe_overlap
 from smalti.data.sampler import TrainingPosition
-from smalti.data.sources import Source
+from smalti.data.shards import Shards, VideoShards
+from smalti.data.source_spec import open_source
+from smalti.data.sources import IndexedSource, Source
+from smalti.errors import SmaltiError
+
+logger = logging.getLogger("smalti.data")
 
 
 class Closable(Protocol):
@@ -38,6 +46,29 @@ class TrainingData(LightningDataModule):
         # A process gets no validation samples if there are fewer samples than processes.
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self._loaders: list[Closable] = []
+
+    def check_sources(self, stage: str, option: str = "data") -> None:
+        """Check that the sources of a stage are given. This takes no time: call it before anything that is slow.
+
+        Args:
+            stage: "fit", "validate" or "test".
+            option: name of the command line option of this data module, for error messages.
+
+        Raises:
+            SmaltiError: a source is missing, or the number of its samples is required and not given.
+        """
+
+    def find_overlap(self) -> str | None:
+        """Describe the validation samples that are also training samples; None if there are none."""
+        return None
+
+    def setup(self, stage: str) -> None:
+        """Check the sources. On rank 0, warn if validation uses training samples."""
+        self.check_sources(stage)
+        if stage == "fit" and self.rank_and_world_size()[0] == 0 and (overlap := self.find_overlap()):
+            logger.warning(
+                "%s: validation then measures what the tokenizer has memorized; validate on other data.", overlap
+            )
 
     @abstractmethod
     def val_dataloader(self) -> Loader:
@@ -74,20 +105,29 @@ class SourceData(TrainingData):
     """Data module with one source for training and one for validation.
 
     Args:
-        train: source of the training samples.
-        validation: source of the validation samples. Each is used exactly once, over all processes.
+        train: source of the training samples, or what `open_source` opens; None if there is no training.
+        validation: source of the validation samples, or what `open_source` opens. Each is used exactly once, over all
+            processes. None if there is no validation.
         transforms: transforms for training and for validation.
         batch_size: samples per process.
         workers: number of worker processes of each loader.
-        repeats: how often each training file is used per epoch.
+        repeats: how often each training sample is used per epoch.
         seed: seed for shuffling and augmentation.
         max_bad: maximum fraction of unreadable samples.
+
+    Attributes:
+        videos: whether the samples are videos; otherwise, they are images.
+
+    Raises:
+        SmaltiError: a source cannot be opened, or contains the other kind of samples.
     """
+
+    videos: ClassVar[bool] = False
 
     def __init__(
         self,
-        train: Source,
-        validation: Source,
+        train: str | Path | Source | None,
+        validation: str | Path | Source | None,
         transforms: tuple[Transform, Transform],
         *,
         batch_size: int,
@@ -97,14 +137,22 @@ class SourceData(TrainingData):
         max_bad: float,
     ) -> None:
         super().__init__()
-        self.train = train
-        self.validation = validation
+        self.train = open_training_source(train, self.videos) if train is not None else None
+        self.validation = open_training_source(validation, self.videos) if validation is not None else None
         self.batch_size = batch_size
         self.workers = workers
         self.repeats = repeats
         self.seed = seed
         self.max_bad = max_bad
         self._transforms = transforms
+
+    def check_sources(self, stage: str, option: str = "data") -> None:
+        """Check that the sources of a stage are given; see `TrainingData.check_sources`."""
+        self.require(*(("train",) if stage == "fit" else ()), "validation", option=option)
+
+    def find_overlap(self) -> str | None:
+        """Describe the validation samples that are also training samples; None if there are none."""
+        return describe_overlap(self._get("train"), self._get("validation"))
 
     def train_dataloader(self) -> Loader:
         """Return a loader of complete training batches that starts at the trainer's position.
@@ -120,16 +168,46 @@ class SourceData(TrainingData):
     def build_training_loader(self, rank: int, world_size: int, get_position: Callable[[], TrainingPosition]) -> Loader:
         """Build the training loader of a process; see `training_loader`."""
         return training_loader(
-            self.train, self._transforms[0], batch_size=self.batch_size, workers=self.workers, repeats=self.repeats,
-            seed=self.seed, max_bad=self.max_bad, rank=rank, world_size=world_size, get_position=get_position,
+            self._get("train"), self._transforms[0], batch_size=self.batch_size, workers=self.workers,
+            repeats=self.repeats, seed=self.seed, max_bad=self.max_bad, rank=rank, world_size=world_size,
+            get_position=get_position,
         )  # fmt: skip
 
     def build_validation_loader(self, rank: int, world_size: int) -> Loader:
         """Build the validation loader of a process; see `evaluation_loader`."""
         return evaluation_loader(
-            self.validation, self._transforms[1], self.batch_size, self.workers, rank, world_size, self.max_bad,
+            self._get("validation"), self._transforms[1], self.batch_size, self.workers, rank, world_size, self.max_bad,
             keep_workers=True,
         )  # fmt: skip
+
+    def require(self, *names: str, option: str = "data") -> None:
+        """Check that sources are given, and that the number of training samples is known or can be counted.
+
+        Args:
+            names: the sources: "train", "validation".
+            option: name of the command line option of this data module.
+
+        Raises:
+            SmaltiError: they are not.
+        """
+        missing = [name for name in names if getattr(self, name) is None]
+        if missing:
+            purposes = " and ".join({"train": "training", "validation": "validation"}[name] for name in missing)
+            raise SmaltiError(
+                f"No {_kind(self.videos)} are given for {purposes}: add "
+                f"{' '.join(f'--{option}.{name} PATH' for name in missing)} (a folder, a file, or shards)."
+            )
+        source = self.train
+        if "train" in names and isinstance(source, Shards) and source.samples is None and not source.local:
+            raise SmaltiError(
+                f"The number of samples in {source} is unknown, because only local shards are counted: pass "
+                f"`--{option}.train {type(source).__name__} --{option}.train.pattern '{source.patterns[0]}' "
+                f"--{option}.train.samples N` with the number of samples per epoch."
+            )
+
+    def _get(self, name: str) -> Source:
+        self.require(name)
+        return getattr(self, name)
 
 
 class ImageData(SourceData):
@@ -138,26 +216,34 @@ class ImageData(SourceData):
     Training uses random resized crops and flips; validation uses the resize and center crop of `EvaluationTransform`.
 
     Args:
-        train: Source of the training images.
-        validation: Source of the validation images. Each is used exactly once, over all processes.
-        size: Height and width of the images in pixels.
-        batch_size: Samples per process.
-        workers: Number of worker processes that load data, for training and for validation each.
-        repeats: How often each image is used per epoch, with a different crop each time (increase it for small datasets).
-            Must be 1 for shards.
+        train: Training images: a folder with subfolders (my/photos), a file, or shards in the webdataset format, given as a
+            folder of .tar files, a pattern ('shards/train-*.tar') or a URL (https://.../train-{000..999}.tar); or packaged
+            photos (photos:train), or your own source (my_package.MySource). Options of a source follow its name:
+            Shards --data.train.pattern URL --data.train.samples 100000.
+        validation: Validation images, given in the same ways. Each is used exactly once, over all processes. Must not
+            share images with `train`.
+        size: Height and width of the images in pixels. A multiple of the tokenizer's spatial stride.
+        batch_size: Images per batch on each process (GPU).
+        workers: Number of worker processes per GPU that load images, for training and for validation each. 0 to load in the
+            main process.
+        repeats: How often each training image is used per epoch, with a different crop each time (increase it for small
+            datasets).
         seed: Seed for shuffling, crops and flips.
         scale: Minimum and maximum area of training crops, as a fraction of the image area.
         flip: Whether to flip half of the training images horizontally.
         max_bad: Maximum fraction of unreadable images to skip before training stops with an error.
 
     Raises:
-        SmaltiError: `size` or `scale` is out of range; when training starts, see `training_loader`.
+        SmaltiError: `size` or `scale` is out of range, or a source cannot be opened or contains videos; when training
+            starts, a source is missing, or see `training_loader`.
     """
 
+    # jsonargparse tries the types of a source in order. With str first, it does not import a text that may be a class path.
+    # With Path, it does not read an existing file as settings. With Path last, it writes a class to config.yaml as such.
     def __init__(
         self,
-        train: Source,
-        validation: Source,
+        train: str | Source | Path | None = None,
+        validation: str | Source | Path | None = None,
         size: int = 256,
         batch_size: int = 4,
         workers: int = 2,
@@ -181,30 +267,38 @@ class VideoData(SourceData):
     Validation uses one clip from the start of each video, with the resize and center crop of `EvaluationTransform`.
 
     Args:
-        train: Source of the training videos.
-        validation: Source of the validation videos. One clip of each is used exactly once, over all processes.
-        frames: Frames per clip.
+        train: Training videos: a folder with subfolders (my/videos), a file, or shards in the webdataset format, given as a
+            folder of .tar files, a pattern ('shards/train-*.tar') or a URL (https://.../train-{000..999}.tar); or packaged
+            clips (clips:train), or your own source (my_package.MySource). Options of a source follow its name:
+            VideoShards --data.train.pattern URL --data.train.samples 100000.
+        validation: Validation videos, given in the same ways. One clip of each is used exactly once, over all processes.
+            Must not share videos with `train`.
+        frames: Frames per clip. For causal tokenizers, 1 plus a multiple of the temporal stride.
         rate: Frame rate to which all videos are resampled by timestamps, in frames per second. With null, every video keeps
             its own frame rate.
         stride: Temporal stride. Every stride-th frame is used, counted after resampling.
-        size: Height and width of the clips in pixels.
-        batch_size: Samples per process.
-        workers: Number of worker processes that load data, for training and for validation each.
-        repeats: How often each video is used per epoch, with a different clip each time (increase it for small datasets).
-            Must be 1 for shards.
+        size: Height and width of the clips in pixels. A multiple of the tokenizer's spatial stride.
+        batch_size: Clips per batch on each process (GPU).
+        workers: Number of worker processes per GPU that load videos, for training and for validation each. 0 to load in the
+            main process.
+        repeats: How often each training video is used per epoch, with a different clip each time (increase it for small
+            datasets).
         seed: Seed for shuffling, clips, crops and flips.
         scale: Minimum and maximum area of training crops, as a fraction of the frame area.
         flip: Whether to flip half of the training clips horizontally.
         max_bad: Maximum fraction of unreadable or too short videos to skip before training stops with an error.
 
     Raises:
-        SmaltiError: an argument is out of range; when training starts, see `training_loader`.
+        SmaltiError: an argument is out of range, or a source cannot be opened or contains images; when training starts, a
+            source is missing, or see `training_loader`.
     """
+
+    videos = True
 
     def __init__(
         self,
-        train: Source,
-        validation: Source,
+        train: str | Source | Path | None = None,
+        validation: str | Source | Path | None = None,
         frames: int = 17,
         rate: float | None = None,
         stride: int = 1,
@@ -226,6 +320,47 @@ class VideoData(SourceData):
             batch_size=batch_size, workers=workers, repeats=repeats, seed=seed, max_bad=max_bad,
         )  # fmt: skip
         self.rate = rate  # frame rate of the validation videos that are logged
+
+
+def open_training_source(source: str | Path | Source, videos: bool) -> Source:
+    """Open a source of images or of videos, and check its kind.
+
+    Args:
+        source: a source, or what `open_source` opens.
+        videos: whether it should contain videos; otherwise, images.
+
+    Raises:
+        SmaltiError: it cannot be opened, or contains the other kind only.
+    """
+    if not isinstance(source, Source):
+        source = open_source(str(source), videos)
+    if source.videos != videos:
+        raise _wrong_kind_error(source, f"{len(source)} " if isinstance(source, IndexedSource) else "")
+    if isinstance(source, Shards) and source.local and not source.contains_samples():
+        other = (Shards if videos else VideoShards)(source.patterns)
+        if other.contains_samples():
+            raise _wrong_kind_error(other, "")
+        raise SmaltiError(f"The shards {source} contain no {_kind(videos)}: check the path.")
+    return source
+
+
+def _wrong_kind_error(source: Source, count: str) -> SmaltiError:
+    """Return the error for a source of the kind that was not expected.
+
+    Args:
+        source: the source.
+        count: the number of its items with a space, or "" if it is not known.
+    """
+    data = "VideoData" if source.videos else "ImageData"
+    wanted, found = _kind(not source.videos), _kind(source.videos)
+    verb = "contains" if isinstance(source, IndexedSource) else "contain"
+    return SmaltiError(
+        f"{source} {verb} no {wanted}, but {count}{found}: add `--data {data}` to train on {found}, or give {wanted}."
+    )
+
+
+def _kind(videos: bool) -> str:
+    return "videos" if videos else "images"
 
 
 def trainer_position(trainer: Trainer) -> TrainingPosition:

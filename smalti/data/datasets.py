@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from smalti.data.clip_transforms import Clip
-from smalti.data.image_decoding import UnreadableImageError
 from smalti.data.sampler import SampleKey
 from smalti.data.shard_cursor import ShardCursor
 from smalti.data.shard_reading import EncodedSample
 from smalti.data.shards import Shards
 from smalti.data.sources import IndexedSource, ReadFailure
 from smalti.errors import UnreadableError
+from smalti.images import UnreadableImageError
 from smalti.seeds import derive_seed
 from smalti.types import Batch
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image
 
-from smalti.data.image_decoding import decode_image
 from smalti.data.sources import ImageSource, IndexedSource, VideoSegment, VideoSource
+from smalti.images import decode_image
 
 
 class _FileList(IndexedSource):
@@ -30,6 +31,10 @@ class _FileList(IndexedSource):
         """Return the path relative to the root, with forward slashes; without a root, the file name."""
         path = self.paths[index]
         return path.name if self.root is None else path.relative_to(self.root).as_posix()
+
+    def origins(self) -> list[str]:
+        """Return the path of each file without symbolic links."""
+        return resolve_paths(self.paths)
 
     def __str__(self) -> str:
         return str(self.root or ", ".join(str(path) for path in self.paths[:3]))
@@ -57,3 +62,25 @@ class VideoFiles(_FileList, VideoSource):
 
     def __getitem__(self, index: int) -> VideoSegment:
         return VideoSegment(self.name(index), self.paths[index])
+
+
+def resolve_paths(paths: Iterable[Path]) -> list[str]:
+    """Return the absolute paths of files without symbolic links.
+
+    Lists each folder once instead of asking for the status of each file, which takes minutes for a million files on a
+    network file system.
+    """
+    folders: dict[str, tuple[str, set[str]]] = {}
+    resolved: list[str] = []
+    for path in paths:
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder), _find_links(folder)
+        real_folder, links = folders[folder]
+        resolved.append(os.path.realpath(path) if name in links else f"{real_folder}{os.sep}{name}")
+    return resolved
+
+
+def _find_links(folder: str) -> set[str]:
+    with os.scandir(folder or ".") as entries:
+        return {entry.name for entry in entries if entry.is_symlink()}

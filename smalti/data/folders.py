@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from pathlib import Path
 
 from smalti.data.file_lists import ImageFiles, VideoFiles
@@ -32,7 +32,7 @@ class Folder(ImageFiles):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        super().__init__(*_list_folder(path, "images", IMAGE_SUFFIXES, ".jpg, .png or .webp"))
+        super().__init__(*_list_folder(path, "images", IMAGE_SUFFIXES))
 
 
 class VideoFolder(VideoFiles):
@@ -46,23 +46,7 @@ class VideoFolder(VideoFiles):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        super().__init__(*_list_folder(path, "videos", VIDEO_SUFFIXES, ".mp4, .webm or .mkv"))
-
-
-def open_folder(path: Path) -> Folder | VideoFolder:
-    """Open a folder of images or of videos, depending on its content.
-
-    Raises:
-        SmaltiError: the folder contains both images and videos, or neither.
-    """
-    root = _check_folder(path, "images or videos")
-    images, videos = find_files(root, IMAGE_SUFFIXES), find_files(root, VIDEO_SUFFIXES)
-    if images and videos:
-        raise SmaltiError(
-            f"The folder {root} contains {len(images)} images ({images[0].name}, ...) and {len(videos)} videos "
-            f"({videos[0].name}, ...): choose one kind with 'images:{root}' or 'videos:{root}'."
-        )
-    return VideoFolder(root) if videos else Folder(root)
+        super().__init__(*_list_folder(path, "videos", VIDEO_SUFFIXES))
 
 
 def find_files(root: Path, suffixes: Set[str]) -> list[Path]:
@@ -74,36 +58,19 @@ def find_files(root: Path, suffixes: Set[str]) -> list[Path]:
         root: the folder.
         suffixes: suffixes with their dot, in lower case; files are matched case-insensitively.
     """
-    return sorted((file for file in _walk(root) if file.suffix.lower() in suffixes), key=Path.as_posix)
+    return select_files(list_files(root), suffixes)
 
 
-def _list_folder(path: str | os.PathLike[str], kind: str, suffixes: Set[str], examples: str) -> tuple[list[Path], Path]:
-    """Return the files of one kind in a folder, and the folder.
+def select_files(files: Iterable[Path], suffixes: Set[str]) -> list[Path]:
+    """Return the files with these suffixes, sorted by path. Suffixes are matched as in `find_files`."""
+    return sorted((file for file in files if file.suffix.lower() in suffixes), key=Path.as_posix)
 
-    Raises:
-        SmaltiError: the folder does not exist, is a file, or contains no such file.
+
+def list_files(root: Path) -> list[Path]:
+    """Return the files in a folder and its subfolders that are not hidden, in any order.
+
+    Each folder is visited once, so that cyclic links end.
     """
-    root = _check_folder(path, kind)
-    paths = find_files(root, suffixes)
-    if not paths:
-        raise SmaltiError(
-            f"The folder {root} contains no {kind}: put {examples} files into it or its subfolders, or name shards by a "
-            f"pattern such as '{root}/*.tar'."
-        )
-    return paths, root
-
-
-def _check_folder(path: str | os.PathLike[str], kind: str) -> Path:
-    root = Path(path).expanduser()
-    if not root.exists():
-        raise SmaltiError(f"The folder {root} does not exist: check the path.")
-    if not root.is_dir():
-        raise SmaltiError(f"{root} is a file: give the folder that contains the {kind}.")
-    return root
-
-
-def _walk(root: Path) -> list[Path]:
-    """Return the files below `root` that are not hidden. Each folder is visited once, so that cyclic links end."""
     files: list[Path] = []
     visited: set[str] = set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
@@ -115,3 +82,39 @@ def _walk(root: Path) -> list[Path]:
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         files += [Path(folder, name) for name in names if not name.startswith(".")]
     return files
+
+
+def empty_folder_error(root: Path, kind: str) -> SmaltiError:
+    """Return the error for a folder without images, without videos, or without both.
+
+    Args:
+        root: the folder.
+        kind: "images", "videos" or "images or videos".
+    """
+    examples = ".mp4, .webm or .mkv" if kind == "videos" else ".jpg, .png or .webp"
+    return SmaltiError(
+        f"The folder {root} contains no {kind}: put {examples} files into it or its subfolders, or name shards by a "
+        f"pattern such as '{root}/*.tar'."
+    )
+
+
+def _list_folder(path: str | os.PathLike[str], kind: str, suffixes: Set[str]) -> tuple[list[Path], Path]:
+    """Return the files of one kind in a folder, and the folder.
+
+    Raises:
+        SmaltiError: the folder does not exist, is a file, or contains no such file.
+    """
+    root = _check_folder(path, kind)
+    paths = find_files(root, suffixes)
+    if not paths:
+        raise empty_folder_error(root, kind)
+    return paths, root
+
+
+def _check_folder(path: str | os.PathLike[str], kind: str) -> Path:
+    root = Path(path).expanduser()
+    if not root.exists():
+        raise SmaltiError(f"The folder {root} does not exist: check the path.")
+    if not root.is_dir():
+        raise SmaltiError(f"{root} is a file: give the folder that contains the {kind}.")
+    return root

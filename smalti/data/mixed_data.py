@@ -108,8 +108,9 @@ class MixedData(TrainingData):
     `smalti evaluate`.
 
     Args:
-        images: Data module of the images. Only its training source is used.
-        videos: Data module of the videos. Its validation source is used for validation.
+        images: Images for training, with the options of `ImageData`, such as --data.images.train my/photos. Its validation
+            images are not used.
+        videos: Videos for training and validation, with the options of `VideoData`, such as --data.videos.train my/videos.
         image_share: Fraction of the batches that contain images, between 0 and 1 (exclusive). With 0.2, there is one batch
             of images for every four batches of clips.
         seed: Seed for the order of image batches and video batches.
@@ -129,6 +130,16 @@ class MixedData(TrainingData):
         self.rate = videos.rate
         self.image_share = image_share
         self.seed = seed
+
+    def check_sources(self, stage: str, option: str = "data") -> None:
+        """Check that the sources of a stage are given; see `TrainingData.check_sources`."""
+        if stage == "fit":
+            self.images.require("train", option=f"{option}.images")
+        self.videos.check_sources(stage, f"{option}.videos")
+
+    def find_overlap(self) -> str | None:
+        """Describe the validation videos that are also training videos; None if there are none."""
+        return self.videos.find_overlap()
 
     def train_dataloader(self) -> MixedLoader:
         """Return a loader of complete training batches that starts at the trainer's position.

@@ -59,6 +59,10 @@ class Clips(VideoSource):
         name, _, start, stop = self._segments[index]
         return f"{name} {float(start):.2f}-{float(stop or 0):.2f}"
 
+    def origins(self) -> list[str]:
+        """Return the name of each segment: it is the same in all splits."""
+        return [f"{self.prefix}:{self.name(index)}" for index in range(len(self))]
+
     def __str__(self) -> str:
         return f"{self.prefix}:{self.split}"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from PIL import Image
 
-from smalti.data.image_decoding import decode_image
 from smalti.data.packaged_files import Package, Split, check_split, locate
 from smalti.data.sources import ImageSource
+from smalti.images import decode_image
 
 _SKIMAGE = Package("scikit-image", "skimage", "data", "photos", "The packaged photos")
 _SKLEARN = Package("scikit-learn", "sklearn", "datasets/images", "photos", "The packaged photos")
@@ -71,6 +71,10 @@ class Photos(ImageSource):
     def name(self, index: int) -> str:
         """Return the file name of the photo in its package."""
         return self._names[index]
+
+    def origins(self) -> list[str]:
+        """Return the name of each photo: it is the same in all splits."""
+        return [f"{self.prefix}:{self.name(index)}" for index in range(len(self))]
 
     def __str__(self) -> str:
         return f"{self.prefix}:{self.split}"

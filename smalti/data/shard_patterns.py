@@ -26,7 +26,7 @@ def expand_pattern(pattern: str) -> list[str]:
         raise SmaltiError(f"The braces of the shard pattern '{pattern}' are malformed: write {{000..009}}.") from None
     urls: list[str] = []
     for part in parts:
-        if _is_url(part):
+        if is_url(part):
             urls.append(part)
             continue
         path = str(Path(part).expanduser())
@@ -44,5 +44,6 @@ def _glob(pattern: str) -> list[str]:
     return sorted(str(match) for match in Path(path.anchor).glob(str(relative)) if match.is_file())
 
 
-def _is_url(text: str) -> bool:
+def is_url(text: str) -> bool:
+    """Return whether a shard is a URL, which may be a pipe, and not a local path."""
     return re.match(r"[a-z][a-z0-9+.-]+:", text) is not None

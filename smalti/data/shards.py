@@ -8,6 +8,7 @@ without being decoded.
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -15,11 +16,12 @@ from typing import Any, ClassVar
 from torch.utils.data import IterableDataset
 
 from smalti.data.folders import IMAGE_SUFFIXES
-from smalti.data.image_decoding import UnreadableImageError, decode_image
-from smalti.data.shard_patterns import expand_pattern
+from smalti.data.shard_headers import read_sample_names
+from smalti.data.shard_patterns import expand_pattern, is_url
 from smalti.data.shard_reading import EncodedSample, read_shards
 from smalti.data.sources import ReadFailure, Source, VideoSegment
 from smalti.errors import SmaltiError
+from smalti.images import UnreadableImageError, decode_image
 from smalti.seeds import derive_seed
 from smalti.video import VIDEO_SUFFIXES, UnreadableVideoError
 
@@ -33,9 +35,10 @@ class Shards(Source, IterableDataset[EncodedSample | ReadFailure]):
     Args:
         pattern: Shards to read: a path with braces ("photos-{000..009}.tar"), a glob ("photos-*.tar"), or a URL that
             webdataset can open (http, https, pipe:, ...), which may have braces; or a list of them.
-        samples: Samples per training epoch over all processes. Required for training only. Each epoch reads the shards from
-            their start, so set it to about the number of samples in the shards: if it is much smaller, the samples at the
-            ends are never used.
+        samples: Samples per training epoch over all processes. By default, the samples of local shards are counted when
+            training starts, which takes about 0.5 s per 10,000 samples. Training on URLs requires it. Each epoch reads the
+            shards from their start, so set it to about the number of samples in the shards: if it is much smaller, the
+            samples at the ends are never used.
         buffer: Size of the shuffle buffer of each process, in encoded samples.
         lanes: Number of shards that each process reads in parallel, limited by its number of shards. Workers share the
             lanes: a multiple of the number of workers is best.
@@ -60,11 +63,46 @@ class Shards(Source, IterableDataset[EncodedSample | ReadFailure]):
         self.buffer = buffer
         self.lanes = lanes
 
+    @property
+    def local(self) -> bool:
+        """Whether all shards are local files, none of them a URL."""
+        return not any(is_url(url) for url in self.urls)
+
     def __iter__(self) -> Iterator[EncodedSample | ReadFailure]:
         return read_shards(self.urls, self.suffixes)
 
     def __str__(self) -> str:
-        return ", ".join(self.patterns)
+        return ", ".join(self.patterns[:3]) + (", ..." if len(self.patterns) > 3 else "")
+
+    def origins(self) -> list[str]:
+        """Return the path of each local shard without symbolic links, and the URL of each other shard."""
+        return [url if is_url(url) else os.path.realpath(url) for url in self.urls]
+
+    def count_samples(self) -> int:
+        """Return the number of samples in the shards that contain an image (for `VideoShards`: a video).
+
+        Reads only the headers of the files in each shard: about 0.5 s per shard of 10,000 samples.
+
+        Raises:
+            SmaltiError: a shard is not a local file.
+        """
+        return sum(1 for _ in self._iterate_headers())
+
+    def contains_samples(self) -> bool:
+        """Return whether a shard contains an image (for `VideoShards`: a video). Stops at the first one.
+
+        Raises:
+            SmaltiError: a shard is not a local file.
+        """
+        return next(self._iterate_headers(), None) is not None
+
+    def _iterate_headers(self) -> Iterator[str]:
+        if not self.local:
+            raise SmaltiError(
+                f"The samples of {self} cannot be counted, because it is a URL: set `samples` of the shards."
+            )
+        for url in self.urls:
+            yield from read_sample_names(url, self.suffixes)
 
     def decode(self, sample: EncodedSample) -> Any:
         """Decode a sample to an 8-bit RGB image.

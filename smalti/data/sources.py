@@ -61,6 +61,14 @@ class Source(Dataset[Any]):
     def __str__(self) -> str:
         """Return the name of the source in messages."""
 
+    def origins(self) -> list[str] | None:
+        """Return where each item comes from, such as the resolved path of its file; for shards, of each shard.
+
+        Items of two sources with the same origin are the same image or video, which shows that validation uses training
+        data. None, the default, if this is not known.
+        """
+        return None
+
 
 class IndexedSource(Source):
     """Base class of sources whose items can be fetched by index. The order of the items never changes."""

@@ -108,10 +108,13 @@ def make_videos(tmp_path: Path):
 def make_video_shards(tmp_path: Path):
     """A function that writes shards of videos with 24 frames at 12 per second, some truncated; returns their pattern."""
 
-    def make(shards: int, samples: int, bad: tuple[int, ...] = (), name: str = "video shards") -> str:
+    def make(
+        shards: int, samples: int, bad: tuple[int, ...] = (), name: str = "video shards", images: bool = True
+    ) -> str:
         def content(index: int) -> dict[str, bytes]:
             data = encode_video(offset=index)
-            return {"mkv": data[:BAD_VIDEO_BYTES] if index in bad else data, "jpg": b"", "cls": b"1"}
+            other = {"jpg": b""} if images else {"json": b"{}"}
+            return {"mkv": data[:BAD_VIDEO_BYTES] if index in bad else data, **other, "cls": b"1"}
 
         return write_shards(tmp_path / name, shards, samples, content)
 

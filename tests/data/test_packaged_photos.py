@@ -43,7 +43,7 @@ def test_no_training_photo_is_a_near_duplicate_of_a_validation_photo():
 def test_a_missing_extra_or_an_unknown_split_raises_an_error(monkeypatch):
     real = importlib.util.find_spec
     monkeypatch.setattr(packaged_files, "find_spec", lambda name: None if name == "sklearn" else real(name))
-    with pytest.raises(MissingExtraError, match=r"scikit-learn.*smalti\[photos\]"):
+    with pytest.raises(MissingExtraError, match=r"scikit-learn.*pip install -e '\.\[photos\]'"):
         Photos("train")
     with pytest.raises(SmaltiError, match="no split 'test'"):
         Photos("test")

@@ -1,6 +1,7 @@
 """Shards: patterns, reading complete and damaged tar files, and lanes."""
 
 import gzip
+import io
 import pickle
 import shutil
 import tarfile
@@ -11,7 +12,7 @@ from threading import Thread
 
 import pytest
 
-from smalti.data import Shards
+from smalti.data import Shards, VideoShards
 from smalti.data.shard_patterns import expand_pattern
 from smalti.data.shard_reading import EncodedSample
 from smalti.data.sources import ReadFailure
@@ -93,6 +94,43 @@ def test_shards_are_read_over_http(make_shards, monkeypatch):
         server.shutdown()
     assert [sample.content for sample in samples] == [sample.content for sample in Shards(str(pattern))]
     assert [item.name for item in missing if isinstance(item, ReadFailure)] == [f"{url}/002.tar"]
+
+
+def test_counting_reads_the_same_samples_as_training(tmp_path):
+    """Also with long names, other suffixes, upper case, folders, metadata, several files per sample, and damage."""
+    files = {
+        "a/0001.jpg": b"1", "a/0001.cls": b"1", "a/0002.JPG": b"1", "a/0003.txt": b"no image", "a/0003.x.png": b"",
+        "b": None, "b/0001.png": b"1", "__meta__/x.jpg": b"1", "__info__": b"1", "no_suffix": b"1", "c.cls": b"no image",
+        f"{'long/' * 40}{'name' * 40}.webp": b"1", "d.seg.png": b"1", "d.jpg": b"1", "clip.mp4": b"1",
+    }  # fmt: skip
+
+    def write(path: Path, mode: str, tar_format: int) -> None:
+        with tarfile.open(path, mode, format=tar_format) as tar:
+            for name, content in files.items():
+                info = tarfile.TarInfo(name)
+                info.type = tarfile.DIRTYPE if content is None else tarfile.REGTYPE
+                info.size = len(content or b"")
+                tar.addfile(info, io.BytesIO(content or b""))
+
+    write(tmp_path / "0.tar", "w", tarfile.PAX_FORMAT)
+    write(tmp_path / "1.tar", "w", tarfile.GNU_FORMAT)
+    write(tmp_path / "2.tar", "w:gz", tarfile.PAX_FORMAT)
+    data = (tmp_path / "0.tar").read_bytes()
+    (tmp_path / "3.tar").write_bytes(data[: data.index(b"b/0001.png") + 100])  # truncated within a header
+    (tmp_path / "4.tar").write_bytes(b"")
+    (tmp_path / "5.tar").write_bytes(b"not a tar file" * 100)
+    for cls, expected in ((Shards, [6, 6, 6, 3, 0, 0]), (VideoShards, [1, 1, 1, 0, 0, 0])):
+        for index, count in enumerate(expected):
+            shards = cls(str(tmp_path / f"{index}.tar"))
+            read = [item for item in shards if isinstance(item, EncodedSample) and item.content is not None]
+            assert shards.count_samples() == len(read) == count, (cls, index)
+            assert shards.contains_samples() == (count > 0)
+        assert cls(str(tmp_path / "*.tar")).count_samples() == sum(expected)
+
+
+def test_urls_are_not_counted():
+    with pytest.raises(SmaltiError, match=r"https://example.org/a.tar cannot be counted, because it is a URL"):
+        Shards("https://example.org/a.tar").count_samples()
 
 
 def test_a_failing_pipe_is_a_failure():

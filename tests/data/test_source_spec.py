@@ -1,6 +1,7 @@
 """The data sources that `--data` can name, including sources from outside the package."""
 
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -13,7 +14,6 @@ from smalti.data import (
     Photos,
     Shards,
     VideoFiles,
-    VideoFolder,
     VideoShards,
     evaluation_loader,
     open_source,
@@ -26,7 +26,9 @@ def test_paths_shards_and_packaged_sources_are_opened(make_folder, make_shards, 
     folder = make_folder(3)
     pattern = make_shards(2, 2)
     image = folder / "0" / "000.jpg"
-    assert isinstance(open_source(str(folder)), Folder)
+    assert isinstance(open_source(str(folder)), ImageFiles)
+    assert list(open_source(str(folder)).paths) == list(Folder(folder).paths)
+    assert str(open_source(str(folder))) == str(folder)
     assert isinstance(open_source(pattern), Shards)
     assert isinstance(open_source("https://example.org/{0..3}.tar"), Shards)
     assert isinstance(open_source("photos:validation"), Photos)
@@ -41,9 +43,9 @@ def test_paths_shards_and_packaged_sources_are_opened(make_folder, make_shards, 
 def test_images_and_videos_are_distinguished(make_videos, make_folder, make_video_shards, tmp_path):
     videos, images = make_videos(2), make_folder(2)
     (images / "notes.txt").write_text("x")
-    assert isinstance(open_source(str(videos)), VideoFolder)
-    assert isinstance(open_source(str(images)), Folder)
-    assert isinstance(open_source(f"videos:{videos}"), VideoFolder)
+    assert isinstance(open_source(str(videos)), VideoFiles)
+    assert isinstance(open_source(str(images)), ImageFiles)
+    assert isinstance(open_source(f"videos:{videos}"), VideoFiles)
     assert isinstance(open_source(str(videos / "0" / "000.mkv")), VideoFiles)
     assert isinstance(open_source(f"videos:{images}/0/000.jpg"), VideoFiles)
     assert isinstance(open_source(f"images:{images}/0/000.jpg"), ImageFiles)
@@ -56,6 +58,8 @@ def test_images_and_videos_are_distinguished(make_videos, make_folder, make_vide
         open_source(str(videos))
     assert len(open_source(f"images:{videos}")) == 1
     assert len(open_source(f"videos:{videos}")) == 2
+    assert len(open_source(str(videos), videos=False)) == 1
+    assert len(open_source(str(videos), videos=True)) == 2
     (tmp_path / "empty").mkdir()
     for bad, message in {
         "clips:test": "no split 'test'",
@@ -151,15 +155,50 @@ def test_a_class_path_that_cannot_be_opened_raises_an_error_of_one_sentence(outs
         f"{outside_source}.NotASource": "NotASource is not a data source: derive it from ImageSource",
         f"{outside_source}.RequiresTwo:1": r"Two:1' cannot be constructed \(missing a required argument: 'second'\)",
         "smalti.data.Source": "smalti.data.Source is not a data source",
-        "missing-file.JPG": "is not a data source: give a folder",
+        "missing-file.JPG": r"is not a data source \(there is no such file or folder\): give a folder",
+        "Source": "'Source' is not a data source",
+        "Shards": r"'Shards' cannot be constructed \(missing a required argument: 'pattern'\)",
     }.items():
         with pytest.raises(SmaltiError, match=message) as caught:
             open_source(spec)
         assert "\n" not in str(caught.value)
 
 
-def test_an_existing_file_is_preferred_to_a_class_path(make_folder, monkeypatch):
-    image = make_folder(1) / "0" / "000.jpg"
-    monkeypatch.chdir(image.parent)
+def test_an_existing_file_or_folder_is_preferred_to_a_class(make_folder, tmp_path, monkeypatch):
+    image = make_folder(1, name="Photos") / "0" / "000.jpg"
+    monkeypatch.chdir(tmp_path)
     image.rename("photo.JPG")
+    make_folder(2, name="Photos")
     assert isinstance(open_source("photo.JPG"), ImageFiles)
+    assert len(open_source("Photos")) == 2
+    monkeypatch.chdir(tmp_path / "Photos")
+    assert isinstance(open_source("Photos"), Photos)
+
+
+def test_the_requested_kind_decides_where_both_are_possible(make_video_shards, make_folder, make_videos):
+    pattern = make_video_shards(2, 1)
+    folder = Path(pattern).parent
+    for spec in (pattern, str(folder), str(folder / "000.tar"), "https://example.org/{0..3}.tar"):
+        assert type(open_source(spec, videos=True)) is VideoShards
+        assert type(open_source(spec, videos=False)) is type(open_source(spec)) is Shards
+        assert type(open_source(f"videos:{spec}", videos=False)) is VideoShards
+    assert open_source(str(folder)).urls == [str(folder / "000.tar"), str(folder / "001.tar")]
+    # A folder or a file of the other kind is opened as what it is.
+    assert isinstance(open_source(str(make_folder(1)), videos=True), ImageFiles)
+    assert isinstance(open_source(str(make_videos(1) / "0" / "000.mkv"), videos=False), VideoFiles)
+
+
+def test_relative_paths_and_the_home_folder_are_opened(make_folder, make_shards, tmp_path, monkeypatch):
+    make_folder(3, name="home/photos")
+    make_shards(1, 1, name="home/shards")
+    monkeypatch.chdir(tmp_path / "home")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for prefix in ("", "./", "~/", "images:", "images:~/"):
+        assert len(open_source(f"{prefix}photos")) == 3
+        assert len(open_source(f"{prefix}photos/0/000.jpg")) == 1
+        assert len(list(open_source(f"{prefix}shards/*.tar"))) == 1
+
+
+def test_a_file_in_a_folder_with_tar_in_its_name_is_no_shard(make_folder):
+    folder = make_folder(1, name="photos.tar.extracted")
+    assert isinstance(open_source(str(folder / "0" / "000.jpg")), ImageFiles)
