@@ -2,7 +2,8 @@
 
 >>> import smalti
 >>> tokenizer = smalti.load("path/to/export")  # doctest: +SKIP
->>> tokens = tokenizer.tokenize(pixels)  # doctest: +SKIP
+>>> tokens = tokenizer.tokenize(smalti.load_image("photo.jpg"))  # doctest: +SKIP
+>>> smalti.save_image(tokenizer.detokenize(tokens), "reconstruction.png")  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -12,12 +13,18 @@ from typing import TYPE_CHECKING, Any
 from smalti.version import __version__
 
 if TYPE_CHECKING:
+    from smalti.images import load_image, save_image
     from smalti.tokenizers.checkpoints import load
     from smalti.tokenizers.tokenizer import Tokenizer
 
-__all__ = ["Tokenizer", "__version__", "load"]
+__all__ = ["Tokenizer", "__version__", "load", "load_image", "save_image"]
 
-_MODULES = {"Tokenizer": "smalti.tokenizers.tokenizer", "load": "smalti.tokenizers.checkpoints"}
+_MODULES = {
+    "Tokenizer": "smalti.tokenizers.tokenizer",
+    "load": "smalti.tokenizers.checkpoints",
+    "load_image": "smalti.images",
+    "save_image": "smalti.images",
+}
 
 
 def __getattr__(name: str) -> Any:

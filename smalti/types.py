@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from smalti.errors import SmaltiError
+
 Grids = tuple[tuple[int, int, int], ...]
 """(t, h, w) of each latent grid of a sample; usually one grid."""
 
@@ -139,12 +141,26 @@ class Latents(Layout):
         """Build latents for `Tokenizer.decode` from grids of another source, such as a generative model.
 
         Args:
-            latents: one (B, C, t, h, w) tensor per grid.
+            latents: one (B, C, t, h, w) tensor per grid. `Tokenizer.layout` returns the shapes for a size.
             size: (height, width) in pixels.
             frames: number of frames of the clip; None for an image.
+
+        Raises:
+            SmaltiError: `latents` is not a tuple of such tensors.
         """
+        if isinstance(latents, Tensor) or any(grid.ndim != 5 for grid in latents):
+            given = tuple(latents.shape) if isinstance(latents, Tensor) else [tuple(grid.shape) for grid in latents]
+            raise SmaltiError(
+                f"Latents.from_grids takes a tuple with one tensor (B, C, t, h, w) per grid, not {given}: add the time "
+                "axis of an image with z.unsqueeze(2), and put a single grid into a tuple, (z,)."
+            )
         z, grids = pack(latents)
         return cls(code=Code(z), grids=grids, size=size, frames=frames)
+
+    def to(self, device: torch.device | str) -> Latents:
+        """Return the same latents on another device, without losses."""
+        ids = None if self.code.ids is None else self.code.ids.to(device)
+        return replace(self, code=Code(self.z.to(device), ids, branch=self.code.branch))
 
     def _select_positions(self, positions: slice) -> Self:
         return replace(self, code=self.code[:, positions])

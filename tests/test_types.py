@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from smalti.errors import SmaltiError
 from smalti.types import Code, Latents, Layout, TokenGrid, pack, unpack
 
 
@@ -59,6 +60,24 @@ def test_a_part_of_a_code_has_no_losses():
     assert part.ids is not None
     assert part.ids.shape == (1, 2, 1)
     assert (part.losses, part.branch) == ({}, "discrete")
+
+
+def test_latents_are_built_from_one_tensor_per_grid():
+    grid = torch.zeros(2, 3, 1, 4, 4)
+    for latents in (grid, (grid[:, :, 0],)):
+        with pytest.raises(SmaltiError, match=r"one tensor \(B, C, t, h, w\) per grid"):
+            Latents.from_grids(latents, size=(8, 8))
+
+
+def test_latents_move_with_their_layout():
+    code = Code(torch.zeros(1, 4, 3), torch.zeros(1, 4, 1).long(), {"kl": torch.zeros(())}, branch="discrete")
+    latents = Latents(code=code, grids=((1, 2, 2),), size=(3, 3))
+    moved = latents.to("meta")
+    assert moved.z.is_meta
+    assert moved.code.ids is not None
+    assert moved.code.ids.is_meta
+    assert moved.code.branch == "discrete"
+    assert moved.layout() == latents.layout()
 
 
 @pytest.mark.parametrize("frames", [None, 5])

@@ -2,9 +2,9 @@
 
 from smalti.tokenizers.base import Decoder, Encoder, StreamState
 from smalti.tokenizers.configurable import Configurable
-from smalti.tokenizers.models.ltx import LTXDecoder, LTXEncoder
-from smalti.tokenizers.models.onevae import OneVAEDecoder, OneVAEEncoder
-from smalti.tokenizers.models.wetok import WeTokDecoder, WeTokEncoder, WeTokGenerativeDecoder
+from smalti.tokenizers.models.ltx import LTXDecoder, LTXEncoder, ltx
+from smalti.tokenizers.models.onevae import OneVAEDecoder, OneVAEEncoder, onevae
+from smalti.tokenizers.models.wetok import WeTokDecoder, WeTokEncoder, WeTokGenerativeDecoder, wetok
 from smalti.tokenizers.tiling import TiledDecoder, TiledEncoder
 from smalti.tokenizers.tokenizer import Tokenizer
 
@@ -23,4 +23,7 @@ __all__ = [
     "WeTokDecoder",
     "WeTokEncoder",
     "WeTokGenerativeDecoder",
+    "ltx",
+    "onevae",
+    "wetok",
 ]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from smalti.tokenizers.configurable import Configurable
+from smalti.types import Grids
 
 
 class StreamState:
@@ -91,6 +92,17 @@ class Encoder(Configurable):
         """
         t, h, w = (-(-n // s) * s for n, s in zip((size[0] - 1, *size[1:]), self.stride, strict=True))
         return 1 + t, h, w
+
+    def latent_grids(self, size: tuple[int, int, int]) -> Grids:
+        """Return the (t, h, w) of each grid that `forward` returns for a whole clip. `Tokenizer.layout` uses this.
+
+        The default is one grid with 1 + (T - 1) / stride latents in time. An encoder with several grids overrides this.
+
+        Args:
+            size: (T, H, W) that `padded_size` returns.
+        """
+        t, h, w = (n // s for n, s in zip((size[0] - 1, *size[1:]), self.stride, strict=True))
+        return ((1 + t, h, w),)
 
 
 class Decoder(Configurable):

@@ -78,7 +78,8 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Tokenizer:
         device: device of the tokenizer.
 
     Returns:
-        The tokenizer in evaluation mode.
+        The tokenizer in evaluation mode, with parameters that do not require gradients. For training, call
+        `tokenizer.requires_grad_().train()`.
 
     Raises:
         SmaltiError: the path does not exist, is damaged, or was not written by Smalti or a supported version of it.
@@ -92,7 +93,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Tokenizer:
         )
     _check_weights(path, tokenizer.state_dict(), weights)
     tokenizer.load_state_dict(copy_weights(weights), assign=True)
-    return tokenizer.requires_grad_(requires_grad=True).eval().to(device)
+    return tokenizer.requires_grad_(requires_grad=False).eval().to(device)
 
 
 def copy_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:

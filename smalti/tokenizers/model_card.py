@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from torch import nn
-
+from smalti.tokenizers.summary import millions
 from smalti.tokenizers.tokenizer import Tokenizer
 
 
@@ -23,13 +22,8 @@ def model_card(tokenizer: Tokenizer, config: dict[str, Any]) -> str:
         if tokenizer.decoder.generative
         else ""
     )
-    usage = (
-        "tokens = tokenizer.tokenize(pixels)        # pixels (B, 3, H, W) in [-1, 1], any size\n"
-        "pixels = tokenizer.detokenize(tokens)      # the same size"
-        if tokenizer.discrete
-        else "latents = tokenizer.encode(pixels)         # pixels (B, 3, H, W) in [-1, 1], any size\n"
-        "pixels = tokenizer.decode(latents)         # the same size"
-    )
+    encode, decode = ("tokenize", "detokenize") if tokenizer.discrete else ("encode", "decode")
+    result = "tokens" if tokenizer.discrete else "latents"
     provenance = json.dumps(config["provenance"], indent=2)
     return f"""---
 library_name: smalti
@@ -45,7 +39,9 @@ tags: [visual-tokenizer, {"discrete" if tokenizer.discrete else "continuous"}]
 import smalti
 
 tokenizer = smalti.load("path/to/this/folder")
-{usage}
+pixels = smalti.load_image("photo.jpg")  # (1, 3, H, W) in [-1, 1], any size
+{result} = tokenizer.{encode}(pixels)
+smalti.save_image(tokenizer.{decode}({result}), "reconstruction.png")  # the same size
 ```
 {noise}
 ## Provenance
@@ -61,9 +57,9 @@ def _properties(tokenizer: Tokenizer, config: dict[str, Any]) -> list[tuple[str,
     encoder, bottleneck, decoder = tokenizer.encoder, tokenizer.bottleneck, tokenizer.decoder
     t, h, w = encoder.stride
     rows = [
-        ("encoder", f"{type(encoder).__name__}, {_millions(encoder)} parameters"),
+        ("encoder", f"{type(encoder).__name__}, {millions(encoder)} parameters"),
         ("bottleneck", type(bottleneck).__name__),
-        ("decoder", f"{type(decoder).__name__}, {_millions(decoder)} parameters"),
+        ("decoder", f"{type(decoder).__name__}, {millions(decoder)} parameters"),
         ("stride (frames, height, width)", f"{t} x {h} x {w}"),
     ]
     if tokenizer.discrete:
@@ -76,7 +72,3 @@ def _properties(tokenizer: Tokenizer, config: dict[str, Any]) -> list[tuple[str,
             ("compression ratio to 24-bit RGB", f"{tokenizer.compression_ratio:.4g}"),
         ]
     return [*rows, ("SHA-256 of the weights", f"`{config['sha256']}`"), ("smalti version", str(config["smalti"]))]
-
-
-def _millions(module: nn.Module) -> str:
-    return f"{sum(p.numel() for p in module.parameters()) / 1e6:.2f}M"

@@ -57,14 +57,15 @@ def align_chunks(chunks: Iterable[Tensor], stride: int) -> Iterator[tuple[Tensor
         stride by repeating its last frame.
 
     Raises:
-        SmaltiError: the frame size changes within the clip.
+        SmaltiError: the batch size or the frame size changes within the clip.
     """
     held: Tensor | None = None
     lead = 1
     for chunk, last in with_last(chunks):
-        if held is not None and held.shape[3:] != chunk.shape[3:]:
+        if held is not None and (len(held), *held.shape[3:]) != (len(chunk), *chunk.shape[3:]):
             raise SmaltiError(
-                f"The frames of a clip change from {tuple(held.shape[3:])} to {tuple(chunk.shape[3:])} pixels: resize them."
+                f"The chunks of a clip change from {tuple(held.shape)} to {tuple(chunk.shape)}: all need the same batch "
+                "size, height and width."
             )
         held = chunk if held is None else torch.cat([held, chunk], dim=2)
         frames = held.shape[2]

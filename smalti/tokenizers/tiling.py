@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from smalti.errors import SmaltiError
 from smalti.tokenizers.base import Decoder, Encoder, StreamState
 from smalti.tokenizers.layers.noise import generator_device
+from smalti.types import Grids
 
 GridTensors = tuple[Tensor, ...]
 """One tensor (B, C, t, h, w) per latent grid, or one tile of each."""
@@ -47,10 +48,8 @@ def add_tiling(encoder: Encoder, decoder: Decoder, tile: int, overlap: int) -> t
     """
     tiled_encoder = TiledEncoder(encoder, tile, overlap)
     f = encoder.stride[1]
-    weight = next(encoder.parameters(), torch.empty(0))
-    with torch.no_grad():
-        first = encoder(weight.new_zeros(1, 3, *encoder.padded_size((1, 2 * f, 2 * f))))[0]
-    return tiled_encoder, TiledDecoder(decoder, f, tile, overlap, first_scale=first.shape[-1] // 2)
+    first_scale = encoder.latent_grids(encoder.padded_size((1, f, f)))[0][2]
+    return tiled_encoder, TiledDecoder(decoder, f, tile, overlap, first_scale)
 
 
 class TiledEncoder(Encoder):
@@ -75,6 +74,10 @@ class TiledEncoder(Encoder):
     def padded_size(self, size: tuple[int, int, int]) -> tuple[int, int, int]:
         """Return the size that the wrapped encoder needs."""
         return self.encoder.padded_size(size)
+
+    def latent_grids(self, size: tuple[int, int, int]) -> Grids:
+        """Return the grids of the wrapped encoder."""
+        return self.encoder.latent_grids(size)
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> tuple[Tensor, ...]:
         """Encode (B, 3, T, H, W) in [-1, 1] to the encoder's grids. In a stream, each tile has its own state."""

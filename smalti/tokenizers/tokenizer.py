@@ -8,18 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.errors import SmaltiError
 from smalti.tokenizers.base import Decoder, Encoder, StreamState
 from smalti.tokenizers.bottlenecks.base import Bottleneck, Quantizer
 from smalti.tokenizers.configurable import Configurable
+from smalti.tokenizers.input_checks import (
+    check_ids,
+    check_latents,
+    check_size,
+    check_tokens,
+    first_weight,
+    prepare_pixels,
+)
 from smalti.tokenizers.streaming import DEFAULT_CHUNK, align_chunks, chunk_size, split_frames, with_last
+from smalti.tokenizers.summary import summarize
 from smalti.tokenizers.tiling import add_tiling
-from smalti.types import Code, Latents, TokenGrid, pack, unpack
+from smalti.types import Code, Latents, Layout, TokenGrid, pack, unpack
 
 
 class Tokenizer(Configurable):
@@ -29,6 +39,9 @@ class Tokenizer(Configurable):
           -> pack -> bottleneck (B, N, C) -> z, ids -> unpack -> decoder -> trim -> pixels
 
     An image (B, 3, H, W) is a video of one frame, and is returned as an image.
+
+    `print(tokenizer)` shows a summary, and `print(tokenizer.encoder)` all modules of the encoder. Gradients are recorded as
+    in any PyTorch module: if an input or a parameter requires them. Parameters of a loaded tokenizer do not.
 
     Args:
         encoder: maps pixels to grids with `bottleneck.in_dim` channels.
@@ -145,26 +158,82 @@ class Tokenizer(Configurable):
         """Raise a SmaltiError if the tokenizer is continuous."""
         _ = self.quantizer
 
-    def encode(self, x: Tensor, chunk: int | None = None) -> Latents:
+    def __repr__(self) -> str:
+        """Return a summary of a few lines; `torch.nn.Module.__repr__(tokenizer)` returns all modules."""
+        return summarize(self)
+
+    def layout(self, size: tuple[int, int], frames: int | None = None) -> Layout:
+        """Return the latent grids of an image or a clip, before it is encoded.
+
+        `layout(size).positions` times `quantizer.tokens_per_position` is the number of tokens.
+
+        Args:
+            size: (height, width) in pixels.
+            frames: number of frames of a clip; None for an image.
+
+        Raises:
+            SmaltiError: `size` or `frames` is not positive.
+        """
+        check_size(size, frames)
+        height, width = size
+        padded = self.encoder.padded_size((frames or 1, height, width))
+        return Layout(grids=self.encoder.latent_grids(padded), size=(height, width), frames=frames)
+
+    def grid(self, ids: Tensor, size: tuple[int, int], frames: int | None = None) -> TokenGrid:
+        """Arrange ids from another source, such as a language model, for `detokenize`.
+
+        Args:
+            ids: integers of shape (B, N, G), (B, N G), or (N G,) for one sample. All have the order of `TokenGrid.ids`: the
+                G tokens of a position follow each other, as in `tokens.ids.flatten(1)`.
+            size: (height, width) in pixels.
+            frames: number of frames of a clip; None for an image.
+
+        Raises:
+            SmaltiError: the tokenizer is continuous, ids are not integers, or their number is not that of a sample of this
+                size.
+        """
+        layout, per_position = self.layout(size, frames), self.quantizer.tokens_per_position
+        ids = check_ids(ids)
+        batch = ids[None] if ids.ndim == 1 else ids
+        count = layout.positions * per_position
+        if tuple(batch.shape[1:]) not in ((count,), (layout.positions, per_position)):
+            flat = "" if per_position == 1 else f"(B, {layout.positions}, {per_position}) or "
+            raise SmaltiError(
+                f"{_describe_sample(layout)} has {layout.positions} positions with {per_position} tokens each: pass ids of "
+                f"shape {flat}(B, {count}), not {tuple(ids.shape)}."
+            )
+        ids = batch.reshape(len(batch), layout.positions, per_position).long()
+        return TokenGrid(ids=ids, grids=layout.grids, size=layout.size, frames=layout.frames)
+
+    @overload
+    def encode(self, x: Tensor, chunk: int | None = None) -> Latents: ...
+    @overload
+    def encode(self, x: list[Tensor], chunk: int | None = None) -> list[Latents]: ...
+    def encode(self, x: Tensor | list[Tensor], chunk: int | None = None) -> Latents | list[Latents]:
         """Encode pixels to latents.
 
         Args:
             x: (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1], of any size. It is padded to a multiple of the stride by
-                repeating the right and the bottom edge and the last frame.
+                repeating the right and the bottom edge and the last frame, and converted to the dtype of the weights. A
+                list of such tensors, of different sizes, is encoded one tensor at a time.
             chunk: number of frames to encode per chunk. The result equals encoding the whole clip at once; peak memory
                 depends only on the chunk. None: the whole clip in training mode or if gradients are recorded, else a few
                 frames (`smalti.tokenizers.streaming.DEFAULT_CHUNK`).
 
         Returns:
-            The code of every position, with losses in training mode, and the layout to decode it.
+            The code of every position, with losses in training mode, and the layout to decode it; a list for a list.
 
         Raises:
-            SmaltiError: x has another shape, `chunk` is below 1, or `chunk` is given in training mode.
+            SmaltiError: x has another shape, an integer dtype or another device; in evaluation mode, a value is far outside
+                of [-1, 1] or NaN; `chunk` is below 1, or `chunk` is given in training mode.
         """
+        if isinstance(x, list):
+            return [self.encode(item, chunk) for item in x]
+        x = self._prepare_pixels(x)
         video = x.unsqueeze(2) if x.ndim == 4 else x
-        chunk = self._chunk_size(chunk)
+        chunk = self._chunk_size(chunk, x, self.encoder, self.bottleneck)
         chunks = [video] if chunk is None else split_frames(video, chunk)
-        latents = Latents.join_time(self.encode_stream(chunks))
+        latents = Latents.join_time(self._encode_chunks(chunks))
         return replace(latents, frames=None) if x.ndim == 4 else latents
 
     def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Latents]:
@@ -177,10 +246,17 @@ class Tokenizer(Configurable):
             Latents of consecutive parts of the clip. `Latents.join_time` joins them.
 
         Raises:
-            SmaltiError: a chunk has another shape, or the frame size changes.
+            SmaltiError: a chunk is not valid, see `encode`, or the batch or frame size changes.
         """
+        return self._encode_chunks(self._prepare_pixels(chunk, stream=True) for chunk in chunks)
+
+    def _prepare_pixels(self, x: object, *, stream: bool = False) -> Tensor:
+        # Training checks the losses on all ranks at once. An error on one rank would leave the others waiting.
+        return prepare_pixels(x, first_weight(self.encoder), check_values=not self.training, stream=stream)
+
+    def _encode_chunks(self, chunks: Iterable[Tensor]) -> Iterator[Latents]:
         state = StreamState()
-        for video, frames, state.last in align_chunks(map(_check_video, chunks), self.encoder.stride[0]):
+        for video, frames, state.last in align_chunks(chunks, self.encoder.stride[0]):
             size = (video.shape[2], video.shape[3], video.shape[4])
             _, bottom, right = (n - m for n, m in zip(self.encoder.padded_size(size), size, strict=True))
             if bottom or right:
@@ -188,21 +264,39 @@ class Tokenizer(Configurable):
             h, grids = pack(self.encoder(video, state))
             yield Latents(code=self.bottleneck(h), grids=grids, size=size[1:], frames=frames)
 
-    def decode(self, latents: Latents, generator: torch.Generator | None = None, chunk: int | None = None) -> Tensor:
+    @overload
+    def decode(
+        self, latents: Latents, generator: torch.Generator | None = None, chunk: int | None = None
+    ) -> Tensor: ...
+    @overload
+    def decode(
+        self, latents: list[Latents], generator: torch.Generator | None = None, chunk: int | None = None
+    ) -> list[Tensor]: ...
+    def decode(
+        self,
+        latents: Latents | list[Latents],
+        generator: torch.Generator | None = None,
+        chunk: int | None = None,
+    ) -> Tensor | list[Tensor]:
         """Decode latents to pixels of the original size.
 
         Args:
-            latents: from `encode`, possibly with a modified z, or from `Latents.from_grids`.
+            latents: from `encode`, possibly with a modified z, or from `Latents.from_grids`. They are converted to the
+                dtype of the weights. A list is decoded one item at a time.
             generator: source of a generative decoder's noise; None for the global generator.
             chunk: number of frames to decode per chunk, as in `encode`.
 
         Returns:
-            (B, 3, H, W) or (B, 3, T, H, W), approximately in [-1, 1], not clamped.
+            (B, 3, H, W) or (B, 3, T, H, W), approximately in [-1, 1], not clamped; a list for a list.
 
         Raises:
-            SmaltiError: `chunk` is below 1, or `chunk` is given in training mode.
+            SmaltiError: the latents are those of another tokenizer or on another device; `chunk` is below 1, or `chunk` is
+                given in training mode.
         """
-        chunk = self._chunk_size(chunk)
+        if isinstance(latents, list):
+            return [self.decode(item, generator, chunk) for item in latents]
+        latents = self._check_whole(latents)
+        chunk = self._chunk_size(chunk, latents.z, self.decoder)
         parts = [latents] if chunk is None else latents.split_time(self.encoder.stride[0], chunk)
         frames = latents.frames or 1
         video: Tensor | None = None
@@ -227,49 +321,72 @@ class Tokenizer(Configurable):
         Yields:
             (B, 3, T, H, W) per part, in order, with as many frames in total as were encoded. A decoder that looks ahead
             yields the last frames of a part together with the next part.
+
+        Raises:
+            SmaltiError: a part has latents of another tokenizer or on another device.
         """
         state, remaining = StreamState(), 0
+        weight = first_weight(self.decoder)
         for part, state.last in with_last(latents):
-            weight = next(self.decoder.parameters(), part.z)
-            pixels = self.decoder(unpack(part.z.to(weight.dtype), part.grids), generator, state)
+            check_latents(part, self.bottleneck.out_dim, weight)
+            z = part.z if weight is None else part.z.to(weight.dtype)
+            pixels = self.decoder(unpack(z, part.grids), generator, state)
             remaining += part.frames or 1
             pixels = pixels[:, :, :remaining, : part.size[0], : part.size[1]]
             remaining -= pixels.shape[2]
             if pixels.shape[2]:
                 yield pixels
 
-    def tokenize(self, x: Tensor, chunk: int | None = None) -> TokenGrid:
-        """Encode pixels to integer tokens. See `encode` for the arguments.
+    @overload
+    def tokenize(self, x: Tensor, chunk: int | None = None) -> TokenGrid: ...
+    @overload
+    def tokenize(self, x: list[Tensor], chunk: int | None = None) -> list[TokenGrid]: ...
+    def tokenize(self, x: Tensor | list[Tensor], chunk: int | None = None) -> TokenGrid | list[TokenGrid]:
+        """Encode pixels to integer tokens, without recording gradients. See `encode` for the arguments.
 
         Raises:
             SmaltiError: the tokenizer is continuous; see also `encode`.
         """
         self._check_discrete()  # before the encoder runs
-        return get_tokens(self.encode(x, chunk))
+        if isinstance(x, list):
+            return [self.tokenize(item, chunk) for item in x]
+        with torch.no_grad():
+            return get_tokens(self.encode(x, chunk))
 
+    @overload
     def detokenize(
         self, tokens: TokenGrid, generator: torch.Generator | None = None, chunk: int | None = None
-    ) -> Tensor:
+    ) -> Tensor: ...
+    @overload
+    def detokenize(
+        self, tokens: list[TokenGrid], generator: torch.Generator | None = None, chunk: int | None = None
+    ) -> list[Tensor]: ...
+    def detokenize(
+        self,
+        tokens: TokenGrid | list[TokenGrid],
+        generator: torch.Generator | None = None,
+        chunk: int | None = None,
+    ) -> Tensor | list[Tensor]:
         """Decode tokens to pixels, the same as `decode` returns for the latents. See `decode` for the arguments.
 
         Raises:
             SmaltiError: see `dequantize` and `decode`.
         """
+        if isinstance(tokens, list):
+            return [self.detokenize(item, generator, chunk) for item in tokens]
         return self.decode(self.dequantize(tokens), generator, chunk)
 
     def dequantize(self, tokens: TokenGrid) -> Latents:
         """Look up the latents of tokens, for `decode`.
 
         Raises:
-            SmaltiError: the tokenizer is continuous, an id is out of range, or the number of ids does not match the grids.
+            SmaltiError: the tokenizer is continuous, ids are not integers or on another device, an id is out of range, or
+                the number of ids does not match the grids.
         """
         quantizer = self.quantizer
-        if tokens.ids.ndim == 3 and tokens.ids.shape[1] != tokens.positions:
-            raise SmaltiError(
-                f"The grids {tokens.grids} have {tokens.positions} positions, but ids has {tokens.ids.shape[1]}: pass all "
-                "ids of a sample with its own grids."
-            )
-        code = Code(quantizer.lookup(tokens.ids), tokens.ids)
+        check_tokens(tokens, first_weight(self.decoder))
+        ids = tokens.ids.long()
+        code = Code(quantizer.lookup(ids), ids)
         return Latents(code=code, grids=tokens.grids, size=tokens.size, frames=tokens.frames)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Latents]:
@@ -277,9 +394,30 @@ class Tokenizer(Configurable):
         latents = self.encode(x)
         return self.decode(latents, generator), latents
 
-    def _chunk_size(self, chunk: int | None) -> int | None:
-        """Return the frames per chunk, a multiple of the stride; None for the whole clip."""
-        if chunk is None and (self.training or torch.is_grad_enabled()):
+    def _check_whole(self, latents: object) -> Latents:
+        """Return the latents of a whole image or clip.
+
+        Raises:
+            SmaltiError: their grids are not those of this size with this tokenizer; see also `check_latents`.
+        """
+        latents = check_latents(latents, self.bottleneck.out_dim, first_weight(self.decoder))
+        expected = self.layout(latents.size, latents.frames)
+        if tuple(map(tuple, latents.grids)) != expected.grids:
+            raise SmaltiError(
+                f"{_describe_sample(expected)} has the latent grids {expected.grids} with this tokenizer (see "
+                f"{type(self.encoder).__name__}.latent_grids), not {latents.grids}: decode with the tokenizer that encoded "
+                "it, and give its true size and number of frames."
+            )
+        return latents
+
+    def _chunk_size(self, chunk: int | None, *sources: Tensor | nn.Module) -> int | None:
+        """Return the frames per chunk, a multiple of the stride; None for the whole clip.
+
+        Args:
+            chunk: the argument of `encode` or `decode`.
+            sources: input and networks of the call, which records gradients if one of them requires gradients.
+        """
+        if chunk is None and (self.training or _records_gradients(*sources)):
             return None
         if self.training:
             raise SmaltiError(
@@ -288,6 +426,18 @@ class Tokenizer(Configurable):
         if chunk is not None and chunk < 1:
             raise SmaltiError(f"chunk is {chunk}: give at least 1 frame.")
         return chunk_size(self.encoder.stride[0], chunk or DEFAULT_CHUNK)
+
+
+def _records_gradients(*sources: Tensor | nn.Module) -> bool:
+    """Return whether a computation with these tensors and the parameters of these modules records gradients."""
+    tensors = (t for source in sources for t in ([source] if isinstance(source, Tensor) else source.parameters()))
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+
+
+def _describe_sample(layout: Layout) -> str:
+    height, width = layout.size
+    kind = "An image" if layout.frames is None else f"A clip of {layout.frames} frames"
+    return f"{kind} of height {height} and width {width}"
 
 
 def get_tokens(latents: Latents) -> TokenGrid:
@@ -299,11 +449,3 @@ def get_tokens(latents: Latents) -> TokenGrid:
     if latents.code.ids is None:
         raise SmaltiError("These latents are continuous and have no tokens: encode with a discrete tokenizer.")
     return TokenGrid(ids=latents.code.ids, grids=latents.grids, size=latents.size, frames=latents.frames)
-
-
-def _check_video(x: Tensor) -> Tensor:
-    if x.ndim != 5 or x.shape[1] != 3 or 0 in x.shape:
-        raise SmaltiError(
-            f"A tokenizer takes pixels (B, 3, H, W) or (B, 3, T, H, W) with no empty axis, not {tuple(x.shape)}."
-        )
-    return x

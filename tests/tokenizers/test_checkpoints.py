@@ -27,6 +27,16 @@ def test_round_trip(small, photo, tmp_path, bottleneck):
     assert len(fingerprint(tmp_path / "export")) == 64
 
 
+def test_a_loaded_tokenizer_is_frozen_and_can_be_trained(small, photo, tmp_path):
+    tokenizer = load(save(small(), tmp_path / "export"))
+    assert not tokenizer.training
+    assert not any(weight.requires_grad for weight in tokenizer.parameters())
+    assert not tokenizer(photo)[0].requires_grad
+    tokenizer.requires_grad_().train()
+    tokenizer(photo)[0].square().mean().backward()
+    assert all(weight.grad is not None for weight in tokenizer.parameters())
+
+
 def test_a_generative_decoder_draws_the_same_noise(small, photo, tmp_path):
     tokenizer = small(generative=True)
     loaded = load(save(tokenizer, tmp_path / "export"))
