@@ -116,11 +116,16 @@ def upgrade_checkpoint(checkpoint: dict[str, Any]) -> None:
             checkpoint[key] = {_new_weight_name(name): weight for name, weight in checkpoint[key].items()}
     if "callbacks" in checkpoint:
         states = checkpoint["callbacks"]
-        checkpoint["callbacks"] = {CALLBACKS.get(name, name): state for name, state in states.items()}
+        checkpoint["callbacks"] = {_new_callback_name(name): state for name, state in states.items()}
 
 
 def _public_path(path: str) -> str:
     return CLASSES.get(path.rpartition(".")[2], path) if path.startswith("smalti.") else path
+
+
+def _new_callback_name(name: str) -> str:
+    # The name was followed by the arguments of Lightning's ModelCheckpoint.
+    return "Checkpoints" if name.startswith("Checkpoints{") else CALLBACKS.get(name, name)
 
 
 def _new_weight_name(name: str) -> str:

@@ -47,10 +47,32 @@ class Checkpoints(ModelCheckpoint):
         self._interrupted = False
         self._previous_handler: Any = None
         self._is_global_zero = False
+        self._first_step: int | None = None
+
+    @property
+    def state_key(self) -> str:
+        """The name of the state in checkpoints. Lightning's contains the arguments, and a resumed run may change them."""
+        return type(self).__qualname__
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore which checkpoints may be replaced, if they are in the folder of this run.
+
+        The folder may have another path than before: relative or absolute, or moved.
+        """
+        folder = Path(self.dirpath or "")
+        paths = {
+            name: str(file) if state_dict.get(name) and (file := folder / Path(state_dict[name]).name).is_file() else ""
+            for name in ("best_model_path", "kth_best_model_path")
+        }
+        # The state that a checkpoint contains was saved before the link to this checkpoint.
+        last = folder / f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}"
+        paths["last_model_path"] = str(last) if paths["best_model_path"] and last.is_file() else ""
+        super().load_state_dict({**state_dict, **paths, "dirpath": self.dirpath})
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Install the handler of Ctrl-C."""
         super().on_train_start(trainer, pl_module)
+        self._first_step = trainer.global_step
         self._is_global_zero = trainer.is_global_zero
         # Python can only install handlers in the main thread. A handler that was not installed from Python (None) could not
         # be restored, and is left in place.
@@ -101,12 +123,13 @@ class Checkpoints(ModelCheckpoint):
             self._save_now(trainer)
 
     def _save_now(self, trainer: pl.Trainer) -> None:
-        """Save the current step, unless it is saved already."""
-        if getattr(trainer, "fast_dev_run", 0) or self._last_global_step_saved == trainer.global_step:
+        """Save the current step, unless it is saved already or no step has finished."""
+        if getattr(trainer, "fast_dev_run", 0) or self._first_step is None:
+            return
+        if trainer.global_step in (self._first_step, self._last_global_step_saved):
             return
         candidates = self._monitor_candidates(trainer)
-        path = self.format_checkpoint_name(candidates)
-        self._save_checkpoint(trainer, path)
+        self._save_topk_checkpoint(trainer, candidates)
         self._save_last_checkpoint(trainer, candidates)
         if trainer.is_global_zero:
-            log.info("Saved %s.", path)
+            log.info("Saved %s.", self.best_model_path or self.last_model_path)

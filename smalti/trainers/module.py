@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor, nn
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
@@ -20,17 +22,19 @@ from smalti.tokenizers.configurable import get_config
 from smalti.tokenizers.layers.activation_checkpointing import enable_activation_checkpointing
 from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.trainers.gan import GANLoss, adaptive_weight
-from smalti.trainers.losses.reconstruction import (
-    build_loss_dict,
-    reconstruction_loss_names,
-    reconstruction_losses,
-)
-from smalti.trainers.losses.weighting import check_reconstruction_weight, merge_losses, weighted_sum
+from smalti.trainers.losses.base import ReconstructionLoss
+from smalti.trainers.losses.reconstruction import build_loss_dict, reconstruction_loss_names, reconstruction_losses
+from smalti.trainers.losses.weighting import LossNames, describe_weights, select_weights, weighted_sum
 from smalti.trainers.nan_guard import check_finite
-from smalti.trainers.resuming import check_resumable
+from smalti.trainers.resuming import apply_optimizer_settings, check_resumable
 from smalti.trainers.unused_parameters import UnusedParameters
 from smalti.trainers.validation_metrics import ValidationMetrics, sample_metrics
 from smalti.types import Batch, Latents
+
+log = logging.getLogger(__name__)
+
+TokenizerPart = Literal["encoder", "bottleneck", "decoder"]
+"""The parts of a tokenizer."""
 
 _SEED_KEY = "smalti_seed"
 
@@ -62,12 +66,12 @@ class TokenizerTraining(pl.LightningModule):
 
     Args:
         tokenizer: the tokenizer to train.
-        weights: weights of the losses by name: l1, mse, the names in `losses`, the GAN losses (adversarial, discriminator,
-            lecam), and the losses of the bottleneck (kl, commitment, token_entropy, codebook_entropy, ...). A negative
-            weight maximizes the loss. A loss without a weight is only logged, except discriminator, whose default weight
-            is 1.
-        losses: additional losses by name, such as "perceptual". Each is called as `loss(reconstruction, original)`, see
-            `smalti.trainers.losses`. Their parameters are frozen.
+        weights: weights of the losses by name: l1, mse, the names in `losses`, the GAN losses (adversarial, lecam), and the
+            losses of the bottleneck (kl, commitment, token_entropy, codebook_entropy, ...). A negative weight maximizes the
+            loss. A loss without a weight is only logged. The loss `discriminator`, which trains the discriminator, has
+            weight 1 unless a weight is given.
+        losses: additional losses by name, such as "perceptual". In Python, any module that is called like a
+            `ReconstructionLoss` works. Their parameters are frozen.
         gan: the discriminator and its losses; None: no GAN loss.
         optimizer: builds the optimizer from parameter groups; by default Adam with learning rate 1e-4, betas (0.5, 0.9).
         scheduler: builds the learning rate schedule from the optimizer, stepped once per optimizer step; None: constant.
@@ -76,38 +80,41 @@ class TokenizerTraining(pl.LightningModule):
             are the same. Training needs less memory and takes about a third longer.
 
     Raises:
-        SmaltiError: no reconstruction loss has a positive weight, `frozen` names an unknown part, a name in `losses` is
-            taken, or `gradient_checkpointing` is set for a tokenizer without blocks that support it.
+        SmaltiError: a weight has an unknown name, no reconstruction loss has a positive weight, `frozen` names an unknown
+            part or leaves nothing to train, a name in `losses` is taken, or `gradient_checkpointing` is set for a tokenizer
+            without blocks that support it.
     """
 
     def __init__(
         self,
         tokenizer: Tokenizer,
         weights: dict[str, float],
-        losses: dict[str, nn.Module] | None = None,
+        losses: dict[str, ReconstructionLoss] | None = None,
         gan: GANLoss | None = None,
         optimizer: OptimizerCallable = _adam,
         scheduler: LRSchedulerCallable | None = None,
-        frozen: list[str] | None = None,
+        frozen: list[TokenizerPart] | None = None,
         *,
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
-        self.weights = weights
-        self.losses = build_loss_dict(losses or {})
-        check_reconstruction_weight(weights, reconstruction_loss_names(self.losses))
         self.gan = gan
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.frozen = frozen or []
-        for name in self.frozen:
-            part = getattr(tokenizer, name, None)
-            if not isinstance(part, nn.Module):
-                raise SmaltiError(
-                    f"frozen contains '{name}': the parts of a tokenizer are encoder, bottleneck and decoder."
-                )
-            part.requires_grad_(requires_grad=False)
+        self._freeze()
+        bottleneck = tokenizer.bottleneck
+        is_frozen = "bottleneck" in self.frozen  # and in evaluation mode, without losses
+        self.losses = build_loss_dict(losses or {}, bottleneck.loss_names)
+        names = LossNames(
+            reconstruction_loss_names(self.losses),
+            () if is_frozen else bottleneck.loss_names,
+            gan.loss_names if gan is not None else (),
+        )
+        self.weights = select_weights(weights, names)
+        bottleneck_name = "the frozen bottleneck" if is_frozen else type(bottleneck).__name__
+        self._weight_messages = list(describe_weights(weights, names, bottleneck_name))
         if gradient_checkpointing and not enable_activation_checkpointing(tokenizer):
             raise SmaltiError(
                 "No block of this tokenizer supports gradient checkpointing: remove gradient_checkpointing from the recipe."
@@ -116,9 +123,22 @@ class TokenizerTraining(pl.LightningModule):
         self._seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
         self._unused_parameters: UnusedParameters | None = None
         self._validation_metrics: dict[str, ValidationMetrics] = {}
-        self._loss_names_by_branch: dict[str, set[str]] = {}
         self._sample_names: list[str] = []
         self.flops_per_batch = None  # Lightning's throughput monitor reads this; the FLOPs are not known
+
+    def _freeze(self) -> None:
+        """Freeze the parameters of the parts in `frozen`."""
+        for name in self.frozen:
+            if name not in get_args(TokenizerPart):
+                raise SmaltiError(
+                    f"frozen contains '{name}': the parts of a tokenizer are encoder, bottleneck and decoder."
+                )
+            getattr(self.tokenizer, name).requires_grad_(requires_grad=False)
+        if not any(p.requires_grad for p in self.tokenizer.parameters()):
+            raise SmaltiError(
+                f"The tokenizer has no parameters to train (model.frozen: {', '.join(self.frozen) or 'none'}): remove a "
+                "part from model.frozen. In Python, call requires_grad_() on a tokenizer that was loaded."
+            )
 
     def train(self, mode: bool = True) -> TokenizerTraining:
         """Set training or evaluation mode. Frozen parts stay in evaluation mode."""
@@ -134,11 +154,14 @@ class TokenizerTraining(pl.LightningModule):
     # Training
 
     def on_fit_start(self) -> None:
-        """Prepare DDP for unused parameters, and disable its broadcast of buffers.
+        """Log unused and missing weights. Prepare DDP for unused parameters, and disable its broadcast of buffers.
 
         The buffers that matter (LeCAM's averages, codebooks, spectral norms) are kept equal on all ranks by the modules
         that own them, and a broadcast in validation would wait forever for a rank that has no batch left.
         """
+        if self.trainer.is_global_zero:
+            for level, message in self._weight_messages:
+                log.log(level, message)
         self._unused_parameters = None
         if isinstance(self.trainer.strategy.model, DistributedDataParallel):
             self.trainer.strategy.model.broadcast_buffers = False
@@ -153,14 +176,14 @@ class TokenizerTraining(pl.LightningModule):
         """Compute and log all losses, and return their weighted sum.
 
         Raises:
-            SmaltiError: the recipe has a weight for a loss that does not exist, or two losses have the same name.
+            SmaltiError: the bottleneck does not compute the losses that it declares.
             DivergedError: a loss is NaN or infinite, in this process or another.
         """
         original = batch.pixels
         accumulation = self.trainer.accumulate_grad_batches if self._trainer is not None else 1
         self._sample_names = [*self._sample_names, *batch.names] if batch_idx % accumulation else batch.names
         reconstruction, latents = self.tokenizer(original)
-        losses = merge_losses(reconstruction_losses(reconstruction, original, self.losses), latents.code.losses)
+        losses = reconstruction_losses(reconstruction, original, self.losses) | latents.code.losses
         # Before the discriminator runs: its batch norm and LeCAM's averages would keep a NaN.
         check_finite(losses, self.global_step, batch.names)
         if self.gan is not None:
@@ -182,11 +205,10 @@ class TokenizerTraining(pl.LightningModule):
 
     def _step_weights(self, losses: dict[str, Tensor], branch: str | None) -> dict[str, float]:
         """Return the recipe's weights that apply to the branch of this step, with the adaptive GAN weight."""
-        weights = dict(self.weights)
-        if self.gan is not None:
-            weights.setdefault("discriminator", 1.0)
-        if branch is not None:
-            weights = self._select_branch_weights(weights, losses, branch)
+        bottleneck = self.tokenizer.bottleneck
+        computed = bottleneck if branch is None else bottleneck.branches[branch]
+        of_other_branch = set(bottleneck.loss_names) - set(computed.loss_names)
+        weights = {name: weight for name, weight in self.weights.items() if name not in of_other_branch}
         gan = self.gan
         if gan is not None and gan.adaptive and weights.get("adversarial") and self.global_step >= gan.start:
             names = reconstruction_loss_names(self.losses)
@@ -196,19 +218,6 @@ class TokenizerTraining(pl.LightningModule):
             weights["adversarial"] *= factor
             self.log("train/adaptive_weight", factor)
         return weights
-
-    def _select_branch_weights(
-        self, weights: dict[str, float], losses: dict[str, Tensor], branch: str
-    ) -> dict[str, float]:
-        """Drop the weights of losses that only the other branch has.
-
-        Until both branches have been used, the weights of all missing losses are dropped. After that, a weight for a loss
-        that neither branch has is kept, and `weighted_sum` raises an error for it.
-        """
-        self._loss_names_by_branch[branch] = set(losses)
-        all_seen = self._loss_names_by_branch.keys() == self.tokenizer.bottleneck.branches.keys()
-        may_be_missing = set().union(*self._loss_names_by_branch.values()) if all_seen else weights.keys()
-        return {name: w for name, w in weights.items() if name in losses or name not in may_be_missing}
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Remove the gradients of parameters that the step did not use. Otherwise, weight decay would change them."""
@@ -244,8 +253,15 @@ class TokenizerTraining(pl.LightningModule):
         """Build one optimizer with one parameter group per network, and its learning rate schedule.
 
         Raises:
-            SmaltiError: OneCycleLR ends before the last step of the run.
+            SmaltiError: the schedule cannot be built, or OneCycleLR ends before the last step of the run.
         """
+        optimizer, scheduler = self._build_optimizer()
+        if scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _build_optimizer(self) -> tuple[Optimizer, Any]:
+        """Return the optimizer, and the learning rate schedule or None."""
         groups: list[dict[str, Any]] = [
             {"name": "tokenizer", "params": [p for p in self.tokenizer.parameters() if p.requires_grad]}
         ]
@@ -256,16 +272,21 @@ class TokenizerTraining(pl.LightningModule):
             groups.append(group)
         optimizer = self.optimizer(groups)
         if self.scheduler is None:
-            return optimizer
-        scheduler = self.scheduler(optimizer)
+            return optimizer, None
+        try:
+            scheduler = self.scheduler(optimizer)
+        except (TypeError, ValueError, ZeroDivisionError) as error:
+            raise SmaltiError(
+                f"The learning rate schedule cannot be built ({error}): check model.scheduler."
+            ) from error
         if isinstance(scheduler, torch.optim.lr_scheduler.OneCycleLR):
             total_steps, max_steps = scheduler.total_steps, self.trainer.max_steps
             if not 0 < max_steps <= total_steps:
                 raise SmaltiError(
                     f"The schedule OneCycleLR ends after {total_steps} steps, but the trainer's max_steps is {max_steps}: "
-                    "set model.scheduler.init_args.total_steps and trainer.max_steps to the same number."
+                    "set both to the same number with --model.scheduler.total_steps and --trainer.max_steps."
                 )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return optimizer, scheduler
 
     # Validation and test
 
@@ -322,13 +343,18 @@ class TokenizerTraining(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Upgrade a checkpoint of an earlier version, check that it fits the recipe, and restore the seed.
 
-        Lightning calls this before it loads the weights and before the callbacks see the checkpoint.
+        Settings of the optimizer and of the schedule are those of the recipe. Lightning calls this before it loads the
+        weights and before the callbacks see the checkpoint.
 
         Raises:
             SmaltiError: the checkpoint belongs to another tokenizer or another recipe.
         """
         upgrade_checkpoint(checkpoint)
         check_resumable(checkpoint, get_config(self.tokenizer), self.state_dict())
+        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            apply_optimizer_settings(checkpoint, *self._build_optimizer())
+            if self._seed != checkpoint[_SEED_KEY] and self.trainer.is_global_zero:
+                log.warning("The run continues with the seed %d of its checkpoint.", checkpoint[_SEED_KEY])
         self._seed = checkpoint[_SEED_KEY]
 
 

@@ -30,8 +30,8 @@ class ReconstructionGrid(Callback):
 
     An image takes one row of three pictures. A clip takes three rows of frames. An mp4 shows each clip next to its
     reconstruction, at the frame rate of the data module (its attribute `rate`), or else at 24 frames per second. Files are
-    written to `reconstructions` in the folder of the run. Contact sheets are also logged to TensorBoard. See
-    `smalti.eval.contact_sheet`.
+    written to `reconstructions` in the folder of the run; without a logger, a run has no folder, and nothing is written.
+    Contact sheets are also logged to TensorBoard. See `smalti.eval.contact_sheet`.
 
     Args:
         samples: number of images to show.
@@ -79,7 +79,7 @@ class ReconstructionGrid(Callback):
         self._images, self._clips = [], []
         if trainer.sanity_checking:
             return
-        folder = trainer.log_dir  # read on all ranks, because Lightning broadcasts it
+        folder = trainer.log_dir if trainer.loggers else None  # read on all ranks, because Lightning broadcasts it
         for examples, prefix in ((images, ""), (clips, "clips_")):
             if examples:
                 self._write_contact_sheet(trainer, folder, examples, prefix)

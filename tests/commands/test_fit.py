@@ -13,7 +13,7 @@ import yaml
 
 import smalti
 from smalti.__main__ import main
-from smalti.cli.recipe_files import find_recipe
+from smalti.cli.build_tokenizer import build_tokenizer
 
 SMALL = {
     "trainer": {
@@ -129,15 +129,22 @@ def test_a_second_recipe_changes_losses_and_weights_by_name(recipe, capsys, tmp_
 
 @pytest.mark.slow
 def test_several_recipes_train_on_two_processes(recipe, tmp_path):
-    """The processes that DDP launches get the same recipes."""
+    """The processes that DDP launches get the same recipes, also those of a run that is resumed, and its folder."""
     (tmp_path / "variant.yaml").write_text("model: {weights: {mse: 1.0}}")
     options = "--trainer.max_steps 2 --checkpoint.every_n_train_steps 100 --trainer.devices 2 --trainer.strategy ddp"
     options = [*options.split(), "--trainer.accelerator", "cpu"]
     command = [sys.executable, "-m", "smalti", "fit", *recipe, "-c", "variant.yaml", *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    output = done.stdout + done.stderr
-    assert output.count("Saved ") == output.count("The run is saved") == 1  # not once per rank
+    resume = [*command[:4], "--ckpt_path", "runs/version_0/checkpoints/last.ckpt", *options, "--trainer.max_steps", "3"]
+    for words in (command, resume):
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr
+        output = done.stdout + done.stderr
+        assert output.count("Saved ") == output.count("The run is saved") == 1  # not once per rank
+        assert "WARNING" not in output.upper()
+    run = tmp_path / "runs" / "version_0"
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["version_0"]
+    assert [path.name for path in sorted((run / "checkpoints").iterdir())] == ["last.ckpt", "step=3.ckpt"]
+    assert (run / "config_until_step_2.yaml").is_file()
 
 
 def test_invalid_settings_print_one_sentence(recipe, capsys, tmp_path):
@@ -158,14 +165,6 @@ def test_invalid_settings_print_one_sentence(recipe, capsys, tmp_path):
     )
 
 
-def test_help_lists_data_modules_and_explains_recipes(capsys):
-    with pytest.raises(SystemExit, match="0"):
-        main(["fit", "--help"])
-    text = " ".join(capsys.readouterr().out.split())
-    assert "smalti.data.ImageData" in text
-    assert "name of an installed recipe" in text
-
-
 @pytest.mark.parametrize(
     ("name", "manifest"),
     [
@@ -177,16 +176,14 @@ def test_help_lists_data_modules_and_explains_recipes(capsys):
 )
 def test_wetok_recipes_have_the_published_weights(name, manifest, manifests):
     """Names and shapes of all weights are equal, compared on the meta device."""
-    from smalti.tokenizers.configurable import from_config, get_config
+    from smalti.tokenizers.configurable import get_config
     from smalti.tokenizers.importers import from_published
 
     published = manifests[f"wetok_{manifest}_imagenet"]
     state = {key: torch.empty(shape, device="meta") for key, shape in published["state_dict"].items()}
     theirs = from_published("wetok", published["config"], state)
-    model = yaml.safe_load(find_recipe(f"wetok/{name}.yaml").read_text())["model"]
-
     with torch.device("meta"):
-        ours = from_config(model["tokenizer"])
+        ours = build_tokenizer(f"wetok/{name}.yaml")
     assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
     assert get_config(ours.bottleneck) == get_config(theirs.bottleneck)
 

@@ -3,8 +3,10 @@
 import torch
 from torch import nn
 
+from smalti.trainers import ReconstructionLoss
 
-class FeatureLoss(nn.Module):
+
+class FeatureLoss(ReconstructionLoss):
     """Mean absolute error of the features of a convolution. Its weights are registered and not frozen."""
 
     def __init__(self, channels: int = 4):

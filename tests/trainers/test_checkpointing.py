@@ -180,8 +180,35 @@ def test_a_checkpoint_without_a_tokenizer_is_refused():
 def test_a_checkpoint_with_old_weight_names_is_upgraded(training):
     module = training()
     checkpoint = {"state_dict": {name.replace("gan.", "adversary."): w for name, w in module.state_dict().items()}}
-    checkpoint["callbacks"] = {"MeasureLatents": {"batches": 3}}
+    checkpoint["callbacks"] = {"MeasureLatents": {"batches": 3}, "Checkpoints{'monitor': None, 'mode': 'min'}": {}}
     module.on_save_checkpoint(checkpoint)
     module.on_load_checkpoint(checkpoint)
     assert checkpoint["state_dict"].keys() == module.state_dict().keys()
-    assert checkpoint["callbacks"] == {"LatentStatisticsCallback": {"batches": 3}}
+    assert checkpoint["callbacks"] == {"LatentStatisticsCallback": {"batches": 3}, "Checkpoints": {}}
+
+
+def test_a_resumed_run_replaces_its_checkpoints_and_those_of_other_folders_stay(training, trainer, data, tmp_path):
+    """Whether the folder has the same path as before, or was moved, or is another one."""
+    first = trainer(Checkpoints(dirpath=tmp_path / "a"), max_steps=1, enable_checkpointing=True)
+    first.fit(training(), data())
+    (tmp_path / "a").rename(tmp_path / "b")
+    for steps, source, folder, expected in (
+        (2, "b", "b", ["last.ckpt", "step=2.ckpt"]),
+        (3, "b", "c", ["last.ckpt", "step=3.ckpt"]),
+        (4, "b", "b", ["last.ckpt", "step=4.ckpt"]),
+    ):
+        run = trainer(Checkpoints(dirpath=tmp_path / folder), max_steps=steps, enable_checkpointing=True)
+        run.fit(training(), data(), ckpt_path=tmp_path / source / "last.ckpt")
+        assert sorted(file.name for file in (tmp_path / folder).iterdir()) == expected
+        assert (tmp_path / source / "last.ckpt").is_file()
+
+
+def test_a_run_that_fails_before_its_first_step_saves_nothing(training, trainer, data, tmp_path):
+    trainer(Checkpoints(dirpath=tmp_path), max_steps=1, enable_checkpointing=True).fit(training(), data())
+    before = {file.name: file.read_bytes() for file in tmp_path.glob("*.ckpt")}
+    module = training()
+    module.training_step = lambda *_: 1 / 0
+    run = trainer(Checkpoints(dirpath=tmp_path), max_steps=2, enable_checkpointing=True)
+    with pytest.raises(ZeroDivisionError):
+        run.fit(module, data(), ckpt_path=tmp_path / "last.ckpt")
+    assert {file.name: file.read_bytes() for file in tmp_path.glob("*.ckpt")} == before

@@ -59,14 +59,11 @@ def test_both_branches_are_validated(trainer, joint, clips, toy_loss):
     assert not any("codebook" in key and "continuous" in key for key in results)
 
 
-def test_a_weight_that_neither_branch_has_is_refused(training, trainer, joint, clips):
-    with pytest.raises(SmaltiError, match="'kll'"):
-        trainer(max_steps=8).fit(training(joint(), gan=False, weights={"l1": 1.0, "kll": 1.0}), clips)
+def test_a_weight_that_neither_branch_has_is_refused(training, joint):
+    with pytest.raises(SmaltiError, match=r"'kll'.*did you mean 'kl'"):
+        training(joint(), gan=False, weights={"l1": 1.0, "kll": 1.0})
 
 
-def test_a_loss_name_of_one_branch_is_refused(training, trainer, joint, clips, toy_loss):
-    """The error appears in the first step of that branch."""
-    module = training(joint(), gan=False, weights={"l1": 1.0}, losses={"kl": toy_loss()})
-    module.losses["kl"].forward = lambda reconstruction, original: reconstruction.mean()
+def test_a_loss_name_of_one_branch_is_refused(training, joint, toy_loss):
     with pytest.raises(SmaltiError, match="'kl', but the bottleneck"):
-        trainer(max_steps=8).fit(module, clips)
+        training(joint(), gan=False, weights={"l1": 1.0}, losses={"kl": toy_loss()})

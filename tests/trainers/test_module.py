@@ -1,6 +1,8 @@
 """The training step: one backward pass for two networks, losses of a recipe, and invalid settings."""
 
 import copy
+import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -127,21 +129,68 @@ def test_a_schedule_that_ends_before_the_run_is_refused(training, trainer, data)
         trainer(max_steps=4).fit(training(**schedule), data())
 
 
-def test_misspelled_settings_are_refused(training, trainer, data):
+def test_misspelled_settings_are_refused(training):
     with pytest.raises(SmaltiError, match="'l3'"):
-        trainer().fit(training(weights={"l1": 1.0, "l3": 1.0}), data())
+        training(weights={"l1": 1.0, "l3": 1.0})
     with pytest.raises(SmaltiError, match="'encodr'"):
         training(frozen=["encodr"])
 
 
-@pytest.mark.parametrize(
-    "weights", [{}, {"l3": 1.0}, {"adversarial": 0.1, "commitment": 0.25}, {"l1": 0.0, "mse": -1.0}]
-)
+def test_a_run_that_trains_nothing_is_refused(training):
+    with pytest.raises(SmaltiError, match=r"no parameters to train \(model.frozen: encoder, decoder\)"):
+        training(frozen=["encoder", "decoder"])
+
+
+def test_a_frozen_bottleneck_has_no_losses(training, batch, caplog):
+    module = training(frozen=["bottleneck"])
+    logged = capture_logs(module)
+    module.training_step(batch, 0).backward()
+    assert not any("entropy" in name for name in logged)
+    assert module.weights.keys() == {"l1", "mse", "adversarial", "lecam", "discriminator"}
+
+
+def test_a_declared_loss_that_is_not_computed_is_refused(training, batch):
+    module = training()
+    capture_logs(module)
+    module.tokenizer.bottleneck._losses = lambda x, codewords: {}
+    with pytest.raises(SmaltiError, match="has a weight but was not computed"):
+        module.training_step(batch, 0)
+
+
+def test_weights_are_described_once_at_the_start_by_rank_0(training, trainer, data, caplog):
+    caplog.set_level(logging.INFO, logger="smalti.trainers")
+
+    def messages():
+        return [record.getMessage() for record in caplog.records if record.name.startswith("smalti")]
+
+    module = training(gan=False, weights={"l1": 1.0, "token_entropy": 0.1, "commitment": 0.25, "lecam": 0.05})
+    run = trainer(max_steps=2, limit_val_batches=1)
+    run.validate(module, data(), verbose=False)
+    assert not messages()
+    run.fit(module, data())
+    not_used, no_weight, logged = messages()
+    assert not_used == "The weight of lecam is not used: the model has no GAN loss (model.gan)."
+    assert "The loss codebook_entropy of GQ has no weight" in no_weight
+    assert logged == "Losses without a weight, which are only logged: mse."
+    caplog.clear()
+    module._trainer = SimpleNamespace(is_global_zero=False, strategy=SimpleNamespace(model=None))
+    module.on_fit_start()
+    assert not messages()
+
+
+@pytest.mark.parametrize("weights", [{}, {"adversarial": 0.1, "commitment": 0.25}, {"l1": 0.0, "mse": -1.0}])
 def test_training_without_a_reconstruction_loss_is_refused(training, weights):
     """It would end in gray without a word."""
     with pytest.raises(SmaltiError, match="No reconstruction loss has a positive weight") as error:
         training(weights=weights)
     assert all(f"'{name}'" in str(error.value) for name in weights)
+
+
+def test_removing_the_gan_loss_keeps_the_weights(training, batch):
+    module = training(gan=False)
+    logged = capture_logs(module)
+    module.training_step(batch, 0).backward()
+    assert "train/adversarial" not in logged
 
 
 def test_the_perceptual_network_is_not_registered(training, batch):

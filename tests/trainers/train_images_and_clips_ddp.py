@@ -6,6 +6,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import skvideo
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader
 
 from smalti.tokenizers import OneVAEDecoder, OneVAEEncoder, Tokenizer
@@ -74,9 +75,10 @@ def main(out):
     )  # fmt: skip
     recorder = Recorder()
     trainer = pl.Trainer(
-        accelerator="cpu", devices=2, strategy="ddp", max_steps=len(KINDS) // 2, logger=False, accumulate_grad_batches=2,
-        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=out,
-        enable_checkpointing=False, use_distributed_sampler=False, callbacks=[ReconstructionGrid(), recorder],
+        accelerator="cpu", devices=2, strategy="ddp", max_steps=len(KINDS) // 2, accumulate_grad_batches=2,
+        logger=TensorBoardLogger(out, name="", version=""), enable_progress_bar=False, enable_model_summary=False,
+        num_sanity_val_steps=0, enable_checkpointing=False, use_distributed_sampler=False,
+        callbacks=[ReconstructionGrid(), recorder],
     )  # fmt: skip
     trainer.fit(module, Clips())
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}

@@ -1,0 +1,136 @@
+"""The arguments of `smalti fit`, `validate` and `test` before Lightning parses them: recipes, and checks that are fast.
+
+Importing Lightning takes seconds. What can be checked without it is checked here first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import zip_longest
+from pathlib import Path
+
+from smalti.cli.recipes import BUILDERS, Recipe, format_recipe, load_recipes
+from smalti.cli.run_folder import CONFIG, find_run
+from smalti.errors import SmaltiError
+
+_CONFIG_OPTIONS = ("-c", "--config")
+_TOKENIZER_OPTIONS = ("--model.tokenizer", "--model.tokenizer.class_path")
+_INFORMATIVE_OPTIONS = ("-h", "--help", "--print_config")
+_KEYWORDS = ("last", "best", "hpc", "registry")
+"""What Lightning accepts as a checkpoint besides a path."""
+
+
+def prepare_arguments(command: str, arguments: list[str]) -> list[str]:
+    """Replace all recipes with one merged recipe, written inline as the first option: other options override recipes.
+
+    Without a recipe, the settings of the run that wrote the checkpoint are used. The result can be prepared again. The
+    processes that DDP launches do so.
+
+    Args:
+        command: fit, validate or test.
+        arguments: the arguments after the command's name.
+
+    Raises:
+        SmaltiError: a recipe or the checkpoint does not exist, or model or data is missing.
+    """
+    recipes, options = _split(arguments)
+    options = _expand_builders(options)
+    checkpoint = get_option(options, "--ckpt_path")
+    run = find_run(checkpoint)
+    if not recipes and run is not None:
+        recipes = [str(run / CONFIG)]
+    recipe = load_recipes(*recipes)
+    names = [option for option, _ in _with_values(options)]
+    if not any(name in _INFORMATIVE_OPTIONS or name.endswith(".help") for name in names):
+        _check_checkpoint(command, checkpoint)
+        _check_sections(recipe, names)
+    return ["-c", format_recipe(recipe), *options] if recipes else options
+
+
+def get_option(options: Iterable[str], name: str) -> str | None:
+    """Return the last value of an option, given as "--name value" or "--name=value"; None without one."""
+    return next((value for option, value in reversed(_with_values(list(options))) if option == name), None)
+
+
+def remove_option(options: list[str], name: str) -> list[str]:
+    """Return the arguments without an option and its value."""
+    kept: list[str] = []
+    iterator = iter(options)
+    for argument in iterator:
+        option, equals, _ = argument.partition("=")
+        if option != name:
+            kept.append(argument)
+        elif not equals:
+            next(iterator, None)
+    return kept
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Split arguments into the recipes and all other arguments."""
+    recipes: list[str] = []
+    others: list[str] = []
+    iterator = iter(arguments)
+    for argument in iterator:
+        option, equals, value = argument.partition("=")
+        if option in _CONFIG_OPTIONS:
+            recipes.append(value if equals else next(iterator, ""))
+        else:
+            others.append(argument)
+    return recipes, others
+
+
+def _expand_builders(options: list[str]) -> list[str]:
+    """Replace the short name of a function that builds tokenizers with its path, as in recipes."""
+    expanded = list(options)
+    for index, (previous, word) in enumerate(zip(["", *options], options, strict=False)):
+        option, equals, value = word.partition("=")
+        if option in _TOKENIZER_OPTIONS and equals:
+            expanded[index] = f"{option}={BUILDERS.get(value, value)}"
+        elif previous in _TOKENIZER_OPTIONS:
+            expanded[index] = BUILDERS.get(word, word)
+    return expanded
+
+
+def _with_values(options: list[str]) -> list[tuple[str, str | None]]:
+    """Return all options with their values: what follows "=", or the next argument."""
+    pairs = []
+    for argument, following in zip_longest(options, options[1:]):
+        option, equals, value = argument.partition("=")
+        if option.startswith("-"):
+            pairs.append((option, value if equals else following))
+    return pairs
+
+
+def _check_checkpoint(command: str, checkpoint: str | None) -> None:
+    """Check that the checkpoint exists, and that a command that measures has one.
+
+    Raises:
+        SmaltiError: it does not.
+    """
+    if checkpoint is None and command != "fit":
+        raise SmaltiError(f"`smalti {command}` measures trained weights: pass --ckpt_path.")
+    if checkpoint is not None and checkpoint not in _KEYWORDS and not Path(checkpoint).is_file():
+        raise SmaltiError(f"There is no checkpoint {checkpoint}: check the path of --ckpt_path.")
+
+
+def _check_sections(recipe: Recipe, options: list[str]) -> None:
+    """Check that there is a model, and that there is data.
+
+    Raises:
+        SmaltiError: the sentence says how to add it.
+    """
+    if "model" not in recipe and not _is_set("model", options):
+        raise SmaltiError(
+            "No model is given: pass a recipe, such as -c wetok/f16.yaml (`smalti recipes` lists the installed ones), or "
+            "resume a run with --ckpt_path."
+        )
+    if recipe.get("data") is None and not _is_set("data", options):
+        raise SmaltiError(
+            "No data is given: pass --data.train PATH --data.validation PATH with a model recipe, or your own recipe with "
+            "a data section."
+        )
+
+
+def _is_set(name: str, options: list[str]) -> bool:
+    """Return whether an option sets a setting or a part of it."""
+    return any(option == f"--{name}" or option.startswith(f"--{name}.") for option in options)

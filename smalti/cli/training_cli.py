@@ -1,0 +1,396 @@
+"""Lightning's command line for training, with the folder, the messages and the callbacks of a run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+import warnings
+from argparse import ArgumentError
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import yaml
+from jsonargparse import Namespace
+from jsonargparse.typing import lazy_instance
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch.optim.lr_scheduler import OneCycleLR
+
+from smalti.cli.run_folder import CONFIG, find_run, write_config
+from smalti.cli.training_arguments import remove_option
+from smalti.cli.training_errors import explain_error
+from smalti.cli.training_help import TrainingParser, arrange_help
+from smalti.data import ImageData, MixedData, Source, VideoData  # noqa: F401 - `--help` lists the classes that are imported
+from smalti.data.data_modules import TrainingData
+from smalti.errors import SmaltiError
+from smalti.extensions import IMPORT_OPTION, IMPORT_VARIABLE
+from smalti.tokenizers import bottlenecks
+from smalti.tokenizers.weight_files import read_checkpoint
+from smalti.trainers import Checkpoints, ReconstructionGrid, Throughput, TokenizerEMA, TokenizerTraining, WarmStart
+from smalti.trainers.latent_statistics import LatentStatisticsCallback
+from smalti.trainers.log_progress import LogProgress
+
+_LIGHTNING_LOGGERS = ("lightning.pytorch", "lightning.fabric")
+
+
+class RunFolder(SaveConfigCallback):
+    """Writes the settings of a run to its folder as soon as its first step has finished.
+
+    A run that fails before leaves no folder, and a resumed run that fails before leaves the earlier settings in place.
+
+    Attributes:
+        folder: folder of the run; None before the training starts, and without a logger.
+        first_step: optimizer steps that were finished before; None until the training starts.
+    """
+
+    folder: Path | None = None
+    first_step: int | None = None
+    _existing: frozenset[Path] | None = None
+
+    def remember_files(self, folder: Path) -> None:
+        """Remember what exists before a logger creates the folder. Lightning calls it before `setup`."""
+        self._existing = frozenset(path for path in (folder, *folder.parents, *folder.glob("*")) if path.exists())
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Determine the folder. Do not write the settings yet, as Lightning's callback does here."""
+        log_dir = trainer.log_dir  # read on all ranks, because Lightning broadcasts it
+        if stage == "fit" and trainer.loggers and log_dir is not None:
+            self.folder = Path(log_dir)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print where the run is and how to look at it."""
+        self.first_step = trainer.global_step
+        if not trainer.is_global_zero:
+            return
+        if self.first_step > 0:
+            print(f"Continuing at step {self.first_step}.")
+        print(_describe_model(pl_module))
+        if self.folder is not None:
+            print(f"Run folder: {self.folder} (reconstructions: {self.folder / 'reconstructions'})")
+        if isinstance(trainer.logger, TensorBoardLogger):
+            folder = shlex.quote(str(Path(trainer.logger.root_dir)))
+            print(f"Curves and images: tensorboard --logdir {folder}", flush=True)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write the settings after the first step, before Lightning calls the callback that saves checkpoints."""
+        if self.already_saved or self.first_step is None or trainer.global_step == self.first_step:
+            return
+        self.already_saved = True
+        if self.folder is not None and trainer.is_global_zero:
+            # With the path of the checkpoint, a run that starts from these settings would resume this one.
+            config = Namespace({**self.config, "ckpt_path": None})
+            write_config(self.folder, self.parser.dump(config, skip_unset=False), self.first_step)
+
+    def remove_new_files(self, folder: Path) -> None:
+        """Remove what this process has written for a run without a finished step, and folders that are then empty."""
+        if self.already_saved or self._existing is None:
+            return
+        for file in (*folder.glob(f"events.out.tfevents.*.{os.getpid()}.*"), folder / "hparams.yaml"):
+            if file not in self._existing:
+                file.unlink(missing_ok=True)
+        for path in (folder, *folder.parents):
+            if path in self._existing or not path.is_dir() or any(path.iterdir()):
+                break
+            path.rmdir()
+
+
+class TrainingCLI(LightningCLI):
+    """Lightning's command line for one of its commands, with recipes and the callbacks of every run.
+
+    Args:
+        command: fit, validate or test.
+        arguments: the arguments as the user typed them, for the command that resumes the run.
+    """
+
+    def __init__(self, command: str, arguments: list[str]) -> None:
+        self._command = command
+        self._typed = arguments
+        super().__init__(
+            TokenizerTraining,
+            pl.LightningDataModule,
+            save_config_callback=RunFolder,
+            seed_everything_default=0,
+            trainer_defaults={
+                "callbacks": [],
+                "logger": lazy_instance(TensorBoardLogger, save_dir="runs", name=""),
+                "enable_model_summary": False,  # `RunFolder` prints one line instead
+                "enable_autolog_hparams": False,  # there are none, and the folder would exist before the first step
+            },
+            parser_class=TrainingParser,
+            parser_kwargs={"prog": "smalti", "exit_on_error": False},
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def subcommands(self) -> dict[str, set[str]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return only the command that runs: building the parser of a command takes time."""
+        return {self._command: LightningCLI.subcommands()[self._command]}
+
+    # Options
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the sections of a recipe in the order of the help: a section for each callback of every run, trainer last."""
+        parser.add_lightning_class_args(TokenizerTraining, "model")
+        parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True)
+        parser.add_lightning_class_args(TokenizerEMA, "ema")
+        parser.add_lightning_class_args(Checkpoints, "checkpoint")
+        parser.add_lightning_class_args(ReconstructionGrid, "visualization")
+        parser.add_lightning_class_args(LatentStatisticsCallback, "statistics")
+        parser.add_lightning_class_args(WarmStart, "warm_start")
+        parser.add_lightning_class_args(pl.Trainer, "trainer")
+        defaults = {f"trainer.{name}": value for name, value in self.trainer_defaults.items() if name != "callbacks"}
+        parser.set_defaults(defaults)
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        arrange_help(parser, subcommand)
+        return parser
+
+    def _parse_ckpt_path(self) -> None:
+        """Do not read the checkpoint for hyperparameters: the module saves none, and a checkpoint can be large."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the options.
+
+        Raises:
+            SmaltiError: an option is unknown or its value is wrong; the sentence names the nearest valid name.
+        """
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            cause = _find_smalti_error(error)
+            raise cause or SmaltiError(explain_error(str(error), self._parser(self._command))) from error
+
+    # Objects
+
+    def before_instantiate_classes(self) -> None:
+        """Check the checkpoint before anything is built.
+
+        Raises:
+            SmaltiError: the checkpoint is damaged.
+        """
+        path = self._checkpoint()
+        if path is not None:
+            self._step = read_checkpoint(path).get("global_step", 0)
+
+    def instantiate_classes(self) -> None:
+        """Build the data module, then the networks, which take much longer, and the trainer.
+
+        Raises:
+            SmaltiError: a data source cannot be opened or is missing.
+        """
+        config = self.config.clone()
+        data = self._build_data(config[self._command].data)
+        if isinstance(data, TrainingData):
+            data.check_sources(self._command)
+        config[self._command].data = data
+        self.config_init = self.parser.instantiate(config)
+        self.datamodule = data
+        self.model = self._get(self.config_init, "model")
+        self.trainer = self.instantiate_trainer()
+
+    def _build_data(self, settings: Namespace) -> pl.LightningDataModule:
+        errors: list[SmaltiError] = []
+
+        def build_source(class_type: type[Any], *args: Any, **kwargs: Any) -> Any:
+            try:
+                return class_type(*args, **kwargs)
+            except SmaltiError as error:
+                errors.append(error)  # jsonargparse tries the other types that a source can have, and loses the error
+                raise
+
+        config = Namespace({"subcommand": self._command, self._command: Namespace(data=settings)})
+        try:
+            built = self.parser.instantiate(
+                config, instantiate_groups=False, instantiators=[(build_source, Source, True)]
+            )
+        except ValueError:
+            if errors:
+                raise errors[0] from None
+            raise
+        return built[self._command].data
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Build the trainer, with progress as lines of text, and the logger of the run that is continued."""
+        callbacks = self._get(self.config_init, "trainer.callbacks") or []
+        own_bar = any(isinstance(c, ProgressBar) for c in (callbacks if isinstance(callbacks, list) else [callbacks]))
+        if self._get(self.config_init, "trainer.enable_progress_bar") is not False and not own_bar:
+            self.trainer_defaults["callbacks"].append(LogProgress())
+        run = find_run(self._checkpoint())
+        if self.subcommand != "fit" and self._is_logger_of(run):
+            kwargs["logger"] = False  # the result is printed; a new folder with one point would only be in the way
+        elif run is not None and self._is_logger_of(run):
+            # TensorBoard hides the points that an interrupted run logged after its checkpoint.
+            kwargs["logger"] = TensorBoardLogger(run.parent, name="", version=run.name, purge_step=self._step + 1)
+        if kwargs.get("logger", self._get(self.config_init, "trainer.logger")) is not False:
+            self.trainer_defaults["callbacks"] += [Throughput(), LearningRateMonitor("step")]
+        return super().instantiate_trainer(**kwargs)
+
+    def _checkpoint(self) -> Path | None:
+        """Return the checkpoint, unless it is a keyword such as "last"."""
+        path = self._get(self.config, "ckpt_path")
+        return Path(path) if path is not None and Path(path).is_file() else None
+
+    def _is_logger_of(self, run: Path | None) -> bool:
+        """Return whether the logger is the default one or that of a run: the user has not chosen another folder."""
+        if any(argument.startswith("--trainer.logger") for argument in self._typed):
+            return False
+        logger = _summarize_logger(self._get(self.config, "trainer.logger"))
+        known = [_summarize_logger(self._parser(self.subcommand).get_defaults().get("trainer.logger"))]
+        if run is not None:
+            settings = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
+            known.append(_summarize_logger((settings.get("trainer") or {}).get("logger")))
+        return logger is not None and logger in known
+
+    # Commands
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train. Print how to export, extend or resume the run. Leave nothing behind if no step has finished."""
+        is_main, run_folder, logger = self.trainer.is_global_zero, self._run_folder(), self.trainer.logger
+        folder = Path(logger.log_dir) if is_main and isinstance(logger, TensorBoardLogger) else None
+        if folder is not None:
+            run_folder.remember_files(folder)
+        try:
+            self.trainer.fit(**kwargs)
+        except BaseException as error:  # Lightning exits after Ctrl-C
+            if is_main and (run_folder.already_saved or not isinstance(error, SmaltiError)):
+                self._print_how_to_resume(run_folder)
+            raise
+        else:
+            if is_main:
+                self._print_next_steps(run_folder)
+        finally:
+            if folder is not None:
+                run_folder.remove_new_files(folder)
+
+    def _print_next_steps(self, run_folder: RunFolder) -> None:
+        """Print where the run is and what to type next."""
+        checkpoint = self._last_checkpoint()
+        if checkpoint is None:
+            return
+        step = self.trainer.global_step
+        if not run_folder.already_saved:
+            print(f"The run has already finished: the checkpoint is at step {step}.")
+        print(f"The run is saved in {run_folder.folder or checkpoint.parent}. Last checkpoint: {checkpoint}")
+        print(f"To export it: {_command('export', shlex.quote(str(checkpoint)), '--out my-tokenizer')}")
+        longer = f"--trainer.max_steps {2 * step}"
+        schedules = [config.scheduler for config in self.trainer.lr_scheduler_configs]
+        if any(isinstance(schedule, OneCycleLR) and schedule.total_steps < 2 * step for schedule in schedules):
+            longer += f" --model.scheduler.total_steps {2 * step}"
+        print(f"To train longer: {self._resume_command(checkpoint)} {longer}", flush=True)
+
+    def _print_how_to_resume(self, run_folder: RunFolder) -> None:
+        """Print how to resume a run that was interrupted or has failed."""
+        checkpoint = self._last_checkpoint()
+        if not run_folder.already_saved:
+            print("The run stopped before its first step was finished: nothing was saved.", flush=True)
+        elif checkpoint is not None:
+            step = self.trainer.global_step
+            print(f"The run stopped at step {step}. To resume it: {self._resume_command(checkpoint)}", flush=True)
+
+    def _run_folder(self) -> RunFolder:
+        callbacks: list[Any] = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+        return next((c for c in callbacks if isinstance(c, RunFolder)), RunFolder(self.parser, self.config))
+
+    def _last_checkpoint(self) -> Path | None:
+        """Return the newest checkpoint of this run, or else the one that it started from; None without any."""
+        path = Path(getattr(self.trainer.checkpoint_callback, "last_model_path", ""))
+        return path if path.is_file() else self._checkpoint()
+
+    def _resume_command(self, checkpoint: Path) -> str:
+        """Return the command that resumes this run. A checkpoint outside the folder of a run needs all options."""
+        options = remove_option(self._typed, "--ckpt_path") if find_run(checkpoint) is None else []
+        return _command("fit", *map(shlex.quote, [*options, "--ckpt_path", str(checkpoint)]))
+
+
+def run_training(command: str, arguments: list[str]) -> None:
+    """Run a command of Lightning with the options in `sys.argv`.
+
+    Args:
+        command: fit, validate or test.
+        arguments: the arguments as the user typed them.
+
+    Raises:
+        SmaltiError: a setting is wrong.
+    """
+    _quiet_lightning()
+    for name in bottlenecks.__all__:
+        # Some bottlenecks are imported on first use, and jsonargparse finds imported classes only.
+        if any(name in argument for argument in sys.argv):
+            getattr(bottlenecks, name)
+    logging.getLogger("smalti").setLevel(logging.INFO)
+    logging.basicConfig(format="%(message)s")
+    try:
+        TrainingCLI(command, arguments)
+    except (ArgumentError, ValueError) as error:
+        cause = _find_smalti_error(error)
+        if cause is not None:
+            raise cause from error
+        if not isinstance(error, ArgumentError):
+            raise
+        raise SmaltiError(" ".join(str(error).split())) from error
+    except MisconfigurationException as error:
+        raise SmaltiError(f"The settings of the trainer or its callbacks are invalid: {error}") from error
+
+
+def _quiet_lightning() -> None:
+    """Drop Lightning's messages, which repeat settings or advertise, and warnings that do not apply."""
+    for name in _LIGHTNING_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        r".*isinstance\(treespec, LeafSpec\).*",
+        # Validation metrics are already means over all ranks when they are logged.
+        r".*It is recommended to use `self\.log\('(val|test)/.*sync_dist=True.*",
+        r"Checkpoint directory .* exists and is not empty.*",  # a resumed run
+        r"The number of training batches .* is smaller than the logging interval.*",  # steps count across epochs
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def _describe_model(module: pl.LightningModule) -> str:
+    """Return the numbers of trained parameters of the networks, such as "tokenizer 559 K"."""
+    counts = {
+        name: sum(p.numel() for p in child.parameters() if p.requires_grad) for name, child in module.named_children()
+    }
+    parts = [f"{name} {_abbreviate(count)}" for name, count in counts.items() if count]
+    return f"Trained parameters: {', '.join(parts)}. Device: {module.trainer.num_devices} x {module.device.type}"
+
+
+def _abbreviate(number: int) -> str:
+    for unit, size in (("G", 10**9), ("M", 10**6), ("K", 10**3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)
+
+
+def _command(*words: str) -> str:
+    """Return a `smalti` command, with the modules that this process was asked to import."""
+    modules = [name for name in os.environ.get(IMPORT_VARIABLE, "").split(",") if name]
+    return " ".join(["smalti", words[0], *(f"{IMPORT_OPTION} {name}" for name in modules), *words[1:]])
+
+
+def _summarize_logger(logger: Any) -> tuple[Any, ...] | None:
+    """Return what determines the folder of a TensorBoardLogger in a configuration; None for any other logger."""
+    settings = logger.as_dict() if isinstance(logger, Namespace) else logger
+    if not isinstance(settings, dict) or str(settings.get("class_path")).rpartition(".")[2] != "TensorBoardLogger":
+        return None
+    arguments = settings.get("init_args") or {}
+    return tuple(arguments.get(name) for name in ("save_dir", "name", "version"))
+
+
+def _find_smalti_error(error: BaseException) -> SmaltiError | None:
+    """Return the SmaltiError among an error and its causes, which a library may have wrapped; None if there is none."""
+    current: BaseException | None = error
+    while current is not None:
+        if isinstance(current, SmaltiError):
+            return current
+        current = current.__cause__ or current.__context__
+    return None
