@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import sys
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 
@@ -17,6 +18,7 @@ _COMMANDS = {
     "validate": ("fit", "evaluate a checkpoint on the validation data of its recipe"),
     "test": ("fit", "evaluate a checkpoint on the test data of its recipe"),
     "evaluate": ("evaluate", "measure PSNR, SSIM, LPIPS, rFID or rFVD and codebook usage on images or videos"),
+    "compare": ("compare", "compare the reports of several evaluations"),
     "reconstruct": ("reconstruct", "encode and decode images, videos or folders of them"),
     "tokenize": ("tokenize", "convert images and videos to token files"),
     "detokenize": ("detokenize", "convert token files to images and videos"),
@@ -59,7 +61,11 @@ def _run(arguments: list[str]) -> int:
         return 0
     name, *rest = arguments
     if name not in _COMMANDS:
-        return _fail("smalti", f"There is no command '{name}': the commands are {', '.join(_COMMANDS)}.")
+        if name.startswith("-"):
+            return _fail("smalti", f"Options follow the command: smalti COMMAND {name} ...")
+        matches = get_close_matches(name, _COMMANDS, n=1)
+        hint = f"did you mean {matches[0]}? The" if matches else "the"
+        return _fail("smalti", f"There is no command '{name}': {hint} commands are {', '.join(_COMMANDS)}.")
     try:
         if str(Path.cwd()) not in sys.path:  # a user's own module is found in the working directory, as with python -m
             sys.path.append(str(Path.cwd()))
@@ -67,6 +73,8 @@ def _run(arguments: list[str]) -> int:
         return import_module(f"smalti.commands.{_COMMANDS[name][0]}").run(name, rest)
     except SmaltiError as error:
         return _fail(f"smalti {name}", str(error))
+    except PermissionError as error:
+        return _fail(f"smalti {name}", f"You have no permission to access {error.filename}: check its permissions.")
     except KeyboardInterrupt:
         return 130
 
@@ -76,9 +84,13 @@ def _help() -> str:
     return (
         f"smalti {__version__}: train, evaluate and export visual tokenizers\n\n"
         f"usage: smalti COMMAND [options]\n\ncommands:\n{lines}\n\n"
+        "examples:\n"
+        "  smalti fit -c quickstart.yaml\n"
+        "  smalti export runs/version_0/checkpoints/last.ckpt --out my-tokenizer\n"
+        "  smalti reconstruct photo.jpg --out reconstruction.png --tokenizer my-tokenizer\n\n"
         "Every command also takes --import MODULE (or the environment variable SMALTI_IMPORT), which imports your own\n"
         "module first. Tokenizers that use its classes need it.\n\n"
-        "Run `smalti COMMAND --help` for the options of a command."
+        "Run `smalti COMMAND --help` for the options and examples of a command."
     )
 
 

@@ -10,6 +10,11 @@ class SmaltiError(Exception):
     """
 
 
+def install_hint(extra: str) -> str:
+    """Return what to type to install an extra of Smalti, which is installed from a clone of its repository."""
+    return f"run `pip install -e '.[{extra}]'` in your clone of Smalti"
+
+
 class MissingExtraError(SmaltiError):
     """An optional dependency is not installed.
 
@@ -20,7 +25,7 @@ class MissingExtraError(SmaltiError):
     """
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} need {package}, which is not installed: run `pip install 'smalti[{extra}]'`.")
+        super().__init__(f"{purpose} need {package}, which is not installed: {install_hint(extra)}.")
 
 
 class UnreadableError(SmaltiError):

@@ -53,6 +53,12 @@ def import_requested_modules(arguments: list[str]) -> list[str]:
     return remaining
 
 
+def import_options() -> list[str]:
+    """Return `--import MODULE` for each module that was requested, to repeat in a command that is printed."""
+    modules = [name for name in os.environ.get(IMPORT_VARIABLE, "").split(",") if name]
+    return [word for name in modules for word in (IMPORT_OPTION, name)]
+
+
 def import_object(path: str, kind: str) -> Any:
     """Import an object that is defined outside of Smalti.
 

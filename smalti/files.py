@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -86,6 +87,21 @@ def check_overwrite(folder: Path, kind: str, marker: str, *, overwrite: bool) ->
         raise SmaltiError(f"{folder} already exists and is not empty: choose another folder, or pass --overwrite.")
     if not (folder / marker).is_file():
         raise SmaltiError(f"{folder} is not {kind}, so it is not overwritten: choose another folder.")
+
+
+def check_writable(folder: Path) -> None:
+    """Check that files can be written to a folder, which may be missing, so that a command does not fail at its end.
+
+    Raises:
+        SmaltiError: the folder cannot be created, or its permissions forbid writing.
+    """
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    if not existing.is_dir():
+        raise SmaltiError(f"{folder} cannot be written, because {existing} is not a folder: choose another --out.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise SmaltiError(
+            f"{folder} cannot be written, because you have no permission to write to {existing}: choose another --out."
+        )
 
 
 def sha256(file: Path) -> str:

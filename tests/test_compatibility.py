@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 import smalti
 from smalti.__main__ import main
+from smalti.cli.build_tokenizer import build_tokenizer
 from smalti.export.token_files import load_tokens
 from smalti.legacy import upgrade_recipe
 from smalti.tokenizers.checkpoints import fingerprint
@@ -141,3 +142,18 @@ def test_recipes_of_version_0_1_are_accepted(recipe, tmp_path, monkeypatch, caps
     assert printed["model"]["weights"]
     old = yaml.safe_load(recipe.read_text())
     assert upgrade_recipe(upgrade_recipe(old)) == upgrade_recipe(old)
+
+
+@pytest.mark.parametrize(
+    "name",
+    sorted(
+        path.relative_to(OLD / "recipes").as_posix()
+        for path in (OLD / "recipes").rglob("*.yaml")
+        if path.parent.name != "data"
+    ),
+)
+def test_recipes_build_the_networks_of_version_0_1(name):
+    """Runs and exports of version 0.1 continue with the recipe of the same name."""
+    with torch.device("meta"):
+        old, new = build_tokenizer(OLD / "recipes" / name), build_tokenizer(name)
+    assert get_config(new) == get_config(old)

@@ -1,12 +1,13 @@
 """The entry point: help, unknown commands, and output into a pipe that is closed early."""
 
 import os
+import shlex
 import subprocess
 import sys
 
 import pytest
 
-from smalti.__main__ import main
+from smalti.__main__ import _COMMANDS, main
 
 
 def test_help_version_and_recipes(capsys):
@@ -19,7 +20,36 @@ def test_help_version_and_recipes(capsys):
 
 def test_an_unknown_command_is_refused(capsys):
     assert main(["fitt"]) == 2
-    assert "There is no command 'fitt'" in capsys.readouterr().err
+    assert "There is no command 'fitt': did you mean fit?" in capsys.readouterr().err
+    assert main(["--import", "math", "recipes"]) == 2
+    assert "smalti COMMAND --import" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [name for name in _COMMANDS if name not in ("fit", "validate", "test")])
+def test_the_help_of_a_command_ends_with_valid_examples(command, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    assert "--import MODULE" in text
+    examples = text.partition("\nexamples:\n")[2].splitlines()
+    assert 2 <= len(examples) <= 3
+    assert all(len(line) < 120 for line in examples)
+    for line in examples:
+        words = shlex.split(line)
+        name, *arguments = words[words.index("-m") + 2 if "-m" in words else 1 :]
+        if name == command and name != "recipes":  # it is valid up to the missing files
+            assert main([name, *arguments]) == 2
+            error = capsys.readouterr().err
+            assert "--help" not in error, error
+
+
+def test_a_file_without_permission_gives_one_sentence(capsys, monkeypatch):
+    def deny(*_):
+        raise PermissionError(13, "Permission denied", "secret")
+
+    monkeypatch.setattr("smalti.commands.recipes.recipe_names", deny)
+    assert main(["recipes"]) == 2
+    assert "no permission to access secret" in capsys.readouterr().err
 
 
 def test_help_does_not_import_torch():

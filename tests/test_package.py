@@ -43,5 +43,5 @@ def test_the_error_for_a_missing_extra_names_it(package, module, class_name, arg
     monkeypatch.setitem(sys.modules, package, None)
     for target in ("importlib.util.find_spec", "smalti.data.packaged_files.find_spec"):
         monkeypatch.setattr(target, lambda name, *rest: None if name == package else find_spec(name, *rest))
-    with pytest.raises(MissingExtraError, match=rf"pip install 'smalti\[{extra}\]'"):
+    with pytest.raises(MissingExtraError, match=rf"pip install -e '\.\[{extra}\]'"):
         cls(*arguments)

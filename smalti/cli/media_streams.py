@@ -14,31 +14,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from PIL import Image
 from torch import Tensor
 
+from smalti.cli.options import check_exists
 from smalti.cli.outputs import FileKind
-from smalti.data import decode_image
 from smalti.data.folders import IMAGE_SUFFIXES, find_files
 from smalti.errors import SmaltiError
 from smalti.export.token_files import TokenFile
-from smalti.files import atomic_write
-from smalti.pixels import image_to_pixels, pixels_to_uint8, uint8_to_pixels
+from smalti.images import load_image, writable_suffixes, write_image
+from smalti.pixels import pixels_to_uint8, uint8_to_pixels
 from smalti.tokenizers.streaming import chunk_size
 from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.types import Latents, Layout
 from smalti.video import VIDEO_SUFFIXES, WRITABLE_SUFFIXES, probe, read_frames, write_video
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from smalti.cli.progress import ProgressDisplay
 
 
-def _writable_image_suffixes() -> frozenset[str]:
-    """Return the suffixes of the formats that Pillow can write."""
-    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in Image.SAVE)
-
-
-IMAGE = FileKind("an image", ".png", _writable_image_suffixes())
+IMAGE = FileKind("an image", ".png", writable_suffixes())
 VIDEO = FileKind("a video", ".mp4", frozenset(WRITABLE_SUFFIXES))
 TOKENS = FileKind("a token file", ".safetensors")
 
@@ -62,8 +56,9 @@ def find_media(source: Path) -> list[Path]:
     """Return the file itself, or all images and videos in a folder and its subfolders.
 
     Raises:
-        SmaltiError: the folder contains no images or videos.
+        SmaltiError: the path does not exist, or the folder contains no images or videos.
     """
+    check_exists(source, "image, video or folder")
     files = find_files(source, IMAGE_SUFFIXES | VIDEO_SUFFIXES) if source.is_dir() else [source]
     if not files:
         raise SmaltiError(
@@ -91,8 +86,7 @@ def encode_file(tokenizer: Tokenizer, file: Path, rate: Fraction | None) -> Late
     """
     weight = next(tokenizer.parameters())
     if media_kind(file) is IMAGE:
-        pixels = image_to_pixels(decode_image(file))[None]
-        return LatentStream(iter([tokenizer.encode(pixels.to(weight))]))
+        return LatentStream(iter([tokenizer.encode(load_image(file).to(weight))]))
     info = probe(file)
     frames = None if info.duration is None else math.ceil(info.duration * (rate or info.rate))
     chunks = _stack_frames(read_frames(file, rate=rate), chunk_size(tokenizer.encoder.stride[0]))
@@ -109,24 +103,23 @@ def decode_tokens(tokenizer: Tokenizer, content: TokenFile) -> LatentStream:
     return LatentStream(latents, content.rate, content.tokens.frames or 1)
 
 
-def with_progress(stream: LatentStream, name: str, progress: Progress) -> Iterator[Latents]:
-    """Yield the latents of a stream. For a video, show a progress bar with the remaining time.
+def with_progress(stream: LatentStream, name: str, progress: ProgressDisplay) -> Iterator[Latents]:
+    """Yield the latents of a stream. For a video, show the number of frames and the time left.
 
     Args:
         stream: the stream to iterate over.
-        name: text next to the bar.
-        progress: the display to which the bar is added.
+        name: name of the file.
+        progress: the display.
     """
     if stream.rate is None:
         yield from stream.latents
         return
-    task = progress.add_task(name, total=stream.frames)
-    try:
+    done = 0
+    with progress.task(name, stream.frames, "frames") as update:
         for part in stream.latents:
             yield part
-            progress.advance(task, part.frames or 1)
-    finally:
-        progress.remove_task(task)
+            done += part.frames or 1
+            update(done)
 
 
 def write_media(
@@ -158,7 +151,7 @@ def write_media(
     frames = (frame for part in decoded for frame in _to_uint8_frames(part))
     try:
         if rate is None:
-            _write_image(next(frames), file)
+            write_image(file, next(frames))
         else:
             write_video(file, frames, rate)
     except OSError as error:
@@ -206,8 +199,3 @@ def _to_uint8_frames(pixels: Tensor) -> tuple[Tensor, ...]:
             f"in {pixels.dtype}."
         )
     return pixels_to_uint8(pixels)[0].cpu().unbind(1)
-
-
-def _write_image(frame: Tensor, file: Path) -> None:
-    with atomic_write(file) as partial:
-        Image.fromarray(frame.permute(1, 2, 0).contiguous().numpy()).save(partial)

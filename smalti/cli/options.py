@@ -11,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from smalti.cli.parser import whole_number
 from smalti.errors import SmaltiError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 TOKENIZER_VARIABLE = "SMALTI_TOKENIZER"
 """Environment variable that sets the default of `--tokenizer`."""
 
+TOKENIZER_HELP = "exported folder or .ckpt file"
 MEDIA_INPUT_HELP = "image, video, or folder of images and videos"
 MEDIA_OUTPUT_HELP = "image (.png) or video (.mp4) to write; for an input folder, the folder to write to"
 VIDEO_NOTES = (
@@ -35,42 +37,64 @@ VIDEO_NOTES = (
 def add_file_options(parser: argparse.ArgumentParser, input_help: str, output_help: str) -> None:
     """Add the input argument, `--out` and `--overwrite`."""
     parser.add_argument("input", type=Path, help=input_help)
-    parser.add_argument("--out", "-o", type=Path, required=True, help=output_help)
-    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+    add_output_options(parser, output_help, "replace existing files")
 
 
-def add_tokenizer_options(parser: argparse.ArgumentParser, *, fallback: str = "") -> None:
+def add_output_options(parser: argparse.ArgumentParser, output_help: str, overwrite_help: str) -> None:
+    """Add `--out` and `--overwrite`."""
+    group = parser.add_argument_group("output")
+    group.add_argument("--out", "-o", type=Path, required=True, metavar="PATH", help=output_help)
+    group.add_argument("--overwrite", action="store_true", help=overwrite_help)
+
+
+def add_tokenizer_options(
+    parser: argparse.ArgumentParser, *, branch: bool = False, seed: bool = False, fallback: str = ""
+) -> None:
     """Add `--tokenizer`, `--device` and `--tile`.
 
     Args:
         parser: the parser of the command.
+        branch: whether to add `--as`. See `add_branch_option`.
+        seed: whether to add `--seed`.
         fallback: what the command uses if neither the option nor the environment variable is set, for the help text.
     """
+    group = parser.add_argument_group("tokenizer")
     default = f"the environment variable {TOKENIZER_VARIABLE}" + (f", else {fallback}" if fallback else "")
-    parser.add_argument(
+    group.add_argument(
         "--tokenizer",
         type=Path,
+        metavar="PATH",
         default=Path(os.environ[TOKENIZER_VARIABLE]) if os.environ.get(TOKENIZER_VARIABLE) else None,
-        help=f"exported folder or .ckpt file (default: {default})",
+        help=f"{TOKENIZER_HELP} (default: {default})",
     )
-    parser.add_argument(
+    if branch:
+        add_branch_option(group)
+    if seed:
+        group.add_argument(
+            "--seed",
+            type=whole_number(0),
+            default=0,
+            help="seed for the noise of a generative decoder (default: %(default)s)",
+        )
+    group.add_argument(
         "--device",
         default="auto",
         help="cpu, cuda, cuda:1 or mps; auto uses a GPU if one is available (default: %(default)s)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--tile",
-        type=int,
-        help="height and width of tiles in pixels, a multiple of the tokenizer's stride, if whole frames do not fit into "
-        "memory; tiles overlap by a quarter (default: whole frames)",
+        type=whole_number(1),
+        metavar="SIZE",
+        help="process overlapping tiles of this height and width in pixels, a multiple of the tokenizer's stride, if whole "
+        "frames do not fit into memory (default: whole frames)",
     )
 
 
-def add_branch_option(parser: argparse.ArgumentParser, default: str = "discrete") -> None:
+def add_branch_option(parser: argparse._ActionsContainer, default: str = "discrete") -> None:
     """Add `--as`, stored as `branch`, for the argument of `open_tokenizer`.
 
     Args:
-        parser: the parser of the command.
+        parser: the parser of the command, or a group of its options.
         default: what the command uses without the option, for the help text.
     """
     parser.add_argument(
@@ -86,22 +110,51 @@ def add_rate_option(parser: argparse.ArgumentParser) -> None:
 
     `parse_args` raises a SmaltiError for an invalid frame rate.
     """
-    parser.add_argument(
+    parser.add_argument_group("videos").add_argument(
         "--rate",
         type=_parse_rate,
+        metavar="FPS",
         help="frame rate at which videos are sampled, in frames per second, such as 12.5 or 30000/1001 (default: every "
-        "frame is used)",
+        "frame is used once)",
     )
 
 
-def add_seed_option(parser: argparse.ArgumentParser) -> None:
-    """Add `--seed`."""
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        help="seed for the noise of a generative decoder, the same for every file (default: %(default)s)",
-    )
+def check_tokenizer(path: Path | None) -> Path:
+    """Return the path of a tokenizer, if there is one. This is quick, and does not import torch.
+
+    Raises:
+        SmaltiError: the path is None, does not exist, or is a folder without an exported tokenizer.
+    """
+    if path is None:
+        raise SmaltiError(
+            f"No tokenizer is given: pass --tokenizer PATH ({TOKENIZER_HELP}), or set {TOKENIZER_VARIABLE}."
+        )
+    check_exists(path, "tokenizer")
+    if path.is_dir() and not (path / "config.json").exists():
+        checkpoints = sorted(path.rglob("*.ckpt"), key=lambda file: (file.name != "last.ckpt", -file.stat().st_mtime))
+        advice = f"pass the checkpoint, such as {checkpoints[0]}" if checkpoints else f"pass an {TOKENIZER_HELP}"
+        raise SmaltiError(f"The folder {path} is not an exported tokenizer: {advice}.")
+    return path
+
+
+def check_exists(path: Path, kind: str) -> None:
+    """Check that an input exists.
+
+    Args:
+        path: the file or folder.
+        kind: what it should be, such as "image".
+
+    Raises:
+        SmaltiError: it does not exist, or is a folder that may not be read. The message names the part of the path that
+            is wrong.
+    """
+    if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
+        raise SmaltiError(f"You have no permission to read the folder {path}: check its permissions.")
+    if path.exists():
+        return
+    wrong = next((parent for parent in reversed(path.parents) if not parent.exists()), None)
+    reason = f" (there is no folder {wrong})" if wrong else ""
+    raise SmaltiError(f"There is no {kind} at {path}{reason}: check the path.")
 
 
 def open_device(name: str) -> torch.device:
@@ -124,9 +177,7 @@ def open_device(name: str) -> torch.device:
         ) from error
 
 
-def open_tokenizer(
-    file: Path | None, device: torch.device, branch: str | None = None, tile: int | None = None
-) -> Tokenizer:
+def open_tokenizer(file: Path, device: torch.device, branch: str | None = None, tile: int | None = None) -> Tokenizer:
     """Load a tokenizer according to the command-line options.
 
     Args:
@@ -139,18 +190,21 @@ def open_tokenizer(
         The tokenizer in evaluation mode.
 
     Raises:
-        SmaltiError: `file` is None or cannot be loaded, the tokenizer has no such branch, or `tile` is not a multiple
+        SmaltiError: the file cannot be loaded, the tokenizer has no such branch, or `tile` is too small or not a multiple
             of its stride.
     """
     from smalti.tokenizers.checkpoints import load
 
-    if file is None:
-        raise SmaltiError(f"No tokenizer is given: pass --tokenizer PATH, or set {TOKENIZER_VARIABLE}.")
     tokenizer = load(file, device)
     if branch is not None:
         tokenizer = tokenizer.as_discrete() if branch == "discrete" else tokenizer.as_continuous()
     if tile is not None:
         stride = tokenizer.encoder.stride[1]
+        if tile % stride or tile < 2 * stride:
+            raise SmaltiError(
+                f"--tile is {tile}: give a multiple of the {stride} pixels per latent position, such as {32 * stride}, and "
+                f"at least {2 * stride}."
+            )
         tokenizer = tokenizer.tiled(tile, overlap=-(-tile // (4 * stride)) * stride)
     return tokenizer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smalti.errors import SmaltiError
+from smalti.extensions import import_options
+from smalti.files import check_writable
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import Progress
+    from smalti.cli.progress import ProgressDisplay
+    from smalti.tokenizers.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,10 @@ class FileKind:
             SmaltiError: it has another suffix.
         """
         if file.suffix.lower() not in self.other_suffixes | {self.suffix}:
-            raise SmaltiError(f"{file} is not a valid name for {self.name}: choose a name that ends in {self.suffix}.")
+            raise SmaltiError(
+                f"{file} is not a valid name for {self.name}: choose a name that ends in {self.suffix}, or a folder that "
+                "exists."
+            )
 
 
 def plan_outputs(
@@ -58,8 +64,8 @@ def plan_outputs(
         Pairs (file, result).
 
     Raises:
-        SmaltiError: `out` has the wrong suffix or is a file instead of a folder; or a result exists and `overwrite` is
-            False.
+        SmaltiError: `out` has the wrong suffix, is a file instead of a folder, or cannot be written; or a result exists
+            and `overwrite` is False.
     """
     if source.is_dir():
         pairs = _plan_folder(source, files, out, kind)
@@ -68,6 +74,7 @@ def plan_outputs(
         result = out / f"{source.stem}{result_kind.suffix}" if out.is_dir() else out
         result_kind.check_suffix(result)
         pairs = [(source, result)]
+    check_writable(out if source.is_dir() else pairs[0][1].parent)
     for _, result in pairs:
         if result.exists() and not overwrite:
             raise SmaltiError(f"{result} already exists: choose another --out, or pass --overwrite.")
@@ -75,48 +82,64 @@ def plan_outputs(
 
 
 def process_files(
-    pairs: list[tuple[Path, Path]], description: str, process: Callable[[Path, Path, Progress], None]
+    pairs: list[tuple[Path, Path]], description: str, process: Callable[[Path, Path, ProgressDisplay], str], out: Path
 ) -> None:
-    """Process every pair and show progress. A file that cannot be processed does not stop the others.
+    """Process every pair, show progress, and print what was written. A file that fails does not stop the others.
 
     Args:
         pairs: (file, result) each, as `plan_outputs` returns them.
-        description: text next to the progress bar if there are several files.
-        process: processes one pair. It may add its own bar to the progress display.
+        description: what is done, for the progress display if there are several files.
+        process: processes one pair, and returns a description of the result. It may show tasks of its own.
+        out: the file or folder that the results were written to.
 
     Raises:
         SmaltiError: the only file cannot be processed; or, after all others are done, some files were skipped.
     """
-    from rich.progress import Progress
+    from smalti.cli.progress import ProgressDisplay
 
+    if len(pairs) == 1:
+        ((file, result),) = pairs
+        with ProgressDisplay() as progress:
+            text = process(file, result, progress)
+        print(f"{result}: {text}")
+        return
     failures: list[str] = []
-    with Progress(console=get_console(), transient=True) as progress:
-        if len(pairs) == 1:
-            process(*pairs[0], progress)
-            return
-        for file, result in progress.track(pairs, description=description):
+    with ProgressDisplay() as progress, progress.task(description, len(pairs), "files") as update:
+        for done, (file, result) in enumerate(pairs, start=1):
             try:
                 process(file, result, progress)
             except SmaltiError as error:
                 failures.append(str(error))
-                progress.console.print(f"[yellow]Skipped:[/yellow] {error}", highlight=False)
+                progress.message(f"Skipped: {error}")
+            update(done)
+    written = len(pairs) - len(failures)
+    if written:
+        print(f"{out}: {written} {'file' if written == 1 else 'files'} written")
     if failures:
-        raise SmaltiError(
-            f"{len(failures)} of {len(pairs)} files were skipped; the others are done. The first error: {failures[0]}"
-        )
+        skipped = f"{len(failures)} of {len(pairs)} files {'was' if len(failures) == 1 else 'were'} skipped"
+        raise SmaltiError(f"{skipped}; the first error: {failures[0]}")
+
+
+def print_example(tokenizer: Tokenizer, folder: Path) -> None:
+    """Print how to look at a reconstruction by an exported tokenizer."""
+    name, suffix = ("video.mp4", ".mp4") if tokenizer.encoder.stride[0] > 1 else ("photo.jpg", ".png")
+    print_next("To try it", "reconstruct", name, "--out", f"reconstruction{suffix}", "--tokenizer", folder)
+
+
+def print_next(purpose: str, *words: object) -> None:
+    """Print a command to type next.
+
+    Args:
+        purpose: what the command is for, such as "To decode them".
+        words: the words of the command after `smalti`. They are quoted where the shell requires it.
+    """
+    print(f"{purpose}: {shlex.join(['smalti', *map(str, words), *import_options()])}")
 
 
 def print_files(folder: Path) -> None:
     """Print the files of a folder and their sizes."""
     for file in sorted(folder.iterdir()):
         print(f"{file}  ({file.stat().st_size / 2**20:.2f} MiB)")
-
-
-def get_console() -> Console:
-    """Return a console for progress bars. It writes to standard error, which keeps standard output clean."""
-    from rich.console import Console
-
-    return Console(stderr=True)
 
 
 def _plan_folder(

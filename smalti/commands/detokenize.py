@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,18 +9,24 @@ from typing import TYPE_CHECKING
 from smalti.cli.options import (
     MEDIA_OUTPUT_HELP,
     add_file_options,
-    add_seed_option,
     add_tokenizer_options,
+    check_exists,
+    check_tokenizer,
     open_device,
     open_tokenizer,
 )
 from smalti.cli.outputs import plan_outputs, process_files
+from smalti.cli.parser import CommandParser
 from smalti.errors import SmaltiError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from smalti.cli.outputs import FileKind
+    from smalti.cli.progress import ProgressDisplay
+
+_EXAMPLES = (
+    "smalti detokenize photo.safetensors --out photo.png",
+    "smalti detokenize tokens --out decoded --tokenizer my-tokenizer",
+)
 
 
 def run(name: str, arguments: list[str]) -> int:
@@ -30,15 +35,18 @@ def run(name: str, arguments: list[str]) -> int:
     Raises:
         SmaltiError: an option is invalid, a file cannot be read or written, or a file was made by another tokenizer.
     """
-    parser = argparse.ArgumentParser(
-        f"smalti {name}",
-        description="Convert a token file, or every token file in a folder, to an image or a video. Videos get their "
-        "original frame rate.",
+    parser = CommandParser(
+        name,
+        "Convert a token file, or every token file in a folder, to an image or a video. Videos get their original frame "
+        "rate.",
+        _EXAMPLES,
     )
     add_file_options(parser, "token file, or folder of token files", MEDIA_OUTPUT_HELP)
-    add_tokenizer_options(parser, fallback="the tokenizer recorded in the token file")
-    add_seed_option(parser)
-    options = parser.parse_args(arguments)
+    add_tokenizer_options(parser, seed=True, fallback="the tokenizer recorded in the token file")
+    options = parser.parse(arguments)
+    check_exists(options.input, "token file or folder")
+    if options.tokenizer is not None:
+        check_tokenizer(options.tokenizer)
 
     import torch
 
@@ -56,7 +64,7 @@ def run(name: str, arguments: list[str]) -> int:
     expected_fingerprint = fingerprint(tokenizer_path)
 
     @torch.inference_mode()
-    def detokenize(file: Path, result: Path, progress: Progress) -> None:
+    def detokenize(file: Path, result: Path, progress: ProgressDisplay) -> str:
         content = load_tokens(file)
         if content.fingerprint != expected_fingerprint:
             raise SmaltiError(
@@ -71,10 +79,9 @@ def run(name: str, arguments: list[str]) -> int:
             )
         latents = with_progress(decode_tokens(tokenizer, content), file.name, progress)
         layout = write_media(tokenizer, latents, content.rate, result, options.seed)
-        if len(pairs) == 1:
-            print(f"{result}: {describe(tokenizer, layout, content.rate)}")
+        return describe(tokenizer, layout, content.rate)
 
-    process_files(pairs, "Detokenizing", detokenize)
+    process_files(pairs, "Detokenizing", detokenize, options.out)
     return 0
 
 

@@ -10,9 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smalti.cli.options import add_branch_option, add_tokenizer_options, open_device, open_tokenizer
-from smalti.cli.outputs import get_console
+from smalti.cli.options import (
+    add_output_options,
+    add_tokenizer_options,
+    check_tokenizer,
+    open_device,
+    open_tokenizer,
+)
+from smalti.cli.outputs import print_next
+from smalti.cli.parser import CommandParser, fraction, whole_number
 from smalti.errors import SmaltiError
+from smalti.files import check_writable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,6 +30,16 @@ if TYPE_CHECKING:
     from smalti.eval.metrics.registry import MetricBuilder
     from smalti.eval.protocols import Protocol
     from smalti.eval.results import Evaluation
+
+_EXAMPLES = (
+    "smalti evaluate --tokenizer my-tokenizer --data my/photos --out report",
+    "smalti evaluate --tokenizer my-tokenizer --data videos:my/clips --protocol clip17x128@24 --out report",
+    "torchrun --nproc-per-node 8 -m smalti evaluate --tokenizer my-tokenizer --data imagenet/val --out report",
+)
+_NOTES = (
+    "To compare tokenizers, or the checkpoints of a run, evaluate each on the same data with the same protocol, and pass "
+    "the reports to `smalti compare`. With torchrun, several GPUs share the data."
+)
 
 
 def run(name: str, arguments: list[str]) -> int:
@@ -42,10 +60,12 @@ def run(name: str, arguments: list[str]) -> int:
 
     if not options.overwrite:
         check_report_folder(options.out)
+    check_writable(options.out)
     protocol = get_protocol(options.protocol)
     source = open_source(options.data)
     transform = _build_transform(source, protocol)
     requested = {name: find_metric(name) for name in options.metric}
+    options.tokenizer = check_tokenizer(options.tokenizer)
     with _process_group() as rank:
         evaluation, skipped = _evaluate(options, source, transform, protocol, requested, rank)
     if rank == 0:
@@ -57,31 +77,55 @@ def _parse(name: str, arguments: list[str]) -> argparse.Namespace:
     """Parse the arguments after the command's name.
 
     Raises:
-        SmaltiError: `--weights` is not a folder.
+        SmaltiError: an option is invalid, or `--weights` is not a folder.
     """
-    parser = argparse.ArgumentParser(
-        f"smalti {name}",
-        description="Measure PSNR, SSIM, LPIPS, rFID (for videos: rFVD) and codebook usage of a tokenizer. Compare it with "
-        "a baseline. Write a report with the results and the values per sample.",
-        epilog="Multiple GPUs: torchrun --nproc-per-node 8 -m smalti evaluate ...",
+    parser = CommandParser(
+        name,
+        "Measure PSNR, SSIM, LPIPS, rFID (for videos: rFVD) and codebook usage of a tokenizer. Compare it with bicubic "
+        "downsampling and upsampling. Write a report with the results, the values per sample and examples.",
+        _EXAMPLES,
+        _NOTES,
     )
-    add_tokenizer_options(parser)
-    add_branch_option(parser)
-    parser.add_argument(
+    add_tokenizer_options(parser, branch=True, seed=True)
+    data = parser.add_argument_group("data")
+    data.add_argument(
         "--data",
         required=True,
+        metavar="SOURCE",
         help="folder, image or video; shards (path, glob or URL of .tar files); photos:validation or clips:validation; or "
         "the class path of your own source (my_package.MySource). The prefix videos: selects the videos of a folder, or "
         "marks shards that contain videos (videos:clips-*.tar)",
     )
-    parser.add_argument("--out", "-o", type=Path, required=True, help="folder to write the report to")
-    parser.add_argument(
+    data.add_argument(
         "--protocol",
         default="imagenet256",
+        metavar="NAME",
         help="how samples are prepared. Images: imagenet256, native (original size), square64 (64 x 64 pixels), ... "
         "Videos: clip17x128@24 (17 frames of 128 x 128 pixels at 24 frames per second), ... (default: %(default)s)",
     )
-    parser.add_argument(
+    data.add_argument(
+        "--batch-size",
+        type=whole_number(1),
+        default=8,
+        metavar="N",
+        help="images or clips per batch and process (default: %(default)s)",
+    )
+    data.add_argument(
+        "--workers",
+        type=whole_number(0),
+        default=2,
+        metavar="N",
+        help="data loading processes per process; 0 loads in the main process (default: %(default)s)",
+    )
+    data.add_argument(
+        "--max-bad",
+        type=fraction,
+        default=0.01,
+        metavar="FRACTION",
+        help="maximum fraction of unreadable files to skip before evaluation stops with an error (default: %(default)s)",
+    )
+    metrics = parser.add_argument_group("metrics")
+    metrics.add_argument(
         "--metric",
         action="append",
         default=[],
@@ -89,35 +133,21 @@ def _parse(name: str, arguments: list[str]) -> argparse.Namespace:
         help="additional metric, such as lpips_alex or fd_efflite0, or the class path of your own metric "
         "(my_package.MyMetric); repeat the option for several metrics",
     )
-    parser.add_argument(
+    metrics.add_argument(
         "--lpips",
         default="lpips_vgg",
         choices=("lpips_vgg", "lpips_alex"),
         help="network for LPIPS (default: %(default)s)",
     )
-    parser.add_argument(
+    metrics.add_argument(
         "--weights",
         type=Path,
+        metavar="PATH",
         help="folder with the pretrained weights of the metrics' networks (default: the folder in the environment variable "
         "SMALTI_WEIGHTS, else they are downloaded)",
     )
-    parser.add_argument(
-        "--batch-size", type=int, default=8, help="images or clips per batch and process (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--workers", type=int, default=2, help="data loading workers per process (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed for the noise of a generative decoder (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--max-bad",
-        type=float,
-        default=0.01,
-        help="maximum fraction of unreadable files to skip before evaluation stops with an error (default: %(default)s)",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing report")
-    options = parser.parse_args(arguments)
+    add_output_options(parser, "folder to write the report to", "replace an existing report")
+    options = parser.parse(arguments)
     if options.weights is not None and not options.weights.is_dir():
         raise SmaltiError(
             f"--weights is {options.weights}, which is not a folder: give the folder that contains the weight files."
@@ -182,8 +212,7 @@ def _evaluate(
     Returns:
         The results and the number of skipped samples, both over all processes.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+    from smalti.cli.progress import ProgressDisplay
     from smalti.data import IndexedSource, evaluation_loader
     from smalti.distributed import gather, world_size
     from smalti.eval.evaluate import evaluate
@@ -196,20 +225,15 @@ def _evaluate(
     batch_size = _batch_size(options, protocol)
     world = world_size()
     loader = evaluation_loader(source, transform, batch_size, options.workers, rank, world, options.max_bad)
-    bar = Progress(
-        TextColumn("Evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=get_console(), disable=rank > 0,
-    )  # fmt: skip
-    with bar:
-        total = len(source) if isinstance(source, IndexedSource) else None
-        task = bar.add_task("", total=total)
+    total = len(source) if isinstance(source, IndexedSource) else None
+    with ProgressDisplay(enabled=rank == 0) as progress, progress.task("Evaluating", total, "samples") as update:
         evaluation = evaluate(
             tokenizer,
             loader,
             metrics,
             seed=options.seed,
             device=device,
-            progress=lambda done: bar.update(task, completed=min(done * world, total or done * world)),
+            progress=lambda done: update(min(done * world, total or done * world)),
         )
     return evaluation, sum(gather(loader.skipped.count))
 
@@ -237,9 +261,10 @@ def _write_report(options: argparse.Namespace, protocol: Protocol, evaluation: E
         protocol=protocol, tokenizer=origin | provenance(options.tokenizer), data=data, skipped=skipped
     )
     files = write_report(evaluation, options.out, report_provenance, overwrite=options.overwrite)
-    Console().print(results_table(evaluation))
+    Console().print(results_table(evaluation, skipped))
     for file in files:
         print(file)
+    print_next("To compare it with another report", "compare", options.out, "other-report")
 
 
 @contextmanager

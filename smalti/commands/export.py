@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from smalti.cli.options import add_branch_option, open_tokenizer
-from smalti.cli.outputs import print_files
+from smalti.cli.options import add_branch_option, add_output_options, check_tokenizer, open_tokenizer
+from smalti.cli.outputs import print_example, print_files
+from smalti.cli.parser import CommandParser
+
+_EXAMPLES = (
+    "smalti export runs/version_0/checkpoints/last.ckpt --out my-tokenizer",
+    "smalti export my-video-tokenizer --out my-diffusers-folder --format diffusers --as continuous",
+)
 
 
 def run(name: str, arguments: list[str]) -> int:
@@ -16,32 +21,36 @@ def run(name: str, arguments: list[str]) -> int:
         SmaltiError: the checkpoint cannot be loaded, the format cannot represent the tokenizer, or the folder cannot be
             written.
     """
-    parser = argparse.ArgumentParser(
-        f"smalti {name}",
-        description="Convert the tokenizer in a checkpoint (its averaged weights, if any) to a folder for smalti.load "
+    parser = CommandParser(
+        name,
+        "Convert the tokenizer in a checkpoint (its averaged weights, if any) to a folder for smalti.load "
         "(model.safetensors, config.json and a model card) or for another library.",
+        _EXAMPLES,
     )
     parser.add_argument("checkpoint", type=Path, help=".ckpt file of `smalti fit`, or an exported folder")
-    parser.add_argument("--out", "-o", type=Path, required=True, help="folder to write to")
-    parser.add_argument(
+    add_output_options(parser, "folder to write to", "replace an existing export of the same format")
+    content = parser.add_argument_group("content")
+    content.add_argument(
         "--format",
         choices=("smalti", "diffusers"),
         default="smalti",
         help="library that will load the folder; diffusers loads it as an AutoencoderKLLTXVideo or AutoencoderKLWan "
         "(default: %(default)s)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing export of the same format")
-    add_branch_option(parser, "both branches")
-    options = parser.parse_args(arguments)
+    add_branch_option(content, "both branches")
+    options = parser.parse(arguments)
+    checkpoint = check_tokenizer(options.checkpoint)
 
     import torch
 
     from smalti.export.diffusers import save_diffusers
     from smalti.tokenizers.checkpoints import provenance, save
 
-    tokenizer = open_tokenizer(options.checkpoint, torch.device("cpu"), options.branch)
-    origin = provenance(options.checkpoint) | ({"branch": options.branch} if options.branch else {})
+    tokenizer = open_tokenizer(checkpoint, torch.device("cpu"), options.branch)
+    origin = provenance(checkpoint) | ({"branch": options.branch} if options.branch else {})
     write = save_diffusers if options.format == "diffusers" else save
     write(tokenizer, options.out, provenance=origin, overwrite=options.overwrite)
     print_files(options.out)
+    if options.format == "smalti":
+        print_example(tokenizer, options.out)
     return 0

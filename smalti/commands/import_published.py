@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smalti.cli.outputs import print_files
+from smalti.cli.options import add_output_options, check_exists
+from smalti.cli.outputs import print_example, print_files
+from smalti.cli.parser import CommandParser
 from smalti.errors import SmaltiError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+_EXAMPLES = (
+    "smalti import wetok their.ckpt --config their.yaml --out wetok-f16",
+    "smalti import ltx ltx-video-2b-v0.9.5.safetensors --config config.json --out ltx-video",
+)
 _CONFIG_PATHS = (("model", "init_args"), ("model", "params"), ())
 """Keys that lead to the configuration of the model in the publishers' files; () is the top level."""
 
@@ -27,11 +32,12 @@ def run(name: str, arguments: list[str]) -> int:
     from smalti.tokenizers.importers import families, find_family, from_published, load_family
 
     listing = "; ".join(f"{family}: {find_family(family).description}" for family in families())
-    parser = argparse.ArgumentParser(
-        f"smalti {name}",
-        description="Convert a published checkpoint to a folder for smalti.load. The import fails if a weight is missing, "
-        "unexpected or of another shape.",
-        epilog=f"Families: {listing}.",
+    parser = CommandParser(
+        name,
+        "Convert a published checkpoint to a folder for smalti.load. The import fails if a weight is missing, unexpected "
+        "or of another shape.",
+        _EXAMPLES,
+        f"Families: {listing}.",
     )
     parser.add_argument(
         "family",
@@ -39,12 +45,14 @@ def run(name: str, arguments: list[str]) -> int:
         "my_package.my_release.FAMILY",
     )
     parser.add_argument("checkpoint", type=Path, help="the publisher's .ckpt, .pt or .safetensors file")
-    parser.add_argument("--config", type=Path, required=True, help="the publisher's YAML or JSON configuration")
-    parser.add_argument("--out", "-o", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing export")
-    options = parser.parse_args(arguments)
-
+    parser.add_argument_group("input").add_argument(
+        "--config", type=Path, required=True, metavar="PATH", help="the publisher's YAML or JSON configuration"
+    )
+    add_output_options(parser, "folder to write to", "replace an existing export")
+    options = parser.parse(arguments)
     family = load_family(options.family) if "." in options.family else find_family(options.family)
+    check_exists(options.checkpoint, "checkpoint")
+    check_exists(options.config, "configuration file")
     config = _read_config(options.config)
     tokenizer = from_published(family, config, _read_weights(options.checkpoint))
     origin = {
@@ -55,6 +63,7 @@ def run(name: str, arguments: list[str]) -> int:
     }
     save(tokenizer, options.out, provenance=origin, overwrite=options.overwrite)
     print_files(options.out)
+    print_example(tokenizer, options.out)
     return 0
 
 
@@ -66,8 +75,6 @@ def _read_config(file: Path) -> dict[str, Any]:
     """
     import yaml
 
-    if not file.is_file():
-        raise SmaltiError(f"The configuration file {file} does not exist: pass the file that the publisher released.")
     try:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

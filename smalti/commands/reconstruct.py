@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,18 +9,24 @@ from smalti.cli.options import (
     MEDIA_INPUT_HELP,
     MEDIA_OUTPUT_HELP,
     VIDEO_NOTES,
-    add_branch_option,
     add_file_options,
     add_rate_option,
-    add_seed_option,
     add_tokenizer_options,
+    check_tokenizer,
     open_device,
     open_tokenizer,
 )
 from smalti.cli.outputs import plan_outputs, process_files
+from smalti.cli.parser import CommandParser
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from smalti.cli.progress import ProgressDisplay
+
+_EXAMPLES = (
+    "smalti reconstruct photo.jpg --out reconstruction.png --tokenizer my-tokenizer",
+    "smalti reconstruct my/photos --out reconstructions --tokenizer runs/version_0/checkpoints/last.ckpt",
+    "smalti reconstruct clip.mp4 --out reconstruction.mp4 --tokenizer my-video-tokenizer",
+)
 
 
 def run(name: str, arguments: list[str]) -> int:
@@ -30,18 +35,17 @@ def run(name: str, arguments: list[str]) -> int:
     Raises:
         SmaltiError: an option is invalid, or a file cannot be read or written.
     """
-    parser = argparse.ArgumentParser(
-        f"smalti {name}",
-        description="Encode and decode an image or a video, or every image and video in a folder, and write the "
-        "reconstructions.",
-        epilog=VIDEO_NOTES,
+    parser = CommandParser(
+        name,
+        "Encode and decode an image or a video, or every image and video in a folder, and write the reconstructions.",
+        _EXAMPLES,
+        VIDEO_NOTES,
     )
     add_file_options(parser, MEDIA_INPUT_HELP, MEDIA_OUTPUT_HELP)
-    add_tokenizer_options(parser)
-    add_branch_option(parser)
+    add_tokenizer_options(parser, branch=True, seed=True)
     add_rate_option(parser)
-    add_seed_option(parser)
-    options = parser.parse_args(arguments)
+    options = parser.parse(arguments)
+    tokenizer_file = check_tokenizer(options.tokenizer)
 
     import torch
 
@@ -49,15 +53,14 @@ def run(name: str, arguments: list[str]) -> int:
 
     files = find_media(options.input)
     pairs = plan_outputs(options.input, files, options.out, media_kind, overwrite=options.overwrite)
-    tokenizer = open_tokenizer(options.tokenizer, open_device(options.device), options.branch, options.tile)
+    tokenizer = open_tokenizer(tokenizer_file, open_device(options.device), options.branch, options.tile)
 
     @torch.inference_mode()
-    def reconstruct(file: Path, result: Path, progress: Progress) -> None:
+    def reconstruct(file: Path, result: Path, progress: ProgressDisplay) -> str:
         stream = encode_file(tokenizer, file, options.rate)
         latents = with_progress(stream, file.name, progress)
         layout = write_media(tokenizer, latents, stream.rate, result, options.seed)
-        if len(pairs) == 1:
-            print(f"{result}: {describe(tokenizer, layout, stream.rate)}")
+        return describe(tokenizer, layout, stream.rate)
 
-    process_files(pairs, "Reconstructing", reconstruct)
+    process_files(pairs, "Reconstructing", reconstruct, options.out)
     return 0

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+
+from torch import Tensor
 
 from smalti.distributed import gather
 from smalti.errors import SmaltiError
@@ -22,6 +25,7 @@ class Accumulator:
         num_examples: number of examples to keep.
         medium: whether the samples are images or clips; None before the first sample.
         names: names of the samples.
+        digests: SHA-256 of the shape and the 8-bit pixels of each sample, by name.
         measured: number of samples that each metric measured, by name of the metric.
         counts: counts of ids, one per token of a position; empty if the tokenizer is continuous.
         pixels: number of pixels of all samples.
@@ -34,6 +38,7 @@ class Accumulator:
     num_examples: int
     medium: Medium | None = None
     names: set[str] = field(default_factory=set)
+    digests: dict[str, bytes] = field(default_factory=dict)
     measured: Counter[str] = field(default_factory=Counter)
     counts: list[IdCounts] = field(default_factory=list)
     pixels: int = 0
@@ -70,6 +75,20 @@ class Accumulator:
         if len(self.examples) > self.num_examples:
             del self.examples[max(self.examples)]
 
+    def add_digests(self, names: Iterable[str], samples: Tensor) -> None:
+        """Record which samples are measured: (B, 3, H, W) or (B, 3, T, H, W) uint8."""
+        for name, sample in zip(names, samples.cpu(), strict=True):
+            digest = hashlib.sha256(str(tuple(sample.shape)).encode())
+            digest.update(sample.contiguous().numpy().data)
+            self.digests[name] = digest.digest()
+
+    def samples_sha256(self) -> str:
+        """Return a SHA-256 of the names and pixels of all samples, in any order, as 64 hexadecimal digits."""
+        digest = hashlib.sha256()
+        for name in sorted(self.digests):
+            digest.update(name.encode(errors="surrogateescape") + b"\0" + self.digests[name])
+        return digest.hexdigest()
+
     def merge(self, other: Accumulator) -> None:
         """Add what another process measured.
 
@@ -77,6 +96,7 @@ class Accumulator:
             SmaltiError: both processes measured the same sample, or one has images and the other clips.
         """
         self.add_names(other.names, other.medium)
+        self.digests |= other.digests
         self.measured.update(other.measured)
         for metric, theirs in zip(self.metrics, other.metrics, strict=True):
             metric.merge(theirs)

@@ -123,6 +123,7 @@ def _measure_all(
 def _measure(settings: _Settings, accumulator: Accumulator, batch: Batch) -> None:
     reconstruction, latents = reconstruct(settings.tokenizer, batch, seed=settings.seed)
     original = pixels_to_uint8(batch.pixels)
+    accumulator.add_digests(batch.names, original)
     factor = settings.tokenizer.encoder.stride
     candidates = {RECONSTRUCTION: reconstruction, BASELINE: make_baseline(original, factor)}
     for metric in accumulator.metrics:
@@ -183,6 +184,7 @@ def _summarize(settings: _Settings, accumulator: Accumulator) -> Evaluation:
     clips = accumulator.medium == "clips"
     return Evaluation(
         samples=_sample_values(accumulator),
+        samples_sha256=accumulator.samples_sha256(),
         metrics={metric.name: _result(metric, RECONSTRUCTION, accumulator) for metric in computed},
         baseline={metric.name: _result(metric, BASELINE, accumulator) for metric in computed},
         factor=factor if clips else (1, *factor[1:]),

@@ -130,9 +130,10 @@ def _download(name: str, source: WeightsSource, target: Path) -> Path:
             return target
         except (OSError, RuntimeError, http.client.HTTPException) as error:
             _failures[source.url] = " ".join(str(error).split()) or type(error).__name__
+    digits = source.prefix if source.sha256 else f"starting with {source.prefix}"
     raise WeightsUnavailableError(
         f"The {name} weights are not on this machine and could not be downloaded ({_failures[source.url]}): put "
-        f"{source.file} (SHA-256 {source.prefix}..., from {source.url}) into a folder, and set {WEIGHTS_VARIABLE} to it."
+        f"{source.file} (from {source.url}, SHA-256 {digits}) into a folder, and set {WEIGHTS_VARIABLE} to it."
     )
 
 

@@ -132,6 +132,7 @@ def to_dict(evaluation: Evaluation, provenance: Provenance) -> dict[str, Any]:
         "tokenizer": dict(provenance.tokenizer),
         "data": dict(provenance.data),
         "samples": len(evaluation.samples),
+        "samples_sha256": evaluation.samples_sha256,
         "skipped": provenance.skipped,
         "metrics": {name: _describe(result) for name, result in evaluation.metrics.items()},
         "baseline": {
@@ -157,12 +158,19 @@ def to_dict(evaluation: Evaluation, provenance: Provenance) -> dict[str, Any]:
     }
 
 
-def results_table(evaluation: Evaluation) -> Table:
-    """Return the results as a table for the terminal. Values that are not comparable with published ones are marked."""
+def results_table(evaluation: Evaluation, skipped: int = 0) -> Table:
+    """Return the results as a table for the terminal. Values that are not comparable with published ones are marked.
+
+    Args:
+        evaluation: the results.
+        skipped: number of samples that were unreadable or too short.
+    """
     from rich.table import Table
 
-    kind = "clips" if evaluation.clips else "samples"
-    table = Table(title=f"{len(evaluation.samples)} {kind}", title_justify="left")
+    kind = "clip" if evaluation.clips else "image"
+    title = f"{len(evaluation.samples)} {kind}{'' if len(evaluation.samples) == 1 else 's'}"
+    table = Table(title=f"{title}, {skipped} skipped" if skipped else title, title_justify="left")
+    table.caption, table.caption_justify = _caption(evaluation), "left"
     for heading, justify in (("metric", "left"), ("tokenizer", "right"), ("baseline", "right"), ("", "left")):
         table.add_column(heading, justify=justify)  # pyright: ignore[reportArgumentType]
     for name, result in evaluation.metrics.items():
@@ -179,6 +187,15 @@ def results_table(evaluation: Evaluation) -> Table:
             perplexity = f"perplexity {group.perplexity:.4g} of {codebook.codebook_size:.6g} ids"
             table.add_row(f"ids used, token {index}", f"{group.used}", "", perplexity)
     return table
+
+
+def _caption(evaluation: Evaluation) -> str:
+    """Return the text below the table: what the baseline is, and which metrics have no result."""
+    time, height, width = evaluation.factor
+    frames = f"every {time}-th frame, interpolated, and " if time > 1 else ""
+    lines = [f"baseline: {frames}bicubic downsampling by {height} x {width} and upsampling"]
+    lines += [f"{name} is left out: {reason}" for name, reason in evaluation.left_out.items()]
+    return "\n".join(lines)
 
 
 def _describe(result: MetricResult) -> dict[str, Any]:

@@ -79,6 +79,7 @@ class Evaluation:
     Attributes:
         samples: values of each sample, by name of the sample (sorted) and of the metric. The baseline's metrics have the
             prefix `BASELINE_PREFIX`.
+        samples_sha256: SHA-256 of the names and the 8-bit pixels of all samples, as 64 hexadecimal digits.
         metrics: results over the dataset, by name of the metric, in the order of the metrics.
         baseline: the same metrics for the baseline. See `smalti.eval.baseline.make_baseline`.
         factor: downsampling factor of the baseline along (T, H, W): the stride of the tokenizer; (1, H, W) for images.
@@ -95,6 +96,7 @@ class Evaluation:
     """
 
     samples: dict[str, dict[str, float]]
+    samples_sha256: str
     metrics: dict[str, MetricResult]
     baseline: dict[str, MetricResult]
     factor: tuple[int, int, int]

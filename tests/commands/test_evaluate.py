@@ -97,6 +97,10 @@ def test_additional_metrics_by_name_and_by_class_path(workspace, monkeypatch):
         ("photos:validation", "square64", ("--metric", "psnr_clip"), "psnr_clip is a metric of clips"),
         ("photos:validation", "square64", ("--metric", "lpips_alex"), "alexnet weights are not on this machine"),
         ("photos:validation", "square64", ("--weights", "nowhere"), "--weights is nowhere, which is not a folder"),
+        ("photos:validation", "square64", ("--batch-size", "0"), "'0' is not a whole number of at least 1"),
+        ("photos:validation", "square64", ("--workers", "x"), "'x' is not a whole number of at least 0"),
+        ("photos:validation", "square64", ("--max-bad", "2"), "'2' is not a number from 0 to 1"),
+        ("photos:validation", "square64", ("--out", "tokenizer/config.json/x"), "config.json is not a folder"),
     ],
 )
 def test_invalid_options_print_one_sentence(workspace, capsys, data, protocol, options, message):

@@ -3,6 +3,7 @@
 The tokenizers are float64: rounding differences between code paths do not change 8-bit pixels or ids.
 """
 
+import os
 import shutil
 
 import pytest
@@ -41,6 +42,32 @@ def test_tokenize_and_detokenize_equal_reconstruct(work, capsys):
     detokenized, reconstructed = Image.open("detokenized.png"), Image.open("reconstructed.png")
     assert detokenized.size == (75, 50)
     assert detokenized.tobytes() == reconstructed.tobytes()
+
+
+def test_every_command_ends_with_what_it_wrote_and_the_next_command(work, capsys):
+    def last_lines(*arguments):
+        assert main([*arguments]) == 0
+        return capsys.readouterr().out.splitlines()[-2:]
+
+    assert last_lines("tokenize", "photo.jpg", "-o", "a b.safetensors", *WITH_TOKENIZER) == [
+        "a b.safetensors: 75 x 50 pixels, 247 positions x 2 tokens, 0.527 bits per pixel",
+        "To decode it: smalti detokenize 'a b.safetensors' --out decoded.png",
+    ]
+    assert last_lines("tokenize", "photos", "-o", "tokens", *WITH_TOKENIZER) == [
+        "tokens: 3 files written",
+        "To decode them: smalti detokenize tokens --out decoded",
+    ]
+    assert last_lines("detokenize", "tokens", "-o", "decoded") == ["decoded: 3 files written"]
+    exported = last_lines("export", "tokenizer", "-o", "exported")
+    assert exported[0].startswith("exported/model.safetensors")
+    assert exported[1].endswith("smalti reconstruct photo.jpg --out reconstruction.png --tokenizer exported")
+
+
+def test_progress_is_plain_lines_outside_a_terminal(work, capsys):
+    assert main(["reconstruct", "photos", "-o", "reconstructed", *WITH_TOKENIZER]) == 0
+    first, *_ = capsys.readouterr().err.splitlines()
+    assert first.startswith("Reconstructing: 1/3 files, ")
+    assert first.endswith(" left")
 
 
 def test_environment_variable_names_the_tokenizer(work, monkeypatch, error_message):
@@ -91,10 +118,23 @@ def test_invalid_input_gives_one_sentence_and_writes_nothing(work, error_message
     (work / "text.safetensors").write_text("no tokens")
     save_file({"weight": torch.zeros(1)}, work / "weights.safetensors")
     (work / "empty").mkdir()
+    (work / "run" / "checkpoints").mkdir(parents=True)
+    for name in ("last.ckpt", "step=9.ckpt"):
+        (work / "run" / "checkpoints" / name).touch()
     for arguments, expected in (
         (("tokenize", "broken.jpg", "-o", "x.safetensors", *WITH_TOKENIZER), "broken.jpg"),
         (("tokenize", "text.jpg", "-o", "x.safetensors", *WITH_TOKENIZER), "text.jpg"),
         (("tokenize", "absent.jpg", "-o", "x.safetensors", *WITH_TOKENIZER), "absent.jpg"),
+        (("tokenize", "phots/a.png", "-o", "x.safetensors", *WITH_TOKENIZER), "there is no folder phots"),
+        (("tokenize", "absent.jpg", "-o", "x", *WITH_TOKENIZER), "absent.jpg"),
+        (("tokenize", "photos", "-o", "photo.jpg/x", *WITH_TOKENIZER), "photo.jpg is not a folder"),
+        (("tokenize", "photos", "photos", "-o", "x", *WITH_TOKENIZER), "pass a folder for several files"),
+        (("tokenize", "photos", "-o", "x", *WITH_TOKENIZER, "--overwite"), "did you mean --overwrite?"),
+        (("tokenize", "photos", *WITH_TOKENIZER), "Missing: --out"),
+        (("reconstruct", "photos", "-o", "x", *WITH_TOKENIZER, "--seed", "-1"), "at least 0"),
+        (("reconstruct", "photos", "-o", "x", "--tokenizer", "photos"), "not an exported tokenizer"),
+        (("detokenize", "absent", "-o", "x.png"), "no token file or folder at absent"),
+        (("export", "run", "-o", "x"), "such as run/checkpoints/last.ckpt"),
         (("tokenize", "empty", "-o", "x", *WITH_TOKENIZER), "empty"),
         (("tokenize", "photo.jpg", "-o", "x.safetensors", "--tokenizer", "nowhere"), "nowhere"),
         (("tokenize", "photo.jpg", "-o", "x.safetensors", *WITH_TOKENIZER, "--device", "tpu:9"), "tpu:9"),
@@ -112,6 +152,15 @@ def test_invalid_input_gives_one_sentence_and_writes_nothing(work, error_message
 def test_an_unreadable_file_in_a_folder_is_skipped(work, error_message):
     (work / "photos" / "broken.jpg").write_bytes((work / "photo.jpg").read_bytes()[:900])
     message = error_message("tokenize", "photos", "-o", "tokens", *WITH_TOKENIZER)
-    assert "1 of 4" in message
+    assert "1 of 4 files was skipped" in message
     assert "broken.jpg" in message
     assert len(list((work / "tokens").rglob("*.safetensors"))) == 3
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_write_permission_is_refused_at_the_start(work, error_message):
+    (work / "locked").mkdir(mode=0o500)
+    assert "no permission to write" in error_message("tokenize", "photos", "-o", "locked/x", *WITH_TOKENIZER)
+    (work / "photos").chmod(0)
+    assert "photos" in error_message("tokenize", "photos", "-o", "tokens", *WITH_TOKENIZER)
+    (work / "photos").chmod(0o700)

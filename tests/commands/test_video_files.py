@@ -257,18 +257,18 @@ def test_invalid_input_gives_one_sentence_and_writes_nothing(work, error_message
     for arguments, expected in (
         (("reconstruct", "text.mp4", "-o", "x.mp4", *options), "text.mp4 cannot be read as a video"),
         (("tokenize", "text.mp4", "-o", "x.safetensors", *options), "text.mp4 cannot be read as a video"),
-        (("reconstruct", "absent.mp4", "-o", "x.mp4", *options), "no such file"),
+        (("reconstruct", "absent.mp4", "-o", "x.mp4", *options), "no image, video or folder at absent.mp4"),
         (("reconstruct", "clip.mp4", "-o", "x.png", *options), "x.png is not a valid name for a video"),
         (("reconstruct", "clip.mp4", "-o", "x.webm", *options), "ends in .mp4"),
         (("tokenize", "clip.mp4", "-o", "x.mp4", *options), "ends in .safetensors"),
         (("tokenize", "clip.mp4", "-o", "x.safetensors", "--rate", "0", *options), "rate is 0"),
         (("tokenize", "clip.mp4", "-o", "x.safetensors", "--rate", "1/0", *options), "--rate is '1/0'"),
-        (("reconstruct", "clip.mp4", "-o", "x.mp4", "--tile", "30", *options), "multiples of the 4 pixels"),
+        (("reconstruct", "clip.mp4", "-o", "x.mp4", "--tile", "30", *options), "multiple of the 4 pixels"),
         (("reconstruct", "folder", "-o", "x", *options), "contains no images or videos"),
     ):
         assert expected in error_message(*arguments), arguments
     monkeypatch.setitem(sys.modules, "av", None)
-    assert "smalti[video]" in error_message("reconstruct", "clip.mp4", "-o", "x.mp4", *options)
+    assert "pip install -e '.[video]'" in error_message("reconstruct", "clip.mp4", "-o", "x.mp4", *options)
     assert not list(work.glob("x*"))
     Image.new("RGB", (8, 8)).save("photo.png")
     assert main(["reconstruct", "photo.png", "-o", "y.png", *options]) == 0  # images do not need PyAV

@@ -123,5 +123,5 @@ def test_building_a_network_preserves_the_random_state():
 
 def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "efficientnet_lite_pytorch", None)
-    with pytest.raises(MissingExtraError, match=r"smalti\[offline\]"):
+    with pytest.raises(MissingExtraError, match=r"\[offline\]"):
         EffLite0Perceptual()
