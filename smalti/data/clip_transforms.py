@@ -18,6 +18,9 @@ from smalti.data.sources import VideoSegment
 from smalti.errors import SmaltiError
 from smalti.video import UnreadableVideoError, normalize_frame_rate, probe, read_frames
 
+DECODING_THREADS = 1
+"""Threads that decode one video. The loader already runs about one worker per core."""
+
 
 class Clip(NamedTuple):
     """A clip cut from a video.
@@ -87,9 +90,8 @@ class ClipTransform(nn.Module):
         return torch.stack(frames, dim=1)
 
     def _read_images(self, segment: VideoSegment, start: Fraction) -> Iterator[Image.Image]:
-        # Decode with one thread: the loader already runs about one worker per core.
         video, rate, stride = segment.video, self.rate, self.stride
-        frames = read_frames(video, rate=rate, start=start, stop=segment.stop, stride=stride, threads=1)
+        frames = read_frames(video, rate=rate, start=start, stop=segment.stop, stride=stride, threads=DECODING_THREADS)
         return map(to_pil_image, frames)
 
     def _shortage(self, frames: int, start: Fraction) -> str:
@@ -131,7 +133,7 @@ class VideoTrainingTransform(ClipTransform):
 
     def start_time(self, segment: VideoSegment) -> Fraction:
         """Draw a start time uniformly from those that should leave enough frames."""
-        info = probe(segment.video)
+        info = probe(segment.video, threads=DECODING_THREADS)
         # Always drawn, so that the crop does not depend on whether the file states its duration.
         fraction = Fraction(float(torch.rand((), dtype=torch.float64)))
         stop = info.duration if segment.stop is None else segment.stop

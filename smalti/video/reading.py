@@ -39,17 +39,18 @@ class VideoInfo:
     frames: int | None
 
 
-def probe(video: Video) -> VideoInfo:
+def probe(video: Video, threads: int = 0) -> VideoInfo:
     """Return the properties of a video file. Decodes the first frame only.
 
     Args:
         video: a path, or the bytes of a file.
+        threads: number of threads for decoding; 0 lets FFmpeg choose.
 
     Raises:
         UnreadableVideoError: the file is missing, not a video, has audio only, or its first frame is damaged.
         MissingExtraError: PyAV is not installed.
     """
-    with open_video(video) as opened:
+    with open_video(video, threads) as opened:
         first = next(_with_times(opened, _decode(opened)), None)
         if first is None:
             raise UnreadableVideoError(opened.name, "it contains no frames")

@@ -17,7 +17,7 @@ from smalti.data import (
     VideoTrainingTransform,
 )
 from smalti.errors import SmaltiError
-from smalti.video import read_frames
+from smalti.video import read_frames, reading
 
 
 def frame_indices(pixels: torch.Tensor) -> list[int]:
@@ -99,7 +99,7 @@ def test_a_clip_beyond_the_actual_end_of_a_file_is_cut_from_its_start(make_video
     from smalti.data import clip_transforms as module
 
     real = module.probe
-    monkeypatch.setattr(module, "probe", lambda video: replace(real(video), duration=Fraction(6)))
+    monkeypatch.setattr(module, "probe", lambda video, threads: replace(real(video, threads), duration=Fraction(6)))
     torch.manual_seed(0)
     segment = VideoSegment("a", make_video())
     starts = {frame_indices(VideoTrainingTransform(5, size=8)(segment).pixels)[0] for _ in range(20)}
@@ -127,3 +127,20 @@ def test_arguments_out_of_range_raise_an_error():
         for transform in (VideoTrainingTransform, VideoEvaluationTransform):
             with pytest.raises(SmaltiError, match=message):
                 transform(**options)
+
+
+def test_videos_are_opened_with_one_thread(make_video, monkeypatch):
+    """The workers of a loader share the cores: neither the properties nor the frames are read with a thread per core."""
+    threads = []
+    open_video = reading.open_video
+
+    def record(video, number=0):
+        threads.append(number)
+        return open_video(video, number)
+
+    monkeypatch.setattr(reading, "open_video", record)
+    segment = VideoSegment("a.mkv", make_video())
+    VideoTrainingTransform(frames=3, size=8)(segment)
+    VideoEvaluationTransform(3, None, 1, 8, 8)(segment)
+    assert len(threads) >= 3
+    assert set(threads) == {1}
