@@ -6,7 +6,8 @@ a GPU.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Callable
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, distributed
@@ -35,6 +36,25 @@ def gather(value: T) -> list[T]:
     values: list[T] = [value] * world_size()
     distributed.all_gather_object(values, value)
     return values
+
+
+def compute_on_rank_0(function: Callable[[], T]) -> T:
+    """Call a function on rank 0 and return its result on every rank.
+
+    Args:
+        function: returns an object that can be pickled. If it raises an error, every rank raises this error.
+    """
+    result: T | None = None
+    error: Exception | None = None
+    if not is_distributed() or distributed.get_rank() == 0:
+        try:
+            result = function()
+        except Exception as raised:
+            error = raised
+    result, error = gather((result, error))[0]
+    if error is not None:
+        raise error
+    return cast("T", result)
 
 
 def max_over_ranks(values: Tensor) -> Tensor:

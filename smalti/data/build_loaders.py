@@ -19,7 +19,8 @@ from smalti.data.datasets import (
     collate,
 )
 from smalti.data.loader import Loader, TrainingOrder
-from smalti.data.sampler import TrainingPosition, TrainingSampler
+from smalti.data.sampler import LaneBatchSampler, TrainingPosition, TrainingSampler
+from smalti.data.shard_plan import ShardPlan
 from smalti.data.shards import Shards
 from smalti.data.sources import IndexedSource, Source
 from smalti.errors import SmaltiError
@@ -59,37 +60,45 @@ def training_loader(
         get_position: returns the training position. It is called at the start of each iteration.
 
     Raises:
-        SmaltiError: an epoch has less than one batch per process, there are fewer shards than processes, the samples of
-            shards must be counted but are not local, a number is out of range, or the transform is for the other kind of
-            source.
+        SmaltiError: an epoch has less than one batch per process, shards contain no samples, or must be counted but are not
+            local, a number is out of range, or the transform is for the other kind of source.
     """
     _check_kind(source, transform)
     for name, value in {"batch_size": batch_size, "repeats": repeats}.items():
         if value < 1:
             raise SmaltiError(f"{name} is {value}: give at least 1.")
-    samples = _samples_per_epoch(source, repeats, rank, world_size)
+    indexed = isinstance(source, IndexedSource)
+    samples = repeats * (len(source) if indexed else _samples_per_epoch(_as_shards(source), rank))
     if samples // world_size < batch_size:
         raise SmaltiError(
             f"An epoch of {source} has {samples} samples, fewer than one batch of {batch_size} on each of {world_size} "
             "processes: decrease batch_size, or increase repeats."
         )
-    indexed = isinstance(source, IndexedSource)
-    if indexed:
-        dataset = IndexedTrainingDataset(source, transform, seed)
-    else:
-        dataset = ShardTrainingDataset(_as_shards(source), transform, seed, batch_size, rank, world_size)
+    settings = {"samples": samples, "batch_size": batch_size, "processes": world_size, "seed": seed}
+    options = _worker_options(workers, keep=True)
     sampler = TrainingSampler(
         samples, shuffle=indexed, rank=rank, world_size=world_size, seed=seed, batch_size=batch_size
     )
-    settings = {"samples": samples, "batch_size": batch_size, "processes": world_size, "seed": seed}
-    options = _worker_options(workers, keep=True)
-    return Loader(
-        DataLoader(dataset, batch_size=batch_size, sampler=sampler, drop_last=True, **options),
-        source=str(source),
-        max_bad=max_bad,
-        samples=samples // world_size,
-        order=TrainingOrder(sampler, get_position, settings),
-    )
+    if indexed:
+        dataset = IndexedTrainingDataset(source, transform, seed)
+        batches = DataLoader(dataset, batch_size=batch_size, sampler=sampler, drop_last=True, **options)
+    else:
+        shards = _as_shards(source)
+        plan = ShardPlan(
+            shards.sizes(), samples=samples, batch_size=batch_size, lanes=shards.num_lanes(world_size),
+            world_size=world_size, seed=seed,
+        )  # fmt: skip
+        if rank == 0 and workers > plan.num_lanes:
+            logger.warning(
+                "%d of %d workers are idle, because %s are read in %d lanes: set `lanes` to at least the number of "
+                "workers, or give more shards.", workers - plan.num_lanes, workers, shards, plan.num_lanes,
+            )  # fmt: skip
+        settings |= {"shards": len(shards.urls), "lanes": plan.num_lanes, "buffer": shards.buffer}
+        dataset = ShardTrainingDataset(shards, transform, seed, plan)
+        lanes = LaneBatchSampler(sampler, batch_size, lambda epoch: plan.plan_rank(epoch, rank).batch_lanes, workers)
+        batches = DataLoader(dataset, batch_sampler=lanes, **options)
+    order = TrainingOrder(sampler, get_position, settings)
+    return Loader(batches, source=str(source), max_bad=max_bad, samples=samples // world_size, order=order)
 
 
 def evaluation_loader(
@@ -143,21 +152,17 @@ def evaluation_loader(
     return Loader(batches, source=str(source), max_bad=max_bad, samples=samples)
 
 
-def _samples_per_epoch(source: Source, repeats: int, rank: int, world_size: int) -> int:
-    """Return the number of samples of a training epoch over all processes."""
-    if isinstance(source, IndexedSource):
-        return len(source) * repeats
-    shards = _as_shards(source)
-    if len(shards.urls) < world_size:
-        raise SmaltiError(
-            f"{source} has {len(shards.urls)} shards for {world_size} processes: write more and smaller shards, at least "
-            "one per process."
-        )
+def _samples_per_epoch(shards: Shards, rank: int) -> int:
+    """Return the number of samples of a training epoch over all processes, before repeats."""
+    shards.share_sizes()
+    count = shards.count_samples()
+    if not count:
+        raise SmaltiError(f"The shards {shards} contain no {'videos' if shards.videos else 'images'}: check the path.")
     if shards.samples is None:
-        shards.samples = shards.count_samples()
+        shards.samples = count
         if rank == 0:
-            logger.info("The shards %s contain %d samples.", shards, shards.samples)
-    return shards.samples * repeats
+            logger.info("The shards %s contain %d samples.", shards, count)
+    return shards.samples
 
 
 def _check_kind(source: Source, transform: Transform) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -16,7 +17,8 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from smalti.data.clip_transforms import Clip
 from smalti.data.sampler import SampleKey
-from smalti.data.shard_cursor import ShardCursor
+from smalti.data.shard_lanes import LaneReader
+from smalti.data.shard_plan import ShardPlan
 from smalti.data.shard_reading import EncodedSample
 from smalti.data.shards import Shards
 from smalti.data.sources import IndexedSource, ReadFailure
@@ -140,7 +142,7 @@ class IndexedTrainingDataset(TrainingDataset):
 
 
 class ShardTrainingDataset(TrainingDataset):
-    """Training samples from the lanes of one process.
+    """Training samples of shards.
 
     Keys should ascend within an epoch. Any other order gives the same samples but is slow.
 
@@ -148,46 +150,44 @@ class ShardTrainingDataset(TrainingDataset):
         source: the shards.
         transform: random transform of each item.
         seed: seed for shuffling and augmentation.
-        batch_size: number of consecutive samples that come from one lane.
-        rank: rank of the process.
-        world_size: number of processes.
+        plan: which samples each process reads.
     """
 
-    def __init__(
-        self, source: Shards, transform: Transform, seed: int, batch_size: int, rank: int, world_size: int
-    ) -> None:
+    def __init__(self, source: Shards, transform: Transform, seed: int, plan: ShardPlan) -> None:
         super().__init__(transform, seed)
         self.source = source
-        self.batch_size = batch_size
-        self.rank = rank
-        self.world_size = world_size
+        self.plan = plan
         self._epoch = -1
-        self._cursors: dict[int, ShardCursor] = {}
+        self._readers: dict[tuple[int, int], LaneReader] = {}
 
     def __getitem__(self, key: SampleKey) -> LoadedSample:
         sample = super().__getitem__(key)
-        broken_shards = [failure for cursor in self._cursors.values() for failure in cursor.take_failures()]
+        broken_shards = [failure for reader in self._readers.values() for failure in reader.take_failures()]
         return sample._replace(failures=(*broken_shards, *sample.failures))
 
     def select(self, key: SampleKey, attempt: int) -> LazyItem:
-        """Return the sample of a key, or one that follows it in its lane."""
-        sample = self._cursor_at(key).peek(attempt)
+        """Return the sample of a key, or another one from its lane."""
+        batch, index = divmod(key.sample_index, self.plan.batch_size)
+        batch, rank = divmod(batch, self.plan.world_size)
+        plan = self.plan.plan_rank(key.epoch, rank)
+        reader = self._lane_reader(key.epoch, rank, plan.batch_lanes[batch])
+        sample = reader.get(plan.lane_batches[batch] * self.plan.batch_size + index, attempt)
         return _shard_item(self.source, sample) if sample else LazyItem(str(self.source), _raise_exhausted)
 
-    def _cursor_at(self, key: SampleKey) -> ShardCursor:
-        if key.epoch != self._epoch:
-            self._epoch, self._cursors = key.epoch, {}
-        num_lanes = self.source.num_lanes(self.rank, self.world_size)
-        batch, index_in_batch = divmod(key.sample_index, self.batch_size)
-        lane, position = batch % num_lanes, batch // num_lanes * self.batch_size + index_in_batch
-        cursor = self._cursors.get(lane)
-        if cursor is None or cursor.position > position:
-            items = self.source.read_lane(
-                lane, seed=self.seed, epoch=key.epoch, rank=self.rank, world_size=self.world_size
+    def _lane_reader(self, epoch: int, rank: int, lane: int) -> LaneReader:
+        if epoch != self._epoch:
+            self._epoch, self._readers = epoch, {}
+        if (rank, lane) not in self._readers:
+            shards_per_rank = -(-len(self.source.urls) // self.plan.world_size)
+            self._readers[rank, lane] = LaneReader(
+                partial(self.source.read_shard, num_shards=shards_per_rank),
+                self.plan.sizes,
+                self.plan.plan_rank(epoch, rank).lanes[lane],
+                buffer=max(1, self.source.buffer // self.plan.num_lanes),
+                seed=derive_seed(self.seed, epoch, rank, lane),
+                min_replacements=MAX_ATTEMPTS,
             )
-            cursor = self._cursors[lane] = ShardCursor(items)
-        cursor.seek(position)
-        return cursor
+        return self._readers[rank, lane]
 
 
 class IndexedEvaluationDataset(Dataset[LoadedSample]):

@@ -117,7 +117,7 @@ class Loader:
             broken_shards |= {failure.name: 1 / failure.num_shards for failure in loaded.failures if failure.num_shards}
             self.skipped.add(loaded)
             batch = loaded.batch
-            if self._order and (batch is None or len(batch.names) < loaded.requested):
+            if self._order and loaded.requested > (0 if batch is None else len(batch.names)):
                 raise self._error(f"No readable replacement was found for an unreadable sample of {self._source}")
             self._check_limit(unreadable, self._samples, sum(broken_shards.values()))
             if batch is not None:

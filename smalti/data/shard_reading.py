@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Set
+from itertools import islice
 from typing import Any, NamedTuple
 
+from smalti.data.shard_headers import find_sample
+from smalti.data.shard_patterns import is_url
 from smalti.data.sources import ReadFailure
+
+RETRY_DELAYS = (1.0, 5.0)
+"""Seconds to wait before a remote shard that broke off is opened again."""
 
 
 class EncodedSample(NamedTuple):
@@ -31,19 +38,60 @@ def read_shards(
         num_shards: number of shards to report in failures; None for the number of `urls`.
 
     Yields:
-        The samples of each shard. A truncated shard yields its complete samples, then a `ReadFailure`; a shard that cannot
-        be opened yields a `ReadFailure` only.
+        The samples of each shard; see `read_shard`.
     """
     urls = list(urls)
     for url in urls:
+        yield from read_shard(url, suffixes, num_shards or len(urls))
+
+
+def read_shard(url: str, suffixes: Set[str], num_shards: int, first: int = 0) -> Iterator[EncodedSample | ReadFailure]:
+    """Read the samples of a shard in order.
+
+    If a remote shard breaks off, it is opened again and continues with the first sample that was not complete. After three
+    attempts (see `RETRY_DELAYS`), it counts as damaged.
+
+    Args:
+        url: the shard.
+        suffixes: suffixes of the files to read, with their dot, in lower case.
+        num_shards: number of shards to report in a failure.
+        first: index of the first sample to read, among those with such a file. A local tar file that is not compressed is
+            read from there; any other shard is read from its start.
+
+    Yields:
+        The samples. A truncated shard yields its complete samples, then a `ReadFailure`; a shard that cannot be opened
+        yields a `ReadFailure` only.
+    """
+    delays = iter(RETRY_DELAYS if is_url(url) else ())
+    offset = find_sample(url, suffixes, first) if first and not is_url(url) else None
+    to_skip = first if offset is None else 0
+    num_read = 0
+    while True:
         errors: list[Exception] = []
-        yield from _read_shard(url, suffixes, errors)
-        if errors:
-            yield ReadFailure(url, _reason(errors[0]), num_shards or len(urls))
+        for sample in islice(_read_stream(url, offset or 0, suffixes, errors), num_read, None):
+            num_read += 1
+            if not to_skip:
+                yield sample
+            elif sample.content is not None:
+                to_skip -= 1
+        if not errors:
+            return
+        delay = next(delays, None)
+        if delay is None:
+            yield ReadFailure(url, _reason(errors[0]), num_shards)
+            return
+        time.sleep(delay)
 
 
-def _read_shard(url: str, suffixes: Set[str], errors: list[Exception]) -> Iterator[EncodedSample]:
-    """Read the samples of a shard, up to its end or to the first damage. Errors are appended to `errors`."""
+def _read_stream(url: str, offset: int, suffixes: Set[str], errors: list[Exception]) -> Iterator[EncodedSample]:
+    """Read the samples of a shard, up to its end or to the first damage. Errors are appended to `errors`.
+
+    Args:
+        url: the shard.
+        offset: position of the first sample in bytes; 0 unless it is a local file.
+        suffixes: see `read_shard`.
+        errors: list for errors.
+    """
     from webdataset.gopen import gopen
     from webdataset.tariterators import group_by_keys, tar_file_expander
 
@@ -52,7 +100,10 @@ def _read_shard(url: str, suffixes: Set[str], errors: list[Exception]) -> Iterat
         return True  # continue: nothing but the end follows in the stream of a truncated tar
 
     try:
-        with gopen(url) as opened:
+        file: Any = gopen(url)
+        with file as opened:
+            if offset:
+                opened.seek(offset)
             stream = _MonitoredStream(opened)
             files = tar_file_expander(iter([{"url": url, "stream": stream}]), handler=record)
             for sample in group_by_keys(files, handler=record):

@@ -1,28 +1,22 @@
-"""Data sources that are webdataset shards: tar files whose samples are read as a stream.
-
-For training, each process reads its shards in parallel `lanes`. A lane reads its own shards through its own shuffle buffer,
-and batch b comes from lane b mod lanes. The order of samples does not depend on the number of workers, and a worker reads
-only the lane of its current batch. When a run resumes, the samples that it has already used are skipped
-without being decoded.
-"""
+"""Data sources that are webdataset shards: tar files whose samples are read as a stream."""
 
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 from torch.utils.data import IterableDataset
 
 from smalti.data.folders import IMAGE_SUFFIXES
-from smalti.data.shard_headers import read_sample_names
+from smalti.data.shard_headers import read_sample_headers
 from smalti.data.shard_patterns import expand_pattern, is_url
-from smalti.data.shard_reading import EncodedSample, read_shards
+from smalti.data.shard_reading import EncodedSample, read_shard, read_shards
 from smalti.data.sources import ReadFailure, Source, VideoSegment
+from smalti.distributed import compute_on_rank_0
 from smalti.errors import SmaltiError
 from smalti.images import UnreadableImageError, decode_image
-from smalti.seeds import derive_seed
 from smalti.video import VIDEO_SUFFIXES, UnreadableVideoError
 
 
@@ -35,31 +29,39 @@ class Shards(Source, IterableDataset[EncodedSample | ReadFailure]):
     Args:
         pattern: Shards to read: a path with braces ("photos-{000..009}.tar"), a glob ("photos-*.tar"), or a URL that
             webdataset can open (http, https, pipe:, ...), which may have braces; or a list of them.
-        samples: Samples per training epoch over all processes. By default, the samples of local shards are counted when
-            training starts, which takes about 0.5 s per 10,000 samples. Training on URLs requires it. Each epoch reads the
-            shards from their start, so set it to about the number of samples in the shards: if it is much smaller, the
-            samples at the ends are never used.
-        buffer: Size of the shuffle buffer of each process, in encoded samples.
-        lanes: Number of shards that each process reads in parallel, limited by its number of shards. Workers share the
-            lanes: a multiple of the number of workers is best.
+        samples: Samples per training epoch over all processes. By default, all samples of the shards. Training on URLs
+            requires it. A list gives the number of samples in each shard. Without a list, the samples of local shards are
+            counted when training starts, which takes about 0.5 s per 10,000 samples, and URLs are assumed to contain
+            `samples` in equal parts: give a list if they do not, so that each sample is used once per epoch.
+        buffer: Number of samples per process that are read ahead, encoded, and shuffled.
+        lanes: Number of streams in which each process reads its shards. Each stream is read by one worker: give at least as
+            many as workers. A process reads at most as many URLs at once as it has.
 
     Raises:
-        SmaltiError: the pattern matches nothing, a file does not exist, or a number is less than 1.
+        SmaltiError: the pattern matches nothing, a file does not exist, a number is less than 1, or the list of samples has
+            another length than the list of shards.
     """
 
     suffixes: ClassVar[frozenset[str]] = IMAGE_SUFFIXES
 
     def __init__(
-        self, pattern: str | list[str], samples: int | None = None, buffer: int = 1000, lanes: int = 4
+        self, pattern: str | list[str], samples: int | list[int] | None = None, buffer: int = 2000, lanes: int = 8
     ) -> None:
-        for name, value in {"samples": samples, "buffer": buffer, "lanes": lanes}.items():
+        total = sum(samples) if isinstance(samples, list) else samples
+        for name, value in {"samples": total, "buffer": buffer, "lanes": lanes}.items():
             if value is not None and value < 1:
                 raise SmaltiError(f"The argument {name} of {type(self).__name__} is {value}: give at least 1.")
         self.patterns = [pattern] if isinstance(pattern, str) else list(pattern)
         self.urls = list(dict.fromkeys(url for part in self.patterns for url in expand_pattern(part)))
         if not self.urls:
             raise SmaltiError("The list of shard patterns is empty: give at least one, such as 'shards/*.tar'.")
-        self.samples = samples
+        if isinstance(samples, list) and (len(samples) != len(self.urls) or min(samples) < 0):
+            raise SmaltiError(
+                f"The argument samples of {type(self).__name__} is a list of {len(samples)} numbers for {len(self.urls)} "
+                "shards: give the number of samples in each shard, or in all."
+            )
+        self.samples = total
+        self._sizes = list(samples) if isinstance(samples, list) else None
         self.buffer = buffer
         self.lanes = lanes
 
@@ -78,31 +80,41 @@ class Shards(Source, IterableDataset[EncodedSample | ReadFailure]):
         """Return the path of each local shard without symbolic links, and the URL of each other shard."""
         return [url if is_url(url) else os.path.realpath(url) for url in self.urls]
 
-    def count_samples(self) -> int:
-        """Return the number of samples in the shards that contain an image (for `VideoShards`: a video).
+    def sizes(self) -> list[int]:
+        """Return the number of samples in each shard that contain an image (for `VideoShards`: a video).
 
-        Reads only the headers of the files in each shard: about 0.5 s per shard of 10,000 samples.
-
-        Raises:
-            SmaltiError: a shard is not a local file.
-        """
-        return sum(1 for _ in self._iterate_headers())
-
-    def contains_samples(self) -> bool:
-        """Return whether a shard contains an image (for `VideoShards`: a video). Stops at the first one.
+        Counts local shards once, unless `samples` lists the numbers. Reads only the headers of the files in each shard:
+        about 0.5 s per shard of 10,000 samples. URLs are assumed to have `samples` in equal parts.
 
         Raises:
-            SmaltiError: a shard is not a local file.
+            SmaltiError: a shard is not a local file, and `samples` is None.
         """
-        return next(self._iterate_headers(), None) is not None
-
-    def _iterate_headers(self) -> Iterator[str]:
-        if not self.local:
+        if self._sizes is None and self.local:
+            with ThreadPoolExecutor(8) as pool:  # hides the latency of network storage
+                self._sizes = list(pool.map(self._count, self.urls))
+        elif self._sizes is None and self.samples is None:
             raise SmaltiError(
                 f"The samples of {self} cannot be counted, because it is a URL: set `samples` of the shards."
             )
-        for url in self.urls:
-            yield from read_sample_names(url, self.suffixes)
+        elif self._sizes is None:
+            self._sizes = [-(-(self.samples or 0) // len(self.urls))] * len(self.urls)
+        return self._sizes
+
+    def _count(self, url: str) -> int:
+        return sum(1 for _ in read_sample_headers(url, self.suffixes))
+
+    def share_sizes(self) -> None:
+        """Count the samples of local shards on rank 0, for all ranks. All ranks must call this in the same order."""
+        if self._sizes is None and self.local:
+            self._sizes = compute_on_rank_0(self.sizes)
+
+    def count_samples(self) -> int:
+        """Return the number of samples in all shards; see `sizes`."""
+        return sum(self.sizes())
+
+    def contains_samples(self) -> bool:
+        """Return whether a local shard contains an image (for `VideoShards`: a video). Stops at the first one."""
+        return any(next(read_sample_headers(url, self.suffixes), None) for url in self.urls)
 
     def decode(self, sample: EncodedSample) -> Any:
         """Decode a sample to an 8-bit RGB image.
@@ -118,44 +130,24 @@ class Shards(Source, IterableDataset[EncodedSample | ReadFailure]):
         """Read every num_readers-th shard, starting with shard `index`. A reader without shards gets nothing."""
         return read_shards(self.urls[index::num_readers], self.suffixes)
 
-    def read_lane(
-        self, lane: int, *, seed: int, epoch: int, rank: int, world_size: int
+    def read_shard(
+        self, index: int, first: int = 0, num_shards: int | None = None
     ) -> Iterator[EncodedSample | ReadFailure]:
-        """Read the shuffled samples of a lane in an epoch, repeatedly. Ends only if no shard of the process has samples.
+        """Read the samples of one shard in order.
 
         Args:
-            lane: index of the lane, less than `num_lanes(rank, world_size)`.
-            seed: seed for shuffling shards and samples, together with the epoch.
-            epoch: training epoch, from 0.
-            rank: rank of the process.
-            world_size: number of processes.
+            index: index of the shard in `urls`.
+            first: index of the first sample to read.
+            num_shards: number of shards to report in a failure; None for that of all shards.
         """
-        from webdataset.filters import shuffle
+        return read_shard(self.urls[index], self.suffixes, num_shards or len(self.urls), first)
 
-        all_urls = random.Random(derive_seed(seed, epoch)).sample(self.urls, len(self.urls))[rank::world_size]
-        rng = random.Random(derive_seed(seed, epoch, rank, lane))
-        lanes = self.num_lanes(rank, world_size)
-        size = max(1, self.buffer // lanes)
-        return iter(shuffle(size, initial=size, rng=rng)(self._cycle(all_urls[lane::lanes], all_urls, rng)))
+    def num_lanes(self, world_size: int) -> int:
+        """Return the number of lanes of each process: `lanes`; for URLs, at most the number of shards per process.
 
-    def num_lanes(self, rank: int, world_size: int) -> int:
-        """Return the number of lanes of a process: `lanes`, or its number of shards if that is smaller."""
-        return min(self.lanes, len(self.urls[rank::world_size]))
-
-    def _cycle(self, urls: list[str], all_urls: list[str], rng: random.Random) -> Iterator[EncodedSample | ReadFailure]:
-        """Read the shards of a lane repeatedly, each time in another order.
-
-        If they contain no sample, all shards of the process are read instead. If these contain none either, the stream
-        ends.
+        Two lanes that begin in the same remote shard both transfer it from its start.
         """
-        while True:
-            empty = True
-            for item in read_shards(urls, self.suffixes, len(all_urls)):
-                empty = empty and isinstance(item, ReadFailure)
-                yield item
-            if empty and len(urls) == len(all_urls):
-                return
-            urls = all_urls if empty else rng.sample(urls, len(urls))
+        return self.lanes if self.local else min(self.lanes, max(1, len(self.urls) // world_size))
 
 
 class VideoShards(Shards):

@@ -12,7 +12,8 @@ from threading import Thread
 
 import pytest
 
-from smalti.data import Shards, VideoShards
+from smalti.data import Shards, VideoShards, shard_reading
+from smalti.data.shard_headers import find_sample
 from smalti.data.shard_patterns import expand_pattern
 from smalti.data.shard_reading import EncodedSample
 from smalti.data.sources import ReadFailure
@@ -84,6 +85,7 @@ def test_a_truncated_shard_yields_its_complete_samples_and_a_failure(make_shards
 @pytest.mark.skipif(shutil.which("curl") is None, reason="webdataset opens URLs with curl")
 def test_shards_are_read_over_http(make_shards, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(shard_reading, "RETRY_DELAYS", (0.0,))
     pattern = Path(make_shards(2, 3))
     handler = partial(SimpleHTTPRequestHandler, directory=pattern.parent)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -133,23 +135,73 @@ def test_urls_are_not_counted():
         Shards("https://example.org/a.tar").count_samples()
 
 
-def test_a_failing_pipe_is_a_failure():
+def test_a_failing_pipe_is_a_failure(monkeypatch):
+    monkeypatch.setattr(shard_reading, "RETRY_DELAYS", ())
     (failure,) = Shards("pipe:exit 3")
     assert isinstance(failure, ReadFailure)
     assert failure.name == "pipe:exit 3"
 
 
-def test_lanes_read_every_shard_and_end_only_if_all_shards_are_empty(make_shards):
-    shards = Shards(make_shards(7, 2), buffer=4, lanes=2)
-    names = []
-    for rank in range(3):
-        for lane in range(shards.num_lanes(rank, 3)):
-            items = shards.read_lane(lane, seed=1, epoch=2, rank=rank, world_size=3)
-            samples_in_lane = len(shards.urls[rank::3][lane :: shards.num_lanes(rank, 3)]) * 2
-            names += [next(items).name for _ in range(8 * samples_in_lane)]
-    assert set(names) == {item.name for item in shards}
-    for url in shards.urls:
-        Path(url).write_bytes(b"")
-    failures = list(shards.read_lane(0, seed=1, epoch=2, rank=0, world_size=1))
-    assert len(failures) == 4 + 7  # the shards of the lane, then all shards
-    assert all(isinstance(item, ReadFailure) for item in failures)
+def test_a_shard_is_read_from_any_sample(make_shards, tmp_path):
+    (url,) = Shards(make_shards(1, 6)).urls
+    compressed = tmp_path / "a.tar.gz"
+    compressed.write_bytes(gzip.compress(Path(url).read_bytes()))
+    for shards in (Shards(url), Shards(str(compressed)), Shards(f"pipe:cat {url}", samples=6)):
+        samples = list(shards)
+        for first in range(7):
+            assert list(shards.read_shard(0, first)) == samples[first:]
+
+
+def test_reading_from_a_sample_of_a_local_shard_seeks_to_it(make_shards, monkeypatch):
+    (url,) = Shards(make_shards(1, 6)).urls
+    stream = shard_reading._MonitoredStream
+    sizes = []
+
+    class Counting(stream):
+        def read(self, size=-1):
+            data = super().read(size)
+            sizes.append(len(data))
+            return data
+
+    monkeypatch.setattr(shard_reading, "_MonitoredStream", Counting)
+    offset = find_sample(url, Shards.suffixes, 5)
+    assert len(list(Shards(url).read_shard(0, 5))) == 1
+    assert offset > 5 * 1024
+    assert sum(sizes) == Path(url).stat().st_size - offset
+
+
+def write_flaky_command(folder: Path, url: str, sizes: list[int]) -> str:
+    """Return a pipe that breaks off after so many bytes, one number for each attempt, and then succeeds."""
+    script, count = folder / "flaky.sh", folder / "attempts"
+    count.write_text("")
+    cases = "".join(f"{attempt}) head -c {size} {url}; exit 1;;\n" for attempt, size in enumerate(sizes))
+    script.write_text(f"n=$(wc -c < {count})\nprintf x >> {count}\ncase $n in\n{cases}esac\ncat {url}\n")
+    return f"pipe:sh {script}"
+
+
+def test_a_remote_shard_that_breaks_off_is_retried_before_it_counts_as_damaged(make_shards, tmp_path, monkeypatch):
+    monkeypatch.setattr(shard_reading, "RETRY_DELAYS", (0.0, 0.0))
+    (url,) = Shards(make_shards(1, 6)).urls
+    contents = [sample.content for sample in Shards(url)]
+    with tarfile.open(url) as tar:
+        members = tar.getmembers()  # two files per sample
+    for size in (0, members[4].offset, members[5].offset_data + 10, members[9].offset):
+        for first in (0, 3):
+            pipe = write_flaky_command(tmp_path, url, [size, size + 700])
+            assert [sample.content for sample in Shards(pipe, samples=6).read_shard(0, first)] == contents[first:]
+    *samples, failure = Shards(write_flaky_command(tmp_path, url, [0, members[4].offset, 0]))
+    # webdataset drops what was read last if the command has already failed by then.
+    assert [sample.content for sample in samples] == contents[: len(samples)]
+    assert len(samples) <= 2
+    assert isinstance(failure, ReadFailure)
+    assert (tmp_path / "attempts").read_text() == "xxx"
+
+
+def test_numbers_of_samples_are_counted_listed_or_assumed_to_be_equal(make_shards):
+    pattern = make_shards(3, 2)
+    assert Shards(pattern, samples=4).sizes() == [2, 2, 2]
+    assert (Shards(pattern, [2, 1, 0]).sizes(), Shards(pattern, [2, 1, 0]).samples) == ([2, 1, 0], 3)
+    assert Shards("https://example.org/{0..2}.tar", samples=8).sizes() == [3, 3, 3]
+    for wrong in ([2, 2], [3, -1, 2]):
+        with pytest.raises(SmaltiError, match=r"samples of Shards is a list of \d numbers for 3 shards"):
+            Shards(pattern, wrong)
