@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
 
+from smalti.data.path_table import PathTable
 from smalti.data.sources import ImageSource, IndexedSource, VideoSegment, VideoSource
 from smalti.images import decode_image
 
@@ -20,8 +21,8 @@ class _FileList(IndexedSource):
         root: folder to which the names of the items are relative; None to use the file names alone.
     """
 
-    def __init__(self, paths: Sequence[Path], root: Path | None = None) -> None:
-        self.paths = list(paths)
+    def __init__(self, paths: Iterable[str | os.PathLike[str]], root: Path | None = None) -> None:
+        self.paths = PathTable(paths)
         self.root = root
 
     def __len__(self) -> int:

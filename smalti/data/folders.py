@@ -58,20 +58,21 @@ def find_files(root: Path, suffixes: Set[str]) -> list[Path]:
         root: the folder.
         suffixes: suffixes with their dot, in lower case; files are matched case-insensitively.
     """
-    return select_files(list_files(root), suffixes)
+    return [Path(file) for file in select_files(list_files(root), suffixes)]
 
 
-def select_files(files: Iterable[Path], suffixes: Set[str]) -> list[Path]:
+def select_files(files: Iterable[str], suffixes: Set[str]) -> list[str]:
     """Return the files with these suffixes, sorted by path. Suffixes are matched as in `find_files`."""
-    return sorted((file for file in files if file.suffix.lower() in suffixes), key=Path.as_posix)
+    selected = (file for file in files if os.path.splitext(file)[1].lower() in suffixes)  # noqa: PTH122
+    return sorted(selected, key=lambda file: file.replace(os.sep, "/"))
 
 
-def list_files(root: Path) -> list[Path]:
+def list_files(root: Path) -> list[str]:
     """Return the files in a folder and its subfolders that are not hidden, in any order.
 
-    Each folder is visited once, so that cyclic links end.
+    Each folder is visited once, so that cyclic links end. Returns text, because millions of `Path` objects take gigabytes.
     """
-    files: list[Path] = []
+    files: list[str] = []
     visited: set[str] = set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
         real_path = os.path.realpath(folder)
@@ -80,7 +81,7 @@ def list_files(root: Path) -> list[Path]:
             continue
         visited.add(real_path)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        files += [Path(folder, name) for name in names if not name.startswith(".")]
+        files += [f"{folder}{os.sep}{name}" for name in names if not name.startswith(".")]
     return files
 
 
@@ -98,14 +99,14 @@ def empty_folder_error(root: Path, kind: str) -> SmaltiError:
     )
 
 
-def _list_folder(path: str | os.PathLike[str], kind: str, suffixes: Set[str]) -> tuple[list[Path], Path]:
+def _list_folder(path: str | os.PathLike[str], kind: str, suffixes: Set[str]) -> tuple[list[str], Path]:
     """Return the files of one kind in a folder, and the folder.
 
     Raises:
         SmaltiError: the folder does not exist, is a file, or contains no such file.
     """
     root = _check_folder(path, kind)
-    paths = find_files(root, suffixes)
+    paths = select_files(list_files(root), suffixes)
     if not paths:
         raise empty_folder_error(root, kind)
     return paths, root

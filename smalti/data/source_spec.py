@@ -93,11 +93,12 @@ def _open_folder(root: Path, *, videos: bool | None, forced: bool) -> Source:
     files = list_files(root)
     image_paths, video_paths = select_files(files, IMAGE_SUFFIXES), select_files(files, VIDEO_SUFFIXES)
     if not image_paths and not video_paths and (shards := select_files(files, {".tar"})):
-        return (VideoShards if videos else Shards)([str(path) for path in shards])
+        return (VideoShards if videos else Shards)(shards)
     if image_paths and video_paths and videos is None:
+        image, video = Path(image_paths[0]).name, Path(video_paths[0]).name
         raise SmaltiError(
-            f"The folder {root} contains {len(image_paths)} images ({image_paths[0].name}, ...) and {len(video_paths)} "
-            f"videos ({video_paths[0].name}, ...): choose one kind with 'images:{root}' or 'videos:{root}'."
+            f"The folder {root} contains {len(image_paths)} images ({image}, ...) and {len(video_paths)} videos "
+            f"({video}, ...): choose one kind with 'images:{root}' or 'videos:{root}'."
         )
     if video_paths and (videos or not (image_paths or forced)):
         return VideoFiles(video_paths, root)

@@ -1,0 +1,32 @@
+"""Lists of many paths."""
+
+import pickle
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from smalti.data.path_table import PathTable
+
+
+def test_a_table_is_a_sequence_of_the_same_paths():
+    paths = [Path("a/b.jpg"), Path("c"), Path("ü/文.png"), Path("d\udcff.jpg"), Path("/e/f g.jpg")]
+    for table in (PathTable(paths), PathTable(map(str, paths)), pickle.loads(pickle.dumps(PathTable(paths)))):
+        assert list(table) == [table[index] for index in range(5)] == paths
+        assert (len(table), table[-1], table[1:3]) == (5, paths[-1], paths[1:3])
+        assert paths[2] in table
+        with pytest.raises(IndexError):
+            table[5]
+    assert list(PathTable([])) == []
+
+
+def test_a_million_paths_take_their_bytes_and_eight_more_each():
+    names = (f"/data/train/n{index % 1000:08}/n{index % 1000:08}_{index:07}.JPEG" for index in range(1_000_000))
+    table = PathTable(names)
+    assert table[999_999] == Path("/data/train/n00000999/n00000999_0999999.JPEG")
+    assert table._bytes.nbytes + table._ends.nbytes == 1_000_000 * (44 + 8) + 8
+    tracemalloc.start()
+    for index in range(0, 1_000_000, 1000):
+        assert table[index].suffix == ".JPEG"
+    assert tracemalloc.get_traced_memory()[0] < 100_000  # nothing is kept
+    tracemalloc.stop()
