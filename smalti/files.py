@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +19,7 @@ from smalti.errors import SmaltiError
 def atomic_write(file: Path) -> Iterator[Path]:
     """Write a file atomically: readers see the old file or the complete new file, never a partial one.
 
-    Creates missing folders.
+    Creates missing folders. The file gets the permissions of any new file: 0666 without the bits of the umask.
 
     Args:
         file: the file to write or replace.
@@ -33,6 +35,7 @@ def atomic_write(file: Path) -> Iterator[Path]:
     partial = file.with_name(f".partial-{file.name}")
     try:
         yield partial
+        _set_default_permissions(partial)
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
@@ -42,7 +45,7 @@ def atomic_write(file: Path) -> Iterator[Path]:
 def atomic_write_folder(folder: Path, names: Sequence[str]) -> Iterator[Path]:
     """Write several files into a folder: all of them, or none if the block raises an error.
 
-    Creates missing folders.
+    Creates missing folders. The files get the permissions of any new file: 0666 without the bits of the umask.
 
     Args:
         folder: the folder that receives the files.
@@ -61,12 +64,27 @@ def atomic_write_folder(folder: Path, names: Sequence[str]) -> Iterator[Path]:
             yield staged
             folder.mkdir(exist_ok=True)
             for name in names:
+                _set_default_permissions(staged / name)
                 (staged / name).replace(folder / name)
     except OSError as error:
         raise SmaltiError(
             f"Files cannot be written to {folder} ({error.strerror or error}): check the permissions and the free disk "
             "space, or choose another folder."
         ) from error
+
+
+def _set_default_permissions(file: Path) -> None:
+    """Give a file the permissions of any new file. Some writers, such as that of safetensors, make their files private."""
+    # A new file shows the permissions. The umask cannot be read without changing it for all threads.
+    probe = file.with_name(f".permissions-{secrets.token_hex(8)}")
+    descriptor = os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+    finally:
+        os.close(descriptor)
+        probe.unlink()
+    if stat.S_IMODE(file.stat().st_mode) != mode:
+        file.chmod(mode)
 
 
 def check_overwrite(folder: Path, kind: str, marker: str, *, overwrite: bool) -> None:
@@ -109,8 +127,8 @@ def sha256(file: Path) -> str:
 
     The result is cached until the size or the modification time of the file changes.
     """
-    stat = file.stat()
-    return _sha256(file.resolve(), stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    status = file.stat()
+    return _sha256(file.resolve(), status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=32)
