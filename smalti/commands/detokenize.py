@@ -110,13 +110,21 @@ def _find_tokenizer(files: list[Path]) -> Path:
     """Return the path of the tokenizer that is recorded in the first readable token file.
 
     Raises:
-        SmaltiError: no file is readable.
+        SmaltiError: no file is readable, or the tokenizer is not at this path.
     """
     from smalti.export.token_files import load_tokens
 
+    def recorded(file: Path) -> Path:
+        return file.parent / load_tokens(file).tokenizer
+
     for file in files[:-1]:
         try:
-            return Path(load_tokens(file).tokenizer)
+            path = recorded(file)
+            break
         except SmaltiError:
             continue  # `process_files` reports it
-    return Path(load_tokens(files[-1]).tokenizer)
+    else:
+        path = recorded(files[-1])
+    if not path.exists():
+        raise SmaltiError(f"The tokenizer that made these tokens is not at {path}: pass its path with --tokenizer.")
+    return path

@@ -51,7 +51,7 @@ def run(name: str, arguments: list[str]) -> int:
     import torch
 
     from smalti.cli.media_streams import TOKENS, describe, encode_file, find_media, media_kind, with_progress
-    from smalti.export.token_files import TokenFile, save_tokens
+    from smalti.export.token_files import TokenFile, portable_path, save_tokens
     from smalti.tokenizers.checkpoints import fingerprint
     from smalti.tokenizers.tokenizer import get_tokens
     from smalti.types import TokenGrid
@@ -59,7 +59,7 @@ def run(name: str, arguments: list[str]) -> int:
     files = find_media(options.input)
     pairs = plan_outputs(options.input, files, options.out, lambda _: TOKENS, overwrite=options.overwrite)
     tokenizer = open_tokenizer(tokenizer_file, open_device(options.device), tile=options.tile)
-    tokenizer_path, tokenizer_fingerprint = str(tokenizer_file.resolve()), fingerprint(tokenizer_file)
+    tokenizer_fingerprint = fingerprint(tokenizer_file)
     codebook_size = tokenizer.quantizer.codebook_size
 
     @torch.inference_mode()
@@ -67,13 +67,17 @@ def run(name: str, arguments: list[str]) -> int:
         stream = encode_file(tokenizer, file, options.rate)
         parts = with_progress(stream, file.name, progress)
         tokens = TokenGrid.join_time(get_tokens(part).to("cpu") for part in parts)
-        save_tokens(result, TokenFile(tokens, tokenizer_path, tokenizer_fingerprint, stream.rate), codebook_size)
+        recorded = portable_path(tokenizer_file, result.parent)
+        save_tokens(result, TokenFile(tokens, recorded, tokenizer_fingerprint, stream.rate), codebook_size)
         return describe(tokenizer, tokens, stream.rate)
 
     process_files(pairs, "Tokenizing", tokenize, options.out)
+    folder = pairs[0][1].parent
+    is_recorded = (folder / portable_path(tokenizer_file, folder)).exists()
+    option = [] if is_recorded else ["--tokenizer", tokenizer_file]
     if options.input.is_dir():
-        print_next("To decode them", "detokenize", options.out, "--out", "decoded")
+        print_next("To decode them", "detokenize", options.out, "--out", "decoded", *option)
     else:
         ((file, result),) = pairs
-        print_next("To decode it", "detokenize", result, "--out", f"decoded{media_kind(file).suffix}")
+        print_next("To decode it", "detokenize", result, "--out", f"decoded{media_kind(file).suffix}", *option)
     return 0

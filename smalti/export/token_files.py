@@ -1,7 +1,7 @@
 """Token files: what `smalti tokenize` writes and `smalti detokenize` reads.
 
 A token file is a safetensors file with one tensor, `ids` (B, N, G), in the smallest unsigned type that can represent the
-codebook. Its metadata are the layout that leads back to pixels, the frame rate of a clip, and the path and the fingerprint
+codebook. Its metadata are the layout that leads back to pixels, the frame rate of a clip, and the name and the fingerprint
 of the tokenizer.
 
 Shapes: B batch; N positions; G tokens per position.
@@ -10,6 +10,7 @@ Shapes: B batch; N positions; G tokens per position.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,7 +36,8 @@ class TokenFile:
 
     Attributes:
         tokens: the ids and their layout.
-        tokenizer: path of the tokenizer that made them.
+        tokenizer: the tokenizer that made them: its path relative to the folder of the token file, or only its name. See
+            `portable_path`. Files of earlier versions contain an absolute path.
         fingerprint: fingerprint of the weights of that tokenizer.
         rate: frame rate of a clip in frames per second; None for an image.
 
@@ -51,6 +53,22 @@ class TokenFile:
     def __post_init__(self) -> None:
         if (self.tokens.frames is None) != (self.rate is None):
             raise ValueError("A clip needs a frame rate, and an image must not have one.")
+
+
+def portable_path(tokenizer: Path, folder: Path) -> str:
+    """Return what a token file records about the place of its tokenizer: nothing outside of the working directory.
+
+    Args:
+        tokenizer: path of the tokenizer.
+        folder: folder of the token file.
+
+    Returns:
+        The path of the tokenizer relative to `folder` if both are in the working directory, else only its name.
+    """
+    here, tokenizer, folder = Path.cwd().resolve(), tokenizer.resolve(), folder.resolve()
+    if tokenizer.is_relative_to(here) and folder.is_relative_to(here):
+        return Path(os.path.relpath(tokenizer, folder)).as_posix()
+    return tokenizer.name
 
 
 def save_tokens(file: Path, content: TokenFile, codebook_size: int) -> None:

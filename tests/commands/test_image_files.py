@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from skimage import data as photos
 
 from smalti.__main__ import main
+from smalti.export.token_files import load_tokens
 from smalti.tokenizers.checkpoints import save
 
 WITH_TOKENIZER = ("--tokenizer", "tokenizer")
@@ -109,7 +110,23 @@ def test_tokens_of_another_tokenizer_are_rejected(work, error_message):
     detokenize = ("detokenize", "p.safetensors", "-o", "x.png")
     assert "another tokenizer" in error_message(*detokenize, "--tokenizer", "other")
     shutil.rmtree("tokenizer")
-    assert "tokenizer" in error_message(*detokenize)
+    assert "is not at tokenizer: pass its path with --tokenizer" in error_message(*detokenize)
+
+
+def test_token_files_name_nothing_outside_of_the_working_directory(work, monkeypatch, capsys):
+    assert main(["tokenize", "photos", "-o", "tokens", "--tokenizer", str(work / "tokenizer")]) == 0
+    assert "../../tokenizer" in (work / "tokens" / "subfolder" / "b.safetensors").read_bytes().decode("latin-1")
+    for file in (work / "tokens").rglob("*.safetensors"):
+        assert str(work).encode() not in file.read_bytes()
+    (work / "moved").mkdir()
+    (work / "tokens").rename(work / "moved" / "tokens")
+    (work / "tokenizer").rename(work / "moved" / "tokenizer")
+    assert main(["detokenize", "moved/tokens", "-o", "decoded"]) == 0  # the path is relative to each file
+
+    monkeypatch.chdir(work / "photos")
+    assert main(["tokenize", "a.png", "-o", "a.safetensors", "--tokenizer", "../moved/tokenizer"]) == 0
+    assert "detokenize a.safetensors --out decoded.png --tokenizer ../moved/tokenizer" in capsys.readouterr().out
+    assert load_tokens(work / "photos" / "a.safetensors").tokenizer == "tokenizer"
 
 
 def test_invalid_input_gives_one_sentence_and_writes_nothing(work, error_message):
