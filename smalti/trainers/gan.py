@@ -77,7 +77,7 @@ class GANLoss(nn.Module):
             `Discriminator` works.
         generator_loss: adversarial loss of the tokenizer: "hinge", or "non_saturating" as in MAGVIT-v2 and WeTok.
         discriminator_loss: loss of the discriminator: "hinge", or "non_saturating" (logistic) as in MAGVIT-v2 and WeTok.
-        lecam_decay: decay per step of the averages in `LeCAM`.
+        lecam_decay: decay per optimizer step of the averages in `LeCAM`.
         start: first optimizer step with GAN losses. Before it, all three losses are 0.
         adaptive: multiply the weight of the adversarial loss by `adaptive_weight`, so that its gradient at the decoder's
             last layer is as large as the gradient of the reconstruction losses (VQGAN, arXiv 2012.09841, eq. 7).
@@ -157,6 +157,10 @@ class GANLoss(nn.Module):
             "discriminator": discriminator_loss(real, fake, self.discriminator_loss_kind),
             "lecam": self.lecam(real, fake),
         }
+
+    def on_optimizer_step(self) -> None:
+        """Update what changes once per optimizer step: the averages of LeCAM. Call it on all ranks."""
+        self.lecam.update()
 
     def _fake_logits(self, reconstruction: Tensor, original: Tensor) -> Tensor:
         """Return the float32 logits of the reconstruction being an original."""

@@ -220,9 +220,14 @@ class TokenizerTraining(pl.LightningModule):
         return weights
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Remove the gradients of parameters that the step did not use. Otherwise, weight decay would change them."""
+        """Remove the gradients of parameters that the step did not use. Otherwise, weight decay would change them.
+
+        Let the GAN losses update what changes once per optimizer step and not with each micro-batch.
+        """
         if self._unused_parameters is not None:
             self._unused_parameters.remove_gradients()
+        if self.gan is not None:
+            self.gan.on_optimizer_step()
 
     def configure_gradient_clipping(
         self,
