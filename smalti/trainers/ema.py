@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Any, cast
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import EMAWeightAveraging
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from smalti.trainers.module import TokenizerTraining
@@ -18,10 +19,25 @@ _PREFIX = "tokenizer."
 
 
 class _AveragedTokenizer(AveragedModel):
-    """Average of the tokenizer inside a training module."""
+    """Average of the tokenizer inside a training module. It stays in float32 if the tokenizer is trained in bfloat16."""
 
     def update_parameters(self, model: nn.Module) -> None:
-        super().update_parameters(cast(TokenizerTraining, model).tokenizer)
+        super().update_parameters(_InDtypeOf(self.module, cast(TokenizerTraining, model).tokenizer))
+
+
+class _InDtypeOf(nn.Module):
+    """Presents the parameters of a module in the data types of the parameters of an average of it."""
+
+    def __init__(self, average: nn.Module, module: nn.Module) -> None:
+        super().__init__()
+        self._averages, self._module = [average], [module]  # lists, because nothing is to be registered
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        pairs = zip(self._averages[0].parameters(recurse), self._module[0].parameters(recurse), strict=True)
+        return (cast(nn.Parameter, current.to(average.dtype)) for average, current in pairs)
+
+    def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
+        return self._module[0].buffers(recurse)
 
 
 class TokenizerEMA(EMAWeightAveraging):

@@ -200,5 +200,18 @@ def test_the_perceptual_network_is_not_registered(training, batch):
     capture_logs(module)
     module.training_step(batch, 0).backward()
     assert module.tokenizer.encoder.conv_in.weight.grad.abs().sum() > 0
-    module.to(torch.float64)
-    assert next(module.losses["perceptual"]._networks[0].parameters()).dtype == torch.float64
+    network = module.losses["perceptual"]._networks[0]
+    module.to(torch.bfloat16)
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+    module.to("meta")
+    assert {p.device.type for p in network.parameters()} == {"meta"}
+
+
+def test_bf16_true_trains_with_a_perceptual_loss_and_a_gan_loss(training, trainer, data):
+    weights = {"l1": 1.0, "perceptual": 1.0, "adversarial": 0.1, "lecam": 0.05}
+    module = training(losses={"perceptual": PerceptualLoss("efflite0")}, weights=weights)
+    run = trainer(max_steps=2, precision="bf16-true")
+    run.fit(module, data())
+    assert len(run.recorder.rows) == 2
+    assert next(module.tokenizer.parameters()).dtype == torch.bfloat16
+    assert float(module.gan.lecam.average_real) != 0

@@ -15,6 +15,7 @@ from torch import Tensor
 from smalti.errors import SmaltiError
 from smalti.eval.feature_networks.selection import PerceptualNetworkName, perceptual_network
 from smalti.pixels import frames_as_images
+from smalti.trainers.keep_dtype import keep_dtype
 from smalti.trainers.losses.base import ReconstructionLoss
 
 
@@ -22,7 +23,7 @@ class PerceptualLoss(ReconstructionLoss):
     """Mean perceptual distance of a batch, computed by a fixed network. Clips are compared frame by frame.
 
     The network moves to the device of this module but is not registered in it. It is not part of checkpoints, averaged
-    weights or DDP.
+    weights or DDP. It stays in float32 if the module is converted to another type, such as by the precision bf16-true.
 
     Args:
         network: "lpips_vgg", "lpips_alex" or "efflite0", see `smalti.eval.feature_networks.perceptual`.
@@ -55,7 +56,7 @@ class PerceptualLoss(ReconstructionLoss):
         self._networks = [perceptual_network(network, weights, allow_proxy)]
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
-        self._networks[0]._apply(fn, recurse)
+        self._networks[0]._apply(keep_dtype(fn), recurse)
         return super()._apply(fn, recurse)
 
     def forward(self, reconstruction: Tensor, original: Tensor) -> Tensor:
