@@ -54,6 +54,8 @@ def test_report_records_protocol_data_and_tokenizer(workspace, error_message):
     # Without weights of the real network, the proxy is reported under its own name.
     assert report["metrics"]["perceptual_efflite0"]["comparable"] is False
     assert "lpips" not in report["metrics"]
+    assert report["metrics"]["st_lpips"]["comparable"] is True
+    assert report["networks"]["st_lpips"]["sha256"].startswith("b356b382")
     assert (workspace / "report" / "contact_sheet.png").exists()
     assert "overwrit" in error_message("evaluate", *arguments, "--out", "report")
     assert "square0" in error_message("evaluate", *arguments[:5], "square0", "--out", "other")
@@ -72,7 +74,7 @@ def test_additional_metrics_by_name_and_by_class_path(workspace, monkeypatch):
     metrics = ["--metric", "own_metric.MaxError", "--metric", "psnr", "--metric", "fd_efflite0"]
     assert evaluate("photos:validation", "square32", *metrics) == 0
     report = read_report(workspace)
-    assert list(report["metrics"]) == ["psnr", "ssim", "perceptual_efflite0", "fd_efflite0", "max_error"]
+    assert list(report["metrics"]) == ["psnr", "ssim", "perceptual_efflite0", "st_lpips", "fd_efflite0", "max_error"]
     assert 0 < report["metrics"]["max_error"]["value"] <= 255
     header = (workspace / "report" / "per_sample.csv").read_text().splitlines()[0]
     assert header.endswith("baseline_max_error")

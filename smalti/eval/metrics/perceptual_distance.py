@@ -1,4 +1,4 @@
-"""Perceptual distances by a network: LPIPS, or its proxy."""
+"""Perceptual distances by a network: LPIPS, its proxy, or shift-tolerant LPIPS."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from smalti.eval.feature_networks.efflite0_perceptual import EffLite0Perceptual
 from smalti.eval.feature_networks.perceptual import PerceptualNetwork
-from smalti.eval.feature_networks.selection import perceptual_network
+from smalti.eval.feature_networks.selection import PERCEPTUAL_NETWORKS, perceptual_network
 from smalti.eval.metrics.base import FrameMetric, Metric
 from smalti.pixels import uint8_to_pixels
 
@@ -37,8 +38,8 @@ class PerceptualDistance(FrameMetric):
     @classmethod
     def variants(cls) -> dict[str, Callable[[Path | None], Metric]]:
         """Return a constructor for every perceptual network. It raises an error if the weights are not available."""
-        networks = {"lpips_vgg": "lpips_vgg", "lpips_alex": "lpips_alex", "perceptual_efflite0": "efflite0"}
-        return {name: partial(cls._build, name, network) for name, network in networks.items()}
+        names = {network: network for network in PERCEPTUAL_NETWORKS} | {"efflite0": EffLite0Perceptual.metric}
+        return {name: partial(cls._build, name, network) for network, name in names.items()}
 
     @classmethod
     def _build(cls, name: str, network: str, weights: Path | None) -> PerceptualDistance:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from smalti.errors import SmaltiError
 from smalti.eval.feature_networks.selection import frechet_network, perceptual_network
+from smalti.eval.feature_networks.st_lpips import STLPIPSNetwork, is_installed
 from smalti.eval.metrics.base import Metric
 from smalti.eval.metrics.frechet_distance import FrechetDistance
 from smalti.eval.metrics.perceptual_distance import PerceptualDistance
@@ -58,7 +59,8 @@ def find_metric(name: str) -> MetricBuilder:
 def default_metrics(*, clips: bool, lpips: str = "lpips_vgg", weights: Path | None = None) -> list[Metric]:
     """Return the metrics of published tables: PSNR, SSIM, LPIPS and rFID; for clips also PSNR per clip, and rFVD.
 
-    Networks whose weights are not available are replaced by proxies, with a warning.
+    Networks whose weights are not available are replaced by proxies, with a warning. Shift-tolerant LPIPS, a published
+    perceptual distance that needs no download, is measured too if the extra "st_lpips" is installed.
 
     Args:
         clips: whether the samples are clips, not images.
@@ -74,6 +76,7 @@ def default_metrics(*, clips: bool, lpips: str = "lpips_vgg", weights: Path | No
         *([PSNRClip()] if clips else []),
         SSIM(),
         PerceptualDistance(perceptual_network(lpips, weights)),
+        *([PerceptualDistance(STLPIPSNetwork())] if is_installed() else []),
         FrechetDistance(frechet_network("i3d" if clips else "inception", weights)),
     ]
 

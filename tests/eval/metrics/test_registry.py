@@ -8,9 +8,10 @@ from smalti.eval.pretrained_weights import WeightsUnavailableError
 
 
 def test_every_metric_of_the_package_is_found():
-    names = {"psnr", "psnr_clip", "ssim", "lpips_vgg", "lpips_alex", "perceptual_efflite0"}
-    assert available_metrics().keys() == names | {"rfid", "rfvd", "fd_efflite0", "fvd_efflite0"}
-    for name in ("psnr", "psnr_clip", "ssim", "perceptual_efflite0", "fd_efflite0", "fvd_efflite0"):
+    names = {"psnr", "psnr_clip", "ssim", "st_lpips", "st_lpips_vgg"}
+    names |= {"perceptual_efflite0", "fd_efflite0", "fvd_efflite0"}
+    assert available_metrics().keys() == names | {"lpips_vgg", "lpips_alex", "rfid", "rfvd"}
+    for name in sorted(names):
         metric = find_metric(name)(None)
         assert metric.name == name
         assert metric.definition
@@ -71,8 +72,8 @@ def test_a_class_that_needs_arguments_raises_an_error():
 @pytest.mark.parametrize(
     ("clips", "names"),
     [
-        (False, ["psnr", "ssim", "perceptual_efflite0", "fd_efflite0"]),
-        (True, ["psnr", "psnr_clip", "ssim", "perceptual_efflite0", "fvd_efflite0"]),
+        (False, ["psnr", "ssim", "perceptual_efflite0", "st_lpips", "fd_efflite0"]),
+        (True, ["psnr", "psnr_clip", "ssim", "perceptual_efflite0", "st_lpips", "fvd_efflite0"]),
     ],
 )
 def test_default_metrics_use_proxies_where_weights_are_not_available(no_network, clips, names):
@@ -80,3 +81,10 @@ def test_default_metrics_use_proxies_where_weights_are_not_available(no_network,
     assert [metric.name for metric in metrics] == names
     for metric in metrics:
         metric.check_medium("clips" if clips else "images")
+
+
+def test_shift_tolerant_lpips_is_left_out_without_its_package(no_network, monkeypatch):
+    monkeypatch.setattr("smalti.eval.feature_networks.st_lpips._PACKAGE", "no_such_package")
+    assert "st_lpips" not in [metric.name for metric in default_metrics(clips=False)]
+    with pytest.raises(SmaltiError, match=r"need stlpips-pytorch, .*\[st_lpips\]"):
+        find_metric("st_lpips")(None)
