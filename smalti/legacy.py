@@ -47,9 +47,14 @@ CLASSES: dict[str, str] = {
 ARGUMENTS: dict[str, dict[str, str]] = {
     "smalti.tokenizers.bottlenecks.KL": {"initial_deviation": "initial_std"},
     "smalti.tokenizers.bottlenecks.Joint": {"discrete_share": "discrete_probability"},
-    "smalti.trainers.PerceptualLoss": {"stand_in": "allow_proxy"},
 }
 """Renamed constructor arguments (old name to new name), by public class path."""
+
+REMOVED_ARGUMENTS: dict[str, frozenset[str]] = {
+    # A proxy is used only if the recipe names it as the network.
+    "smalti.trainers.PerceptualLoss": frozenset({"stand_in", "allow_proxy"}),
+}
+"""Constructor arguments that were removed and are ignored, by public class path."""
 
 CHECKPOINT_PREFIXES = {"adversary.": "gan."}
 """Renamed prefixes of weight names in training checkpoints (old to new)."""
@@ -76,8 +81,10 @@ def upgrade_config(config: Any) -> Any:
     if isinstance(path, str):
         config["class_path"] = path = _public_path(path)
         if isinstance(config.get("init_args"), dict):
-            renamed = ARGUMENTS.get(path, {})
-            config["init_args"] = {renamed.get(name, name): value for name, value in config["init_args"].items()}
+            cls = CLASSES.get(path, path)  # recipes may give the name alone
+            renamed, removed = ARGUMENTS.get(cls, {}), REMOVED_ARGUMENTS.get(cls, frozenset())
+            arguments = {name: value for name, value in config["init_args"].items() if name not in removed}
+            config["init_args"] = {renamed.get(name, name): value for name, value in arguments.items()}
     return config
 
 

@@ -157,3 +157,13 @@ def test_recipes_build_the_networks_of_version_0_1(name):
     with torch.device("meta"):
         old, new = build_tokenizer(OLD / "recipes" / name), build_tokenizer(name)
     assert get_config(new) == get_config(old)
+
+
+@pytest.mark.parametrize(
+    "path", ["PerceptualLoss", "smalti.trainers.PerceptualLoss", "smalti.trainers.losses.PerceptualLoss"]
+)
+@pytest.mark.parametrize("name", ["allow_proxy", "stand_in"])
+def test_recipes_with_the_removed_argument_of_the_perceptual_loss_load(path, name):
+    loss = {"class_path": path, "init_args": {"network": "efflite0", name: True}}
+    upgraded = upgrade_recipe({"model": {"losses": {"perceptual": loss}}})["model"]["losses"]["perceptual"]
+    assert upgraded["init_args"] == {"network": "efflite0"}

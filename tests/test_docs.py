@@ -212,6 +212,8 @@ def shrink(arguments):
     gan = recipe["model"].get("gan") or {}
     if gan and "discriminator" not in gan.get("init_args", gan):
         options |= {"model.gan.discriminator": "PatchDiscriminator", "model.gan.discriminator.channels": 4}
+    if "perceptual" in (recipe["model"].get("losses") or {}):
+        options["model.losses.perceptual.network"] = "efflite0"  # LPIPS would have to be downloaded
     images = {"size": 64, "batch_size": 2, "workers": 0}
     videos = {"size": 32, "batch_size": 1, "workers": 0, "frames": 9}
     data = recipe["data"]["class_path"].rpartition(".")[2]

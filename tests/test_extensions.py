@@ -223,7 +223,8 @@ def test_a_recipe_with_the_users_classes_trains_and_is_evaluated(folder):
 
 def test_losses_and_a_discriminator_are_added_on_the_command_line(folder, capsys):
     options = ["--model.losses.sharp", "toy_suite.EdgeLoss", "--model.weights.sharp", "0.5"]
-    options += ["--model.losses.perceptual", "PerceptualLoss", "--model.weights.perceptual", "0.1"]
+    options += ["--model.losses.perceptual", "PerceptualLoss", "--model.losses.perceptual.network", "efflite0"]
+    options += ["--model.weights.perceptual", "0.1"]
     options += ["--model.gan", "GANLoss", "--model.gan.discriminator", "toy_suite.PatchLogits"]
     assert main(["fit", "-c", "toy.yaml", *options, "--model.weights.adversarial", "0.1"]) == 0
     header, *_ = (folder / "runs" / "version_0" / "metrics.csv").read_text().splitlines()

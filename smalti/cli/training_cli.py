@@ -28,12 +28,13 @@ from smalti.cli.training_help import TrainingParser, arrange_help
 from smalti.data import ImageData, MixedData, Source, VideoData  # noqa: F401 - `--help` lists the classes that are imported
 from smalti.data.data_modules import TrainingData
 from smalti.errors import SmaltiError
-from smalti.extensions import IMPORT_OPTION, IMPORT_VARIABLE
+from smalti.extensions import IMPORT_OPTION, IMPORT_VARIABLE, import_object
 from smalti.tokenizers import bottlenecks
 from smalti.tokenizers.weight_files import read_checkpoint
 from smalti.trainers import Checkpoints, ReconstructionGrid, Throughput, TokenizerEMA, TokenizerTraining, WarmStart
 from smalti.trainers.latent_statistics import LatentStatisticsCallback
 from smalti.trainers.log_progress import LogProgress
+from smalti.trainers.losses.base import ReconstructionLoss
 
 _LIGHTNING_LOGGERS = ("lightning.pytorch", "lightning.fabric")
 
@@ -182,12 +183,14 @@ class TrainingCLI(LightningCLI):
             self._step = read_checkpoint(path).get("global_step", 0)
 
     def instantiate_classes(self) -> None:
-        """Build the data module, then the networks, which take much longer, and the trainer.
+        """Check the losses, and build the data module, then the networks, which take much longer, and the trainer.
 
         Raises:
-            SmaltiError: a data source cannot be opened or is missing.
+            SmaltiError: a loss cannot be built, or a data source cannot be opened or is missing.
         """
         config = self.config.clone()
+        for loss in (self._get(self.config, "model.losses") or {}).values():
+            _check_loss(loss)
         data = self._build_data(config[self._command].data)
         if isinstance(data, TrainingData):
             data.check_sources(self._command)
@@ -339,6 +342,23 @@ def run_training(command: str, arguments: list[str]) -> None:
         raise SmaltiError(" ".join(str(error).split())) from error
     except MisconfigurationException as error:
         raise SmaltiError(f"The settings of the trainer or its callbacks are invalid: {error}") from error
+
+
+def _check_loss(settings: Any) -> None:
+    """Let a loss check its arguments before anything is built.
+
+    Args:
+        settings: class and arguments of a loss, as jsonargparse represents them.
+
+    Raises:
+        SmaltiError: the loss cannot be built.
+    """
+    if not isinstance(settings, Namespace) or "class_path" not in settings:
+        return
+    cls = import_object(settings.class_path, "loss")
+    if isinstance(cls, type) and issubclass(cls, ReconstructionLoss):
+        arguments = settings.get("init_args") or Namespace()
+        cls.check_arguments(**arguments.as_dict())
 
 
 def _quiet_lightning() -> None:

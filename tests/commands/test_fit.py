@@ -165,6 +165,15 @@ def test_invalid_settings_print_one_sentence(recipe, capsys, tmp_path):
     )
 
 
+def test_missing_weights_of_a_loss_are_reported_before_anything_is_built(recipe, no_network, capsys):
+    options = ["--model.losses.perceptual", "PerceptualLoss", "--model.weights.perceptual", "1.0"]
+    assert fit(recipe, *options, "--data.init_args.train", "nowhere") == 2
+    message = capsys.readouterr().err
+    for words in ("vgg16-397923af.pth", "SHA-256", "SMALTI_WEIGHTS", "network: efflite0"):
+        assert words in message
+    assert fit(recipe, *options, "--model.losses.perceptual.network", "efflite0", "--trainer.max_steps", "1") == 0
+
+
 @pytest.mark.parametrize(
     ("name", "manifest"),
     [

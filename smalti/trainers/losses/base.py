@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -13,6 +14,19 @@ class ReconstructionLoss(nn.Module, ABC):
     A loss may have parameters. `TokenizerTraining` freezes them. A loss that compares only some of the frames or pixels in
     training should compare all of them in evaluation mode, because validation logs it too.
     """
+
+    @classmethod
+    def check_arguments(cls, **arguments: Any) -> None:
+        """Check constructor arguments that may fail for a reason outside of the recipe, such as missing weights.
+
+        The command line calls it first, before it builds data and networks, which takes long. Does nothing by default.
+
+        Args:
+            arguments: the constructor arguments that the recipe gives.
+
+        Raises:
+            SmaltiError: the loss cannot be built.
+        """
 
     @abstractmethod
     def forward(self, reconstruction: Tensor, original: Tensor) -> Tensor:

@@ -13,7 +13,12 @@ import torch
 from torch import Tensor
 
 from smalti.errors import SmaltiError
-from smalti.eval.feature_networks.selection import PerceptualNetworkName, perceptual_network
+from smalti.eval.feature_networks.selection import (
+    PerceptualNetworkName,
+    check_perceptual_network,
+    perceptual_network,
+)
+from smalti.eval.pretrained_weights import WeightsUnavailableError
 from smalti.pixels import frames_as_images
 from smalti.trainers.keep_dtype import keep_dtype
 from smalti.trainers.losses.base import ReconstructionLoss
@@ -26,16 +31,15 @@ class PerceptualLoss(ReconstructionLoss):
     weights or DDP. It stays in float32 if the module is converted to another type, such as by the precision bf16-true.
 
     Args:
-        network: "lpips_vgg", "lpips_alex" or "efflite0", see `smalti.eval.feature_networks.perceptual`.
-        weights: file or folder with the weights of the backbone; None: see `smalti.eval.pretrained_weights.resolve`.
-        allow_proxy: if the weights are not available, use EfficientNet-Lite0 as a proxy and log a warning. False: raise
-            an error instead.
+        network: "lpips_vgg" or "lpips_alex", whose weights have to be downloaded; or a network whose weights are installed
+            as a package: "st_lpips" or "st_lpips_vgg" (shift-tolerant LPIPS, `STLPIPSNetwork`), or "efflite0" (a proxy
+            without weights from human judgments, `EffLite0Perceptual`). Nothing replaces a network that is not available.
+        weights: for LPIPS, file or folder of the backbone's weights; None: see `smalti.eval.pretrained_weights.resolve`.
         frames_per_clip: number of frames per clip to compare in training, drawn at random in each step. Neighboring frames
             look alike, and all frames of a long clip are expensive. None: all frames. Evaluation mode compares all frames.
 
     Raises:
-        SmaltiError: the weights are not available and no proxy is allowed, the network is unknown, or `frames_per_clip` is
-            less than 1.
+        SmaltiError: the weights are not available, the network is unknown, or `frames_per_clip` is less than 1.
     """
 
     def __init__(
@@ -43,7 +47,6 @@ class PerceptualLoss(ReconstructionLoss):
         network: PerceptualNetworkName = "lpips_vgg",
         weights: Path | None = None,
         *,
-        allow_proxy: bool = True,
         frames_per_clip: int | None = None,
     ) -> None:
         super().__init__()
@@ -52,8 +55,22 @@ class PerceptualLoss(ReconstructionLoss):
                 f"frames_per_clip is {frames_per_clip}: give the perceptual loss at least 1 frame, or null for all frames."
             )
         self.frames_per_clip = frames_per_clip
+        self.check_arguments(network, weights)
         # A list, because nn.Module does not register the modules in lists.
-        self._networks = [perceptual_network(network, weights, allow_proxy)]
+        self._networks = [perceptual_network(network, weights, allow_proxy=False)]
+
+    @classmethod
+    def check_arguments(
+        cls, network: PerceptualNetworkName = "lpips_vgg", weights: Path | None = None, **_others: Any
+    ) -> None:
+        """Check that the weights of the network are available. See `ReconstructionLoss.check_arguments`."""
+        try:
+            check_perceptual_network(network, weights)
+        except WeightsUnavailableError as error:
+            raise WeightsUnavailableError(
+                f"{str(error).removesuffix('.')}; or train on a network whose weights are installed as a package, by its "
+                "name in the recipe: `network: st_lpips` (shift-tolerant LPIPS) or `network: efflite0` (a proxy)."
+            ) from error
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         self._networks[0]._apply(keep_dtype(fn), recurse)

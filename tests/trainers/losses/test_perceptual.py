@@ -51,3 +51,16 @@ def test_evaluation_compares_all_frames(clip, degraded, frame_distances):
 def test_zero_frames_per_clip_are_refused():
     with pytest.raises(SmaltiError, match="at least 1"):
         PerceptualLoss("efflite0", frames_per_clip=0)
+
+
+def test_a_network_that_is_not_available_is_never_replaced(no_network):
+    with pytest.raises(SmaltiError) as caught:
+        PerceptualLoss()
+    for words in ("vgg16-397923af.pth", "https://", "SHA-256", "SMALTI_WEIGHTS", "network: st_lpips", "efflite0"):
+        assert words in str(caught.value)
+
+
+def test_shift_tolerant_lpips_is_a_loss(clip):
+    reconstruction = (clip * 0.8).requires_grad_()
+    PerceptualLoss("st_lpips", frames_per_clip=1)(reconstruction, clip).backward()
+    assert reconstruction.grad.abs().sum() > 0
