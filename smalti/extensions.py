@@ -12,6 +12,13 @@ IMPORT_OPTION = "--import"
 IMPORT_VARIABLE = "SMALTI_IMPORT"
 """Environment variable with the names of modules to import before a command runs, separated by commas."""
 
+UNTRUSTED_OPTION = "--untrusted"
+UNTRUSTED_VARIABLE = "SMALTI_UNTRUSTED"
+"""Environment variable that is set while recipes must not run code. Processes that a command starts inherit it."""
+
+TRUSTED_PACKAGES = ("smalti", "torch.optim", "lightning")
+"""Packages whose classes an untrusted recipe may name."""
+
 
 def import_requested_modules(arguments: list[str]) -> list[str]:
     """Import the modules named by `--import MODULE` (repeatable) and by the environment variable SMALTI_IMPORT.
@@ -29,7 +36,7 @@ def import_requested_modules(arguments: list[str]) -> list[str]:
         SmaltiError: `--import` has no value, or a module cannot be imported.
     """
     remaining: list[str] = []
-    modules = [name for name in os.environ.get(IMPORT_VARIABLE, "").split(",") if name]
+    modules = _requested_modules()
     iterator = iter(arguments)
     for argument in iterator:
         option, equals, name = argument.partition("=")
@@ -55,8 +62,30 @@ def import_requested_modules(arguments: list[str]) -> list[str]:
 
 def import_options() -> list[str]:
     """Return `--import MODULE` for each module that was requested, to repeat in a command that is printed."""
-    modules = [name for name in os.environ.get(IMPORT_VARIABLE, "").split(",") if name]
-    return [word for name in modules for word in (IMPORT_OPTION, name)]
+    return [word for name in _requested_modules() for word in (IMPORT_OPTION, name)]
+
+
+def trusted_packages() -> list[str]:
+    """Return the packages whose classes an untrusted recipe may name: `TRUSTED_PACKAGES` and those of `--import`."""
+    return [*TRUSTED_PACKAGES, *_requested_modules()]
+
+
+def is_untrusted() -> bool:
+    """Return whether recipes must not run code."""
+    return bool(os.environ.get(UNTRUSTED_VARIABLE))
+
+
+def refuse_code(what: str, allowed: str) -> SmaltiError:
+    """Return the error for a part of an untrusted recipe that would run code.
+
+    Args:
+        what: the part, which starts the message.
+        allowed: what may be used instead.
+    """
+    return SmaltiError(
+        f"{what} can run code, which {UNTRUSTED_OPTION} refuses: use {allowed}, or leave out {UNTRUSTED_OPTION} if you "
+        "trust the recipe."
+    )
 
 
 def import_object(path: str, kind: str) -> Any:
@@ -69,8 +98,11 @@ def import_object(path: str, kind: str) -> Any:
         kind: what the object should be, such as "metric", for the error message.
 
     Raises:
-        SmaltiError: the path is malformed, the module raises an error on import, or it does not define the name.
+        SmaltiError: the path is malformed, the module raises an error on import, it does not define the name, or recipes
+            must not run code and the module is not of a trusted package.
     """
+    if is_untrusted() and not any(path.startswith(f"{package}.") for package in trusted_packages()):
+        raise refuse_code(f"The {kind} {path}", f"classes of {', '.join(trusted_packages())}")
     module_name, _, name = path.rpartition(".")
     try:
         if not module_name or not all(part.isidentifier() for part in path.split(".")):
@@ -84,6 +116,10 @@ def import_object(path: str, kind: str) -> Any:
             f"The {kind} {path} cannot be imported ({_reason(error)}): check the path, and that PYTHONPATH contains its "
             "folder."
         ) from error
+
+
+def _requested_modules() -> list[str]:
+    return [name for name in os.environ.get(IMPORT_VARIABLE, "").split(",") if name]
 
 
 def _reason(error: Exception) -> str:

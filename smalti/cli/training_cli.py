@@ -13,7 +13,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import Namespace, set_parsing_settings
 from jsonargparse.typing import lazy_instance
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
@@ -28,7 +28,13 @@ from smalti.cli.training_help import TrainingParser, arrange_help
 from smalti.data import ImageData, MixedData, Source, VideoData  # noqa: F401 - `--help` lists the classes that are imported
 from smalti.data.data_modules import TrainingData
 from smalti.errors import SmaltiError
-from smalti.extensions import IMPORT_OPTION, IMPORT_VARIABLE, import_object
+from smalti.extensions import (
+    UNTRUSTED_OPTION,
+    import_object,
+    import_options,
+    is_untrusted,
+    trusted_packages,
+)
 from smalti.tokenizers import bottlenecks
 from smalti.tokenizers.weight_files import read_checkpoint
 from smalti.trainers import Checkpoints, ReconstructionGrid, Throughput, TokenizerEMA, TokenizerTraining, WarmStart
@@ -331,6 +337,8 @@ def run_training(command: str, arguments: list[str]) -> None:
             getattr(bottlenecks, name)
     logging.getLogger("smalti").setLevel(logging.INFO)
     logging.basicConfig(format="%(message)s")
+    if is_untrusted():
+        set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=trusted_packages())
     try:
         TrainingCLI(command, arguments)
     except (ArgumentError, ValueError) as error:
@@ -392,9 +400,9 @@ def _abbreviate(number: int) -> str:
 
 
 def _command(*words: str) -> str:
-    """Return a `smalti` command, with the modules that this process was asked to import."""
-    modules = [name for name in os.environ.get(IMPORT_VARIABLE, "").split(",") if name]
-    return " ".join(["smalti", words[0], *(f"{IMPORT_OPTION} {name}" for name in modules), *words[1:]])
+    """Return a `smalti` command, with the modules that this process was asked to import, and with `--untrusted`."""
+    general = [*import_options(), *([UNTRUSTED_OPTION] if is_untrusted() and words[0] == "fit" else [])]
+    return " ".join(["smalti", words[0], *general, *words[1:]])
 
 
 def _summarize_logger(logger: Any) -> tuple[Any, ...] | None:

@@ -15,6 +15,8 @@ from importlib import import_module
 from jsonargparse import ArgumentParser
 from jsonargparse._typehints import get_all_subclass_paths
 
+from smalti.extensions import is_untrusted, refuse_code, trusted_packages
+
 _KEY = re.compile(r'Parser key "([^"]+)"')
 _CLASS = re.compile(r"class_path(?: |=|': )'([\w.]+)'")
 _TYPES = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "a text", "list": "a list"}
@@ -29,6 +31,7 @@ def explain_error(message: str, parser: ArgumentParser) -> str:
     """
     text = " ".join(message.split())
     for explain in (
+        _explain_untrusted,
         _explain_base_class,
         _explain_option,
         _explain_missing_value,
@@ -41,6 +44,14 @@ def explain_error(message: str, parser: ArgumentParser) -> str:
         if sentence is not None:
             return sentence
     return text
+
+
+def _explain_untrusted(text: str, parser: ArgumentParser) -> str | None:
+    """Explain a class that `--untrusted` refuses."""
+    match = re.search(r"Importing '([^']+)' is not allowed", text)
+    if match is None or not is_untrusted():
+        return None
+    return str(refuse_code(f"{_place(text)}: the class {match[1]}", f"classes of {', '.join(trusted_packages())}"))
 
 
 def _explain_base_class(text: str, parser: ArgumentParser) -> str | None:

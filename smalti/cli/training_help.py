@@ -30,6 +30,8 @@ Examples:
   smalti fit --ckpt_path runs/version_0/checkpoints/last.ckpt --trainer.max_steps 500000
   # with a tokenizer that uses classes of your own
   smalti fit -c my-recipe.yaml --import my_package.my_module
+  # with a recipe that you do not trust: refuse shards that are commands (pipe:) and classes of other packages
+  smalti fit -c their-recipe.yaml --untrusted
   # show all settings, and the options of a class
   smalti fit -c wetok/f16.yaml --print_config
   smalti fit --model.tokenizer.help wetok"""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from smalti.cli.training_arguments import prepare_arguments
+from smalti.extensions import UNTRUSTED_OPTION, UNTRUSTED_VARIABLE
 
 
 def run(name: str, arguments: list[str]) -> int:
@@ -17,6 +19,9 @@ def run(name: str, arguments: list[str]) -> int:
     Raises:
         SmaltiError: a recipe does not exist, or a setting is wrong.
     """
+    if UNTRUSTED_OPTION in arguments:
+        os.environ[UNTRUSTED_VARIABLE] = "1"
+        arguments = [argument for argument in arguments if argument != UNTRUSTED_OPTION]
     prepared = prepare_arguments(name, arguments)
     # Set in sys.argv and not passed as an argument, because the processes that DDP launches repeat sys.argv.
     sys.argv[1:] = [name, *prepared]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from smalti.errors import SmaltiError
+from smalti.extensions import is_untrusted, refuse_code
 
 
 def expand_pattern(pattern: str) -> list[str]:
@@ -16,7 +18,8 @@ def expand_pattern(pattern: str) -> list[str]:
             are not opened.
 
     Raises:
-        SmaltiError: a glob matches nothing, a local file does not exist, or the braces are malformed.
+        SmaltiError: a glob matches nothing, a local file does not exist, the braces are malformed, or recipes must not run
+            code and a URL would.
     """
     from webdataset.shardlists import expand_urls
 
@@ -35,7 +38,22 @@ def expand_pattern(pattern: str) -> list[str]:
             context = "" if part == pattern else f" of the pattern '{pattern}'"
             raise SmaltiError(f"No shard matches '{part}'{context}: check the path.")
         urls += matches
+    if is_untrusted():
+        for url in urls:
+            _check_runs_no_code(url)
     return urls
+
+
+def _check_runs_no_code(url: str) -> None:
+    """Check that opening a shard runs no code. webdataset opens most URLs, and all pipes, by a command of the shell.
+
+    Raises:
+        SmaltiError: the shard is neither a local file nor a plain http or https URL.
+    """
+    scheme = urlsplit(url).scheme.lower()
+    plain = re.fullmatch(r"[\w.:/?&=%+,@~-]+", url, re.ASCII) is not None
+    if scheme and not (scheme in ("http", "https") and plain):
+        raise refuse_code(f"The shard '{url}'", "a local file or a plain http or https URL")
 
 
 def _glob(pattern: str) -> list[str]:

@@ -28,7 +28,8 @@ class Shards(Source, IterableDataset[EncodedSample | ReadFailure]):
 
     Args:
         pattern: Shards to read: a path with braces ("photos-{000..009}.tar"), a glob ("photos-*.tar"), or a URL that
-            webdataset can open (http, https, pipe:, ...), which may have braces; or a list of them.
+            webdataset can open (http, https, pipe:, ...), which may have braces; or a list of them. "pipe:" runs the rest
+            as a command of the shell: do not take patterns from somebody you do not trust.
         samples: Samples per training epoch over all processes. By default, all samples of the shards. Training on URLs
             requires it. A list gives the number of samples in each shard. Without a list, the samples of local shards are
             counted when training starts, which takes about 0.5 s per 10,000 samples, and URLs are assumed to contain

@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 import yaml
+from jsonargparse._common import parsing_settings
 
 import smalti
 from smalti.__main__ import main
@@ -172,6 +173,32 @@ def test_missing_weights_of_a_loss_are_reported_before_anything_is_built(recipe,
     for words in ("vgg16-397923af.pth", "SHA-256", "SMALTI_WEIGHTS", "network: efflite0"):
         assert words in message
     assert fit(recipe, *options, "--model.losses.perceptual.network", "efflite0", "--trainer.max_steps", "1") == 0
+
+
+def test_untrusted_refuses_recipes_that_run_code(recipe, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("SMALTI_UNTRUSTED", "")
+    monkeypatch.setitem(parsing_settings, "import_path_verdicts", dict(parsing_settings["import_path_verdicts"]))
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "evil.py").write_text("from pathlib import Path\nPath('ran').touch()\n")
+    train = "--data.init_args.train"
+    changes = [
+        ("--model.losses.evil", "evil.Loss"),
+        ("--model.optimizer", "evil.Optimizer"),
+        ("--trainer.callbacks", "[{class_path: evil.Callback}]"),
+        ("--model.gan", "{class_path: subprocess.Popen, init_args: {args: [touch, ran]}}"),
+        (train, "evil.Source"),
+        (train, "{class_path: evil.Source}"),
+        (train, "pipe:touch ran; cat a.tar"),
+        (train, "{class_path: Shards, init_args: {pattern: 'pipe:touch ran', samples: 4}}"),
+        (train, "{class_path: Shards, init_args: {pattern: \"https://a.org/';touch ran;'.tar\", samples: 4}}"),
+    ]
+    for change in changes:
+        assert fit(recipe, *change, "--untrusted") == 2, change
+        message = capsys.readouterr().err
+        assert "--untrusted refuses" in message
+        assert not (tmp_path / "ran").exists()
+    assert fit(recipe, "--trainer.max_steps", 1, "--untrusted") == 0
+    assert "smalti fit --untrusted --ckpt_path" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
