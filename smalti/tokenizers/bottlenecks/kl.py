@@ -21,8 +21,10 @@ class KL(Bottleneck):
 
     Losses, in training mode:
         kl: KL(N(mean, variance) || N(0, 1)) in nats (appendix B), summed over the channels of a position and averaged over
-            batch and positions. It does not depend on the resolution. Latent diffusion's code sums over the positions too:
-            multiply its weight by the number of positions to get the equivalent weight here.
+            batch and positions. It does not depend on the resolution. Latent diffusion's code (arXiv 2112.10752) sums this
+            loss over the n positions of an image, and the reconstruction losses over its 3 H W values. Losses here are
+            means. Its weight w corresponds to w n / (3 H W) here, which is w / (3 s^2) for an encoder of spatial stride s:
+            1e-6 with s = 8 corresponds to 5.2e-9. For clips, divide by the temporal stride too.
 
     Args:
         dim: channels of the latent. The input has the means first, then the log-variances.

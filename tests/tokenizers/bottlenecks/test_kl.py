@@ -63,3 +63,13 @@ def test_extreme_log_variances_stay_finite():
 def test_zero_channels_are_refused():
     with pytest.raises(SmaltiError, match="at least one channel"):
         KL(0)
+
+
+def test_the_weight_of_latent_diffusion_converts_as_the_docstring_says():
+    """Both objectives have the same ratio of KL to reconstruction, for an image of 32 x 32 pixels and a stride of 8."""
+    torch.manual_seed(0)
+    h, error, weight = torch.randn(1, 16, 8), torch.rand(1, 3, 32, 32), 1e-6
+    ours = KL(4).train()(h).losses["kl"] * weight / (3 * 8**2) / error.mean()
+    mean, log_variance = h.chunk(2, dim=-1)
+    summed = (mean.square() + log_variance.exp() - 1 - log_variance).sum() / 2
+    torch.testing.assert_close(ours, weight * summed / error.sum())
