@@ -40,6 +40,7 @@ def examples(text):
     return [line.strip() for line in text.splitlines() if line.startswith("  smalti ")]
 
 
+@pytest.mark.usefixtures("restore_trust")
 def test_the_examples_of_the_help_are_valid(show, tmp_path, monkeypatch):
     commands = examples(show("fit", "--help")) + examples(show("validate", "--help")) + examples(show("test", "--help"))
     assert len(commands) >= 10
@@ -48,7 +49,8 @@ def test_the_examples_of_the_help_are_valid(show, tmp_path, monkeypatch):
     (tmp_path / "runs/version_0/checkpoints").mkdir(parents=True)
     (tmp_path / "runs/version_0/checkpoints/last.ckpt").touch()
     (tmp_path / "runs/version_0/config.yaml").write_text(settings)
-    (tmp_path / "my-recipe.yaml").write_text("{base: quickstart.yaml}")
+    for recipe in ("my-recipe.yaml", "their-recipe.yaml"):
+        (tmp_path / recipe).write_text("{base: quickstart.yaml}")
     monkeypatch.setenv("SMALTI_IMPORT", "")  # --import sets it
     monkeypatch.setattr("smalti.extensions.import_module", lambda name: None)
     for command in commands:

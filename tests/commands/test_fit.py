@@ -10,7 +10,6 @@ import time
 import pytest
 import torch
 import yaml
-from jsonargparse._common import parsing_settings
 
 import smalti
 from smalti.__main__ import main
@@ -175,9 +174,8 @@ def test_missing_weights_of_a_loss_are_reported_before_anything_is_built(recipe,
     assert fit(recipe, *options, "--model.losses.perceptual.network", "efflite0", "--trainer.max_steps", "1") == 0
 
 
+@pytest.mark.usefixtures("restore_trust")
 def test_untrusted_refuses_recipes_that_run_code(recipe, capsys, monkeypatch, tmp_path):
-    monkeypatch.setenv("SMALTI_UNTRUSTED", "")
-    monkeypatch.setitem(parsing_settings, "import_path_verdicts", dict(parsing_settings["import_path_verdicts"]))
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "evil.py").write_text("from pathlib import Path\nPath('ran').touch()\n")
     train = "--data.init_args.train"

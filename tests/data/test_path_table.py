@@ -1,7 +1,6 @@
 """Lists of many paths."""
 
 import pickle
-import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -25,8 +24,4 @@ def test_a_million_paths_take_their_bytes_and_eight_more_each():
     table = PathTable(names)
     assert table[999_999] == Path("/data/train/n00000999/n00000999_0999999.JPEG")
     assert table._bytes.nbytes + table._ends.nbytes == 1_000_000 * (44 + 8) + 8
-    tracemalloc.start()
-    for index in range(0, 1_000_000, 1000):
-        assert table[index].suffix == ".JPEG"
-    assert tracemalloc.get_traced_memory()[0] < 100_000  # nothing is kept
-    tracemalloc.stop()
+    assert set(vars(table)) == {"_bytes", "_ends"}  # nothing else is kept
