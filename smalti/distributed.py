@@ -25,6 +25,11 @@ def world_size() -> int:
     return distributed.get_world_size() if is_distributed() else 1
 
 
+def rank() -> int:
+    """Return the rank of this process; 0 without a process group."""
+    return distributed.get_rank() if is_distributed() else 0
+
+
 def gather(value: T) -> list[T]:
     """Return the values of all ranks, in rank order, on every rank.
 
@@ -57,11 +62,13 @@ def compute_on_rank_0(function: Callable[[], T]) -> T:
     return cast("T", result)
 
 
-def max_over_ranks(values: Tensor) -> Tensor:
-    """Replace values by their elementwise maximum over all ranks, in place, and return them."""
-    if is_distributed():
-        distributed.all_reduce(values, op=distributed.ReduceOp.MAX)
-    return values
+def start_sum_over_ranks(values: Tensor) -> distributed.Work | None:
+    """Start to replace values by their sums over all ranks, in place.
+
+    Returns:
+        A handle. The values may be read after its `wait()`. None in a single process: the values are final.
+    """
+    return distributed.all_reduce(values, async_op=True) if world_size() > 1 else None
 
 
 def broadcast_from_rank_0(values: Tensor) -> Tensor:

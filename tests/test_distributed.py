@@ -9,8 +9,9 @@ from smalti.distributed import (
     compute_on_rank_0,
     gather,
     is_distributed,
-    max_over_ranks,
     mean_over_ranks,
+    rank,
+    start_sum_over_ranks,
     world_size,
 )
 
@@ -20,8 +21,9 @@ def test_a_single_process_gets_its_own_values():
     assert not is_distributed()
     assert world_size() == 1
     assert gather("value") == ["value"]
-    for operation in (max_over_ranks, broadcast_from_rank_0):
-        assert operation(value) is value
+    assert rank() == 0
+    assert broadcast_from_rank_0(value) is value
+    assert start_sum_over_ranks(value) is None
     assert mean_over_ranks(value)[0] is value
 
 

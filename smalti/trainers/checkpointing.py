@@ -6,13 +6,14 @@ import logging
 import signal
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from smalti.errors import DivergedError
+from smalti.trainers.module import TokenizerTraining
 from smalti.types import Batch
 
 log = logging.getLogger(__name__)
@@ -22,8 +23,9 @@ class Checkpoints(ModelCheckpoint):
     """Saves checkpoints at regular steps, and when training ends: at the last step, after Ctrl-C, or after a NaN.
 
     `last.ckpt` links to the newest checkpoint. Resume from it with `--ckpt_path`. After Ctrl-C, all ranks finish the
-    current step with its gradient accumulation, then save and stop. A run that is resumed from this checkpoint equals an
-    uninterrupted one. A second Ctrl-C stops immediately.
+    current step with its gradient accumulation, then save and stop; several ranks may finish one more step, because they
+    agree once per step. A run that is resumed from this checkpoint equals an uninterrupted one. A second Ctrl-C stops
+    immediately.
 
     Args:
         every_n_train_steps: optimizer steps between checkpoints.
@@ -48,6 +50,7 @@ class Checkpoints(ModelCheckpoint):
         self._previous_handler: Any = None
         self._is_global_zero = False
         self._first_step: int | None = None
+        self._module: TokenizerTraining | None = None
 
     @property
     def state_key(self) -> str:
@@ -73,6 +76,7 @@ class Checkpoints(ModelCheckpoint):
         """Install the handler of Ctrl-C."""
         super().on_train_start(trainer, pl_module)
         self._first_step = trainer.global_step
+        self._module = cast(TokenizerTraining, pl_module)
         self._is_global_zero = trainer.is_global_zero
         # Python can only install handlers in the main thread. A handler that was not installed from Python (None) could not
         # be restored, and is left in place.
@@ -85,6 +89,8 @@ class Checkpoints(ModelCheckpoint):
         if self._interrupted:
             raise KeyboardInterrupt
         self._interrupted = True
+        if self._module is not None:
+            self._module.request_stop()
         if self._is_global_zero:
             log.info("Stopping after this step and saving; press Ctrl-C again to stop immediately.")
 
@@ -99,9 +105,7 @@ class Checkpoints(ModelCheckpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         """Stop between two optimizer steps, on all ranks, if any rank was interrupted."""
-        if batch_idx % trainer.accumulate_grad_batches == 0 and trainer.strategy.reduce_boolean_decision(
-            self._interrupted, all=False
-        ):
+        if batch_idx % trainer.accumulate_grad_batches == 0 and cast(TokenizerTraining, pl_module).stops:
             raise KeyboardInterrupt
 
     def on_train_batch_end(

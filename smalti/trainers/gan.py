@@ -46,7 +46,7 @@ def discriminator_loss(real: Tensor, fake: Tensor, kind: GANLossKind) -> Tensor:
     return (F.softplus(-real).mean() + F.softplus(fake).mean()) / 2
 
 
-def adaptive_weight(reconstruction_loss: Tensor, adversarial_loss: Tensor, last_layer: Tensor) -> float:
+def adaptive_weight(reconstruction_loss: Tensor, adversarial_loss: Tensor, last_layer: Tensor) -> Tensor:
     """Return |d reconstruction loss| / |d adversarial loss| at the last layer (VQGAN, arXiv 2012.09841, eq. 7).
 
     Args:
@@ -55,13 +55,13 @@ def adaptive_weight(reconstruction_loss: Tensor, adversarial_loss: Tensor, last_
         last_layer: weight of the decoder's last layer.
 
     Returns:
-        The ratio of the gradient norms, in [0, 1e4], the same on all ranks.
+        The ratio of the gradient norms, a scalar in [0, 1e4] without a gradient, the same on all ranks.
     """
     losses = reconstruction_loss, adversarial_loss
     gradients = [torch.autograd.grad(loss, last_layer, retain_graph=True)[0] for loss in losses]
     # The means over ranks equal the gradients of one process with the batches of all ranks.
     norms = [gradient.norm() for gradient in mean_over_ranks(*gradients)]
-    return float((norms[0] / (norms[1] + 1e-4)).clamp(0, 1e4))
+    return (norms[0] / (norms[1] + 1e-4)).clamp(0, 1e4).detach()
 
 
 class GANLoss(nn.Module):

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from smalti.errors import SmaltiError
+from smalti.distributed import world_size
+from smalti.errors import DivergedError, SmaltiError
 from smalti.legacy import upgrade_checkpoint
 from smalti.seeds import derive_seed
 from smalti.tokenizers.checkpoints import CHECKPOINT_KEY
@@ -25,8 +26,9 @@ from smalti.trainers.gan import GANLoss, adaptive_weight
 from smalti.trainers.losses.base import ReconstructionLoss
 from smalti.trainers.losses.reconstruction import build_loss_dict, reconstruction_loss_names, reconstruction_losses
 from smalti.trainers.losses.weighting import LossNames, describe_weights, select_weights, weighted_sum
-from smalti.trainers.nan_guard import check_finite
+from smalti.trainers.nan_guard import BufferBackup, check_finite
 from smalti.trainers.resuming import apply_optimizer_settings, check_resumable
+from smalti.trainers.step_summary import StepResult, StepSummary
 from smalti.trainers.unused_parameters import UnusedParameters
 from smalti.trainers.validation_metrics import ValidationMetrics, sample_metrics
 from smalti.types import Batch, Latents
@@ -57,9 +59,13 @@ class TokenizerTraining(pl.LightningModule):
     (by the norm of each network), weight averaging and mixed precision work without changes. Standard DDP works out of the
     box: `smalti.trainers.unused_parameters` handles parameters that a step does not use.
 
-    Each loss is logged as `train/NAME`. For a joint tokenizer, it is also logged as `train/NAME_discrete` or
-    `train/NAME_continuous`, depending on the branch that the step used. Validation measures both branches; `val/psnr` is
-    measured on the default branch of evaluation mode. Validation and test also log the losses of the recipe.
+    Each loss is logged as `train/NAME`: its mean over the micro-batches of the optimizer step and over all ranks. For a
+    joint tokenizer, it is also logged as `train/NAME_discrete` or `train/NAME_continuous`, depending on the branch of the
+    step. Validation measures both branches; `val/psnr` is measured on the default branch of evaluation mode. Validation and
+    test also log the losses of the recipe.
+
+    The ranks exchange losses, NaN checks, unused parameters and requests to stop in one all-reduce per optimizer step, see
+    `smalti.trainers.step_summary`.
 
     All random numbers of a step depend only on the seed, the epoch, the index of the batch and the rank: a resumed run
     draws the same numbers as an uninterrupted one.
@@ -114,6 +120,7 @@ class TokenizerTraining(pl.LightningModule):
         )
         self.weights = select_weights(weights, names)
         bottleneck_name = "the frozen bottleneck" if is_frozen else type(bottleneck).__name__
+        self._metric_names = self._name_metrics(names)
         self._weight_messages = list(describe_weights(weights, names, bottleneck_name))
         if gradient_checkpointing and not enable_activation_checkpointing(tokenizer):
             raise SmaltiError(
@@ -124,7 +131,11 @@ class TokenizerTraining(pl.LightningModule):
         self._unused_parameters: UnusedParameters | None = None
         self._validation_metrics: dict[str, ValidationMetrics] = {}
         self._sample_names: list[str] = []
-        self.flops_per_batch = None  # Lightning's throughput monitor reads this; the FLOPs are not known
+        self._summary: StepSummary | None = None
+        self._buffer_backup: BufferBackup | None = None
+        self._stop_requested = self._stop_agreed = False
+        self.step_result: StepResult | None = None
+        """The last optimizer step over all ranks; None before the first step."""
 
     def _freeze(self) -> None:
         """Freeze the parameters of the parts in `frozen`."""
@@ -139,6 +150,11 @@ class TokenizerTraining(pl.LightningModule):
                 f"The tokenizer has no parameters to train (model.frozen: {', '.join(self.frozen) or 'none'}): remove a "
                 "part from model.frozen. In Python, call requires_grad_() on a tokenizer that was loaded."
             )
+
+    def _name_metrics(self, names: LossNames) -> list[str]:
+        """Return the names of everything that a training step can log, without "train/"."""
+        losses = [*names.all, *(name + _suffix(branch) for name in names.all for branch in self.tokenizer.branches)]
+        return [*losses, "loss", *(["adaptive_weight"] if self.gan is not None and self.gan.adaptive else [])]
 
     def train(self, mode: bool = True) -> TokenizerTraining:
         """Set training or evaluation mode. Frozen parts stay in evaluation mode."""
@@ -162,7 +178,8 @@ class TokenizerTraining(pl.LightningModule):
         if self.trainer.is_global_zero:
             for level, message in self._weight_messages:
                 log.log(level, message)
-        self._unused_parameters = None
+        self._summary = self._buffer_backup = self._unused_parameters = self.step_result = None
+        self._stop_requested = self._stop_agreed = False
         if isinstance(self.trainer.strategy.model, DistributedDataParallel):
             self.trainer.strategy.model.broadcast_buffers = False
             self._unused_parameters = UnusedParameters(self.parameters())
@@ -173,29 +190,36 @@ class TokenizerTraining(pl.LightningModule):
         torch.manual_seed(derive_seed(self._seed, self.current_epoch, batch_idx, self.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Compute and log all losses, and return their weighted sum.
+        """Compute all losses, and return their weighted sum. The last micro-batch starts the all-reduce of the step.
 
         Raises:
             SmaltiError: the bottleneck does not compute the losses that it declares.
-            DivergedError: a loss is NaN or infinite, in this process or another.
         """
+        if self._summary is None:
+            self._summary, self._sample_names = StepSummary(self._metric_names), []
+            self._buffer_backup = BufferBackup([self.tokenizer, *([self.gan] if self.gan is not None else [])])
+        self._sample_names += batch.names
         original = batch.pixels
-        accumulation = self.trainer.accumulate_grad_batches if self._trainer is not None else 1
-        self._sample_names = [*self._sample_names, *batch.names] if batch_idx % accumulation else batch.names
         reconstruction, latents = self.tokenizer(original)
         losses = reconstruction_losses(reconstruction, original, self.losses) | latents.code.losses
-        # Before the discriminator runs: its batch norm and LeCAM's averages would keep a NaN.
-        check_finite(losses, self.global_step, batch.names)
         if self.gan is not None:
-            gan_losses = self._gan_losses(self.gan, reconstruction, original)
-            check_finite(gan_losses, self.global_step, batch.names)
-            losses |= gan_losses
+            losses |= self._gan_losses(self.gan, reconstruction, original)
         branch = latents.code.branch
-        total = weighted_sum(losses, self._step_weights(losses, branch))
-        for suffix in dict.fromkeys(("", _suffix(branch))):
-            self.log_dict({f"train/{name}{suffix}": value.detach() for name, value in losses.items()})
-        self.log("train/loss", total.detach(), prog_bar=True)
-        return total if self._unused_parameters is None else self._unused_parameters.complete(total)
+        weights = self._branch_weights(branch)
+        metrics = losses | {name + _suffix(branch): value for name, value in losses.items()}
+        if self.gan is not None and self._uses_adaptive_weight(self.gan):
+            metrics["adaptive_weight"] = self._adaptive_weight(losses, weights)
+            adversarial = {"adversarial": metrics["adaptive_weight"] * losses["adversarial"]}
+            total = weighted_sum(losses | adversarial, weights)
+        else:
+            total = weighted_sum(losses, weights)
+        self._summary.add(metrics | {"loss": total}, len(original))
+        if self._unused_parameters is not None:
+            total = self._unused_parameters.complete(total)
+        if self._trainer is not None and not self.trainer.fit_loop._should_accumulate():
+            unused = self._unused_parameters
+            self._summary.start([self._stop_requested, *(unused.reached() if unused is not None else [])])
+        return total
 
     def _gan_losses(self, gan: GANLoss, reconstruction: Tensor, original: Tensor) -> dict[str, Tensor]:
         """Compute the GAN losses. They are zero before `gan.start`."""
@@ -203,29 +227,25 @@ class TokenizerTraining(pl.LightningModule):
             return dict.fromkeys(gan.loss_names, original.new_zeros(()))
         return {"adversarial": gan.generator_loss(reconstruction, original)} | gan(reconstruction, original)
 
-    def _step_weights(self, losses: dict[str, Tensor], branch: str | None) -> dict[str, float]:
-        """Return the recipe's weights that apply to the branch of this step, with the adaptive GAN weight."""
+    def _branch_weights(self, branch: str | None) -> dict[str, float]:
+        """Return the recipe's weights without those of losses that only the other branch computes."""
         bottleneck = self.tokenizer.bottleneck
         computed = bottleneck if branch is None else bottleneck.branches[branch]
         of_other_branch = set(bottleneck.loss_names) - set(computed.loss_names)
-        weights = {name: weight for name, weight in self.weights.items() if name not in of_other_branch}
-        gan = self.gan
-        if gan is not None and gan.adaptive and weights.get("adversarial") and self.global_step >= gan.start:
-            names = reconstruction_loss_names(self.losses)
-            reconstruction = weighted_sum(losses, {name: w for name, w in weights.items() if name in names})
-            last_layer = cast(Tensor, self.tokenizer.decoder.last_layer.weight)
-            factor = adaptive_weight(reconstruction, losses["adversarial"], last_layer)
-            weights["adversarial"] *= factor
-            self.log("train/adaptive_weight", factor)
-        return weights
+        return {name: weight for name, weight in self.weights.items() if name not in of_other_branch}
+
+    def _uses_adaptive_weight(self, gan: GANLoss) -> bool:
+        return gan.adaptive and bool(self.weights.get("adversarial")) and self.global_step >= gan.start
+
+    def _adaptive_weight(self, losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
+        """Return the factor of the adversarial loss, a scalar."""
+        names = reconstruction_loss_names(self.losses)
+        reconstruction = weighted_sum(losses, {name: w for name, w in weights.items() if name in names})
+        last_layer = cast(Tensor, self.tokenizer.decoder.last_layer.weight)
+        return adaptive_weight(reconstruction, losses["adversarial"], last_layer)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Remove the gradients of parameters that the step did not use. Otherwise, weight decay would change them.
-
-        Let the GAN losses update what changes once per optimizer step and not with each micro-batch.
-        """
-        if self._unused_parameters is not None:
-            self._unused_parameters.remove_gradients()
+        """Let the GAN losses update what changes once per optimizer step and not with each micro-batch."""
         if self.gan is not None:
             self.gan.on_optimizer_step()
 
@@ -235,24 +255,68 @@ class TokenizerTraining(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the gradients of each network by the norm of that network alone, and log the norms.
+        """Finish the step before the optimizer changes the weights. Lightning calls this once per optimizer step.
+
+        Reads the result of the step's all-reduce and logs it, removes the gradients of parameters that no rank used
+        (otherwise, weight decay would change them), and clips the gradients of each network by the norm of that network
+        alone.
 
         Raises:
-            DivergedError: a gradient norm is NaN or infinite, unless a gradient scaler handles it.
+            DivergedError: a loss or a gradient norm is NaN or infinite, in this process or another. Infinite gradient norms
+                are left to the gradient scaler, if there is one. The buffers are those before the step.
         """
+        assert self._summary is not None
+        summary, self._summary = self._summary, None
+        # Data parallelism has averaged the gradients: the norms are the same on all ranks.
+        norms = {group["name"]: self._gradient_norm(group["params"]) for group in optimizer.param_groups}
+        self.step_result = result = summary.finish(list(norms.values()))
+        norms_on_host = dict(zip(norms, result.norms, strict=True))
+        try:
+            self._check_finite(summary, result, norms_on_host)
+        except DivergedError:
+            if self._buffer_backup is not None:
+                self._buffer_backup.restore()
+            raise
+        self._stop_agreed, *reached = result.flags
+        if self._unused_parameters is not None:
+            self._unused_parameters.remove_gradients(reached)
+        self.log_dict({f"train/{name}": mean for name, mean in result.means.items() if name != "loss"})
+        self.log("train/loss", result.means["loss"], prog_bar=True)
+        self.log_dict({f"train/gradient_norm_{name}": norm for name, norm in norms_on_host.items()})
+        if not gradient_clip_val:
+            return
         for group in optimizer.param_groups:
-            gradients = [p.grad for p in group["params"] if p.grad is not None]
-            norm = torch.nn.utils.get_total_norm(gradients)
-            self.log(f"train/gradient_norm_{group['name']}", norm)
-            # In float16, infinite gradients are normal: the gradient scaler skips their steps.
-            if getattr(self.trainer.precision_plugin, "scaler", None) is None:
-                check_finite({f"gradient of the {group['name']}": norm}, self.global_step, self._sample_names)
-            if not gradient_clip_val:
-                continue
             if gradient_clip_algorithm == "value":
                 torch.nn.utils.clip_grad_value_(group["params"], gradient_clip_val)
             else:
-                torch.nn.utils.clip_grads_with_norm_(group["params"], gradient_clip_val, norm)
+                torch.nn.utils.clip_grads_with_norm_(group["params"], gradient_clip_val, norms[group["name"]])
+
+    def _gradient_norm(self, parameters: list[Tensor]) -> Tensor:
+        """Return the norm of all gradients, a scalar on the device of the model, also if there are no gradients."""
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros((), device=self.device)
+
+    def _check_finite(self, summary: StepSummary, result: StepResult, norms: dict[str, Tensor]) -> None:
+        """Raise a DivergedError on all ranks if a loss or a gradient is NaN or infinite on any of them."""
+        if result.diverged_ranks:
+            check_finite(summary.means(), self.global_step, self._sample_names, result.diverged_ranks)
+        # In float16, infinite gradients are normal: the gradient scaler skips their steps.
+        if getattr(self.trainer.precision_plugin, "scaler", None) is None:
+            gradients = {f"gradient of the {name}": norm for name, norm in norms.items()}
+            check_finite(gradients, self.global_step, self._sample_names)
+
+    def request_stop(self) -> None:
+        """Ask all ranks to stop after an optimizer step. May be called at any time, also in a signal handler."""
+        self._stop_requested = True
+
+    @property
+    def stops(self) -> bool:
+        """Whether to stop before the next optimizer step, the same on all ranks.
+
+        With several processes, a request that arrives in the backward pass of a step, or later, takes effect after the next
+        step.
+        """
+        return self._stop_agreed or (self._stop_requested and world_size() == 1)
 
     def configure_optimizers(self) -> Any:
         """Build one optimizer with one parameter group per network, and its learning rate schedule.

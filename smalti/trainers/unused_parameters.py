@@ -8,12 +8,10 @@ gradient and the optimizer skips it: no momentum, no weight decay. DDP instead f
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
-
-from smalti.distributed import max_over_ranks
 
 
 def reached_leaves(loss: Tensor) -> set[int]:
@@ -54,11 +52,17 @@ class UnusedParameters:
         zeros = [p.flatten()[:0].sum(dtype=loss.dtype) for p in self._parameters if id(p) not in reached]
         return torch.stack([loss, *zeros]).sum() if zeros else loss
 
-    def remove_gradients(self) -> None:
-        """Remove the gradients of parameters that no loss reached since the last call. All ranks must call this."""
-        reached = torch.tensor([id(p) in self._reached for p in self._parameters], dtype=torch.uint8)
-        reached = max_over_ranks(reached.to(self._parameters[0].device))
-        for parameter, used in zip(self._parameters, reached.tolist(), strict=True):
+    def reached(self) -> list[bool]:
+        """Return for each parameter whether a loss of this process reached it since `remove_gradients`."""
+        return [id(p) in self._reached for p in self._parameters]
+
+    def remove_gradients(self, reached: Sequence[bool]) -> None:
+        """Remove the gradients of the parameters that no loss of any process reached.
+
+        Args:
+            reached: for each parameter, whether `reached` is true in any process.
+        """
+        for parameter, used in zip(self._parameters, reached, strict=True):
             if not used:
                 parameter.grad = None
         self._reached = set()

@@ -84,10 +84,9 @@ def test_an_interrupted_run_can_be_resumed_exactly(
     second = trainer(**options)
     second.fit(training(small(generative=True)), data(), ckpt_path=tmp_path / "last.ckpt")
     rows = first.recorder.rows + second.recorder.rows
-    for row, expected in zip(rows, whole.recorder.rows, strict=True):
-        # Gradient norms are logged once per optimizer step. Later rows of the same process contain the previous value.
-        assert row == {name: value for name, value in expected.items() if name in row}
-        assert {name for name in expected if "norm" not in name} <= row.keys()
+    # Values are logged at the end of an optimizer step, which is every second batch.
+    assert rows[1::2] == whole.recorder.rows[1::2]
+    assert [row["names"] for row in rows] == [row["names"] for row in whole.recorder.rows]
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_DFL, lambda *_: None], ids=["SIG_DFL", "custom"])
@@ -140,6 +139,10 @@ def test_a_nan_stops_the_training_before_it_reaches_the_weights(training, traine
     assert all(p.isfinite().all() for p in saved.parameters())
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 2
+    # Parameters and buffers, such as the statistics of batch norms, are exactly those before the step.
+    trainer(Checkpoints(dirpath=tmp_path / "two"), max_steps=2, enable_checkpointing=True).fit(training(), data())
+    expected = torch.load(tmp_path / "two" / "last.ckpt", weights_only=True)["current_model_state"]
+    assert all(torch.equal(value, expected[name]) for name, value in checkpoint["current_model_state"].items())
     assert all(value.isfinite().all() for value in checkpoint["current_model_state"].values())
 
 

@@ -1,4 +1,7 @@
-"""Script for test_distributed.py: train a joint tokenizer on images and clips with DDP. Each rank writes its results."""
+"""Script for test_distributed.py: train a joint tokenizer on images and clips with DDP on fake GPUs.
+
+Each rank writes its results.
+"""
 
 import sys
 from pathlib import Path
@@ -6,6 +9,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import skvideo
 import torch
+from fake_gpu import FakeGPU, FakeGPUStrategy
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader
 
@@ -51,7 +55,7 @@ class Recorder(pl.Callback):
         module.tokenizer.bottleneck.register_forward_hook(self.record_branch)
 
     def record_weights(self, module):
-        self.steps.append({name: weight.detach().clone() for name, weight in module.state_dict().items()})
+        self.steps.append({name: weight.detach().cpu().clone() for name, weight in module.state_dict().items()})
 
     def record_branch(self, bottleneck, inputs, code):
         if bottleneck.training:
@@ -75,12 +79,13 @@ def main(out):
     )  # fmt: skip
     recorder = Recorder()
     trainer = pl.Trainer(
-        accelerator="cpu", devices=2, strategy="ddp", max_steps=len(KINDS) // 2, accumulate_grad_batches=2,
-        logger=TensorBoardLogger(out, name="", version=""), enable_progress_bar=False, enable_model_summary=False,
-        num_sanity_val_steps=0, enable_checkpointing=False, use_distributed_sampler=False,
+        accelerator="cpu", devices=2, strategy=FakeGPUStrategy(), max_steps=len(KINDS) // 2, accumulate_grad_batches=2,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=out,
+        enable_checkpointing=False, use_distributed_sampler=False, logger=TensorBoardLogger(out, name="", version=""),
         callbacks=[ReconstructionGrid(), recorder],
     )  # fmt: skip
-    trainer.fit(module, Clips())
+    with FakeGPU():
+        trainer.fit(module, Clips())
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     torch.save(
         {"branches": recorder.branches, "steps": recorder.steps, "metrics": metrics}, out / f"{trainer.global_rank}.pt"
