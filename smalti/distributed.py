@@ -1,18 +1,28 @@
 """Collective operations for multi-process training. In a single process they return their input.
 
-All ranks must call these functions in the same order. Tensors must be on a device that the backend supports; NCCL requires
-a GPU.
+All ranks must call these functions in the same order. Tensors must be on a device that the backend of the default process
+group supports; NCCL requires a GPU. Objects are exchanged over gloo, with any backend.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar, cast
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
 
+from smalti.errors import SmaltiError
+
 T = TypeVar("T")
+R = TypeVar("R")
+
+OBJECT_TIMEOUT = timedelta(days=7)
+"""How long ranks wait for each other's objects. A rank with less work may have finished long before the others."""
+
+_objects: tuple[Any, distributed.ProcessGroup] | None = None
+"""The default process group and the group for objects that belongs to it."""
 
 
 def is_distributed() -> bool:
@@ -30,16 +40,25 @@ def rank() -> int:
     return distributed.get_rank() if is_distributed() else 0
 
 
+def connect_for_objects() -> None:
+    """Connect all ranks for `gather` and `combine_on_rank_0`, which otherwise connect them when they are first called.
+
+    Ranks that are connected before they start to work notice at once if one of them dies, and do not wait for it.
+    """
+    if is_distributed():
+        _object_group()
+
+
 def gather(value: T) -> list[T]:
     """Return the values of all ranks, in rank order, on every rank.
 
     Args:
-        value: an object that can be pickled.
+        value: a small object that can be pickled.
     """
     if not is_distributed():
         return [value]
     values: list[T] = [value] * world_size()
-    distributed.all_gather_object(values, value)
+    distributed.all_gather_object(values, value, group=_object_group())
     return values
 
 
@@ -47,19 +66,59 @@ def compute_on_rank_0(function: Callable[[], T]) -> T:
     """Call a function on rank 0 and return its result on every rank.
 
     Args:
-        function: returns an object that can be pickled. If it raises an error, every rank raises this error.
+        function: returns an object that can be pickled.
+
+    Raises:
+        SmaltiError: the function has raised it. All ranks raise it.
+        RuntimeError: the function has raised another error, which rank 0 raises itself.
     """
-    result: T | None = None
+    return combine_on_rank_0(None, lambda _: function())
+
+
+def combine_on_rank_0(value: T, combine: Callable[[list[T]], R]) -> R:
+    """Collect the values of all ranks on rank 0, combine them there, and return the result on every rank.
+
+    Unlike with `gather`, only rank 0 needs memory for all values.
+
+    Args:
+        value: an object that can be pickled.
+        combine: computes the result, which can be pickled, from the values in rank order.
+
+    Raises:
+        SmaltiError: `combine` has raised it. All ranks raise it.
+        RuntimeError: `combine` has raised another error, which rank 0 raises itself.
+    """
+    if not is_distributed():
+        return combine([value])
+    group = _object_group()
+    values: list[T] | None = [value] * world_size() if rank() == 0 else None
+    distributed.gather_object(value, values, dst=0, group=group)
+    result: list[Any] = [None, None]
     error: Exception | None = None
-    if not is_distributed() or distributed.get_rank() == 0:
+    if values is not None:
         try:
-            result = function()
-        except Exception as raised:
-            error = raised
-    result, error = gather((result, error))[0]
+            result = [combine(values), None]
+        except Exception as caught:  # the other ranks wait for the result
+            error = caught
+            result = [None, (isinstance(error, SmaltiError), str(error))]
+    distributed.broadcast_object_list(result, src=0, group=group)
     if error is not None:
         raise error
-    return cast("T", result)
+    if result[1] is not None:
+        for_users, message = result[1]
+        raise SmaltiError(message) if for_users else RuntimeError(f"Rank 0 failed: {message}")
+    return result[0]
+
+
+def _object_group() -> distributed.ProcessGroup:
+    """Return the process group for objects: over gloo, so that they never pass through a GPU, with a long time limit."""
+    global _objects
+    world = distributed.group.WORLD
+    if _objects is None or _objects[0] is not world:
+        group = distributed.new_group(backend="gloo", timeout=OBJECT_TIMEOUT)
+        assert isinstance(group, distributed.ProcessGroup)  # this process is a member
+        _objects = (world, group)
+    return _objects[1]
 
 
 def start_sum_over_ranks(values: Tensor) -> distributed.Work | None:

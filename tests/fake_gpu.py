@@ -58,6 +58,7 @@ class FakeGPU(TorchDispatchMode):
             mock.patch.object(torch, "tensor", _through_cpu(torch.tensor)),
             mock.patch.object(torch, "as_tensor", _through_cpu(torch.as_tensor)),
             mock.patch.object(torch, "autocast", _autocast(torch.autocast)),
+            mock.patch.object(distributed_c10d, "_get_object_coll_device", _object_device),
         ]
         for patch in self._patches:
             patch.start()
@@ -129,6 +130,11 @@ def _through_cpu(build):
     return wrapped
 
 
+def _object_device(group=None):
+    """Return the device through which objects pass: the fake device for the default group, as with NCCL."""
+    return DEVICE.type if group in (None, distributed.group.WORLD) else "cpu"
+
+
 def _autocast(build):
     """Wrap `torch.autocast`, which does not know the device "meta"."""
 
@@ -146,7 +152,7 @@ _MIXING = {
 
 
 class FakeGPUStrategy(DDPStrategy):
-    """DDP on fake GPUs. The default process group refuses CPU tensors, and transfers objects through the device."""
+    """DDP on fake GPUs, inside of `FakeGPU`."""
 
     def __init__(self):
         super().__init__(process_group_backend="gloo")
@@ -157,10 +163,3 @@ class FakeGPUStrategy(DDPStrategy):
 
     def determine_ddp_device_ids(self):
         return None
-
-    def setup_environment(self):
-        super().setup_environment()
-        device_of = distributed_c10d._get_object_coll_device
-        distributed_c10d._get_object_coll_device = lambda group=None: (
-            "meta" if group in (None, distributed.group.WORLD) else device_of(group)
-        )

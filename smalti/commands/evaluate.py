@@ -278,7 +278,9 @@ def _process_group() -> Iterator[int]:
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    distributed.init_process_group(
+        "gloo"
+    )  # the processes exchange objects only, which NCCL would pass through the GPUs
     try:
         yield distributed.get_rank()
     finally:

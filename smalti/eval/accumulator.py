@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from smalti.distributed import gather
 from smalti.errors import SmaltiError
 from smalti.eval.codebook_usage import IdCounts
 from smalti.eval.metrics.base import Medium, Metric
@@ -109,22 +108,35 @@ class Accumulator:
             self.add_example(example)
 
 
-def gather_accumulators(local: Accumulator, failure: SmaltiError | None) -> Accumulator:
-    """Merge the accumulators of all processes, on every process.
+@dataclass(frozen=True)
+class Part:
+    """What one process contributes to an evaluation.
 
-    Args:
-        local: what this process measured.
-        failure: the error that stopped this process, if any. All processes raise it, so that none waits for this one.
+    Attributes:
+        accumulator: what it has measured.
+        failure: message of the error that stopped it; None without an error.
+    """
+
+    accumulator: Accumulator
+    failure: str | None
+
+    @classmethod
+    def of(cls, accumulator: Accumulator, failure: SmaltiError | None) -> Part:
+        """Return the part of this process, without the networks of its metrics, which other processes do not need."""
+        metrics = [metric.without_networks() for metric in accumulator.metrics]
+        return cls(replace(accumulator, metrics=metrics), None if failure is None else str(failure))
+
+
+def merge_parts(parts: Sequence[Part]) -> Accumulator:
+    """Merge the parts of all processes.
 
     Raises:
         SmaltiError: the failure of the lowest rank that has one, or two processes measured the same sample.
     """
-    metrics = [metric.without_networks() for metric in local.metrics]
-    parts = gather((replace(local, metrics=metrics), None if failure is None else str(failure)))
-    for _, message in parts:
-        if message is not None:
-            raise SmaltiError(message) from failure
-    merged = parts[0][0]
-    for other, _ in parts[1:]:
-        merged.merge(other)
+    for part in parts:
+        if part.failure is not None:
+            raise SmaltiError(part.failure)
+    merged = parts[0].accumulator
+    for part in parts[1:]:
+        merged.merge(part.accumulator)
     return merged

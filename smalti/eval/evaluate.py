@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from smalti.distributed import world_size
+from smalti.distributed import combine_on_rank_0, connect_for_objects, world_size
 from smalti.errors import SmaltiError
-from smalti.eval.accumulator import Accumulator, gather_accumulators
+from smalti.eval.accumulator import Accumulator, Part, merge_parts
 from smalti.eval.baseline import count_kept_pixels, make_baseline
 from smalti.eval.codebook_usage import IdCounts
 from smalti.eval.functional import full_precision
@@ -61,9 +61,10 @@ def evaluate(
 
     Metrics see reconstructions rounded to 8 bits, without the tokenizer's padding, and run in float32 without TF32. With
     torch.distributed, each process passes its own part of the dataset, which may be empty, and all processes return the
-    results for the whole dataset. The noise of a generative decoder depends only on `seed`, the name of the sample and the
-    type of device. The batch size and the number of processes change the values by no more than float32 rounding. Memory
-    grows with the number of values per sample and of distinct ids.
+    results for the whole dataset, which rank 0 computes. A process may finish its part long before the others. The noise of
+    a generative decoder depends only on `seed`, the name of the sample and the type of device. The batch size and the
+    number of processes change the values by no more than float32 rounding. Memory grows with the number of values per
+    sample and of distinct ids.
 
     Args:
         tokenizer: is moved to `device`; runs in the dtype of its weights; its training mode is restored afterwards.
@@ -80,6 +81,7 @@ def evaluate(
             does not measure this kind of samples, two metrics have one name, or a reconstruction contains NaN. All
             processes raise it.
     """
+    connect_for_objects()
     _check_names(metrics)
     settings = _Settings(tokenizer.to(device), seed, torch.device(device))
     accumulator = Accumulator(metrics, num_examples)
@@ -94,7 +96,8 @@ def evaluate(
         failure = _measure_all(settings, accumulator, batches, progress)
     finally:
         tokenizer.train(training)
-    return _summarize(settings, gather_accumulators(accumulator, failure))
+    part = Part.of(accumulator, failure)
+    return combine_on_rank_0(part, lambda parts: _summarize(settings, merge_parts(parts)))
 
 
 def _measure_all(

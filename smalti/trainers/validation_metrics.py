@@ -7,9 +7,11 @@ Shapes: B batch; T frames, H, W pixels; N positions; G tokens per position.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
-from smalti.distributed import gather
+from smalti.distributed import combine_on_rank_0
 from smalti.eval.codebook_usage import IdCounts
 from smalti.eval.functional import mean_over_frames, psnr
 from smalti.pixels import pixels_to_uint8
@@ -49,20 +51,7 @@ class ValidationMetrics:
         """
         for counts in self._counts:
             counts.consolidate()
-        ranks = [metrics for metrics in gather(self) if metrics._samples]
-        if not ranks:
-            return {}
-        samples = sum(rank._samples for rank in ranks)
-        results = {name: sum(rank._sums[name] for rank in ranks) / samples for name in ranks[0]._sums}
-        if codebook_size is not None:
-            for group in range(len(ranks[0]._counts)):
-                counts = IdCounts()
-                for rank in ranks:
-                    counts.merge(rank._counts[group])
-                usage = counts.summarize(codebook_size)
-                results[f"codebook_used_{group}"] = float(usage.used)
-                results[f"codebook_perplexity_{group}"] = usage.perplexity
-        return results
+        return combine_on_rank_0(self, lambda ranks: _combine(ranks, codebook_size))
 
 
 def sample_metrics(reconstruction: Tensor, original: Tensor, losses: nn.ModuleDict | None = None) -> dict[str, Tensor]:
@@ -89,3 +78,21 @@ def sample_metrics(reconstruction: Tensor, original: Tensor, losses: nn.ModuleDi
     for name, value in compute_losses(losses or nn.ModuleDict(), reconstruction, original).items():
         values[name] = value.expand(len(original))
     return {name: value.double() for name, value in values.items()}
+
+
+def _combine(ranks: Sequence[ValidationMetrics], codebook_size: int | None) -> dict[str, float]:
+    """Return the metrics over all samples of all ranks, see `ValidationMetrics.compute`."""
+    ranks = [metrics for metrics in ranks if metrics._samples]
+    if not ranks:
+        return {}
+    samples = sum(rank._samples for rank in ranks)
+    results = {name: sum(rank._sums[name] for rank in ranks) / samples for name in ranks[0]._sums}
+    if codebook_size is not None:
+        for group in range(len(ranks[0]._counts)):
+            counts = IdCounts()
+            for rank in ranks:
+                counts.merge(rank._counts[group])
+            usage = counts.summarize(codebook_size)
+            results[f"codebook_used_{group}"] = float(usage.used)
+            results[f"codebook_perplexity_{group}"] = usage.perplexity
+    return results

@@ -13,6 +13,9 @@ import torch
 import torch.distributed as dist
 from conftest import CLIPS, PHOTOS, make_clip_batches, make_photo_batches, make_tokenizer, make_video_tokenizer
 
+sys.path.append(str(Path(__file__).parents[1]))
+from fake_gpu import FakeGPU
+
 from smalti.errors import SmaltiError
 from smalti.eval.evaluate import evaluate
 from smalti.eval.feature_networks.efflite0_frechet import EffLite0MotionNetwork, EffLite0Network
@@ -52,19 +55,21 @@ def main():
     if rank == 1:
         torch.nn.init.constant_(broken.decoder.out.weight, float("nan"))
     mixed = (make_photo_batches(PHOTOS[:1]), make_clip_batches(CLIPS[:1], frames=2))[rank]
-    results = {
-        "uneven": evaluate_part(tokenizer, make_photo_batches((PHOTOS[:4], PHOTOS[4:])[rank]), image_metrics),
-        "none": evaluate_part(tokenizer, make_photo_batches(((), PHOTOS)[rank]), image_metrics),
-        "clips": evaluate_part(
-            video_tokenizer, make_clip_batches((CLIPS[:1], CLIPS[1:])[rank], frames=2), clip_metrics
-        ),
-        "no clips": evaluate_part(video_tokenizer, make_clip_batches((CLIPS, ())[rank], frames=2), clip_metrics),
-        "mixed": catch_error(make_tokenizer(), mixed),
-        "nan": catch_error(broken, make_photo_batches(("coffee", "retina")[rank : rank + 1])),
-        "duplicate": catch_error(make_tokenizer(), make_photo_batches(("coffee",))),
-        "empty": catch_error(make_tokenizer(), []),
-    }
-    Path(out).write_text(json.dumps(results))
+    with FakeGPU() as gpu:
+        results = {
+            "uneven": evaluate_part(tokenizer, make_photo_batches((PHOTOS[:4], PHOTOS[4:])[rank]), image_metrics),
+            "none": evaluate_part(tokenizer, make_photo_batches(((), PHOTOS)[rank]), image_metrics),
+            "clips": evaluate_part(
+                video_tokenizer, make_clip_batches((CLIPS[:1], CLIPS[1:])[rank], frames=2), clip_metrics
+            ),
+            "no clips": evaluate_part(video_tokenizer, make_clip_batches((CLIPS, ())[rank], frames=2), clip_metrics),
+            "mixed": catch_error(make_tokenizer(), mixed),
+            "nan": catch_error(broken, make_photo_batches(("coffee", "retina")[rank : rank + 1])),
+            "duplicate": catch_error(make_tokenizer(), make_photo_batches(("coffee",))),
+            "empty": catch_error(make_tokenizer(), []),
+        }
+    del gpu.counts["host waits"]
+    Path(out).write_text(json.dumps(results | {"collectives": gpu.counts}))
     dist.destroy_process_group()
 
 
