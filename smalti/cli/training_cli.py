@@ -9,7 +9,7 @@ import sys
 import warnings
 from argparse import ArgumentError
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import yaml
@@ -41,6 +41,7 @@ from smalti.trainers import Checkpoints, ReconstructionGrid, Throughput, Tokeniz
 from smalti.trainers.latent_statistics import LatentStatisticsCallback
 from smalti.trainers.log_progress import LogProgress
 from smalti.trainers.losses.base import ReconstructionLoss
+from smalti.trainers.losses.provenance import Provenance, loss_provenance
 
 _LIGHTNING_LOGGERS = ("lightning.pytorch", "lightning.fabric")
 
@@ -92,7 +93,8 @@ class RunFolder(SaveConfigCallback):
         self.already_saved = True
         if self.folder is not None and trainer.is_global_zero:
             # With the path of the checkpoint, a run that starts from these settings would resume this one.
-            config = Namespace({**self.config, "ckpt_path": None})
+            config = Namespace({**self.config.clone(), "ckpt_path": None})
+            _pin_networks(config.model.losses, loss_provenance(cast(TokenizerTraining, pl_module).losses))
             write_config(self.folder, self.parser.dump(config, skip_unset=False), self.first_step)
 
     def remove_new_files(self, folder: Path) -> None:
@@ -381,6 +383,19 @@ def _quiet_lightning() -> None:
         r"The number of training batches .* is smaller than the logging interval.*",  # steps count across epochs
     ):
         warnings.filterwarnings("ignore", message=message)
+
+
+def _pin_networks(settings: Any, provenance: Provenance) -> None:
+    """Add the SHA-256 of the networks that the losses use to the settings of a run.
+
+    Args:
+        settings: `model.losses`, changed in place. Only losses with the argument `sha256` are pinned.
+        provenance: provenance of the losses by name.
+    """
+    for name, values in provenance.items():
+        arguments = (settings or {}).get(name, {}).get("init_args") or {}
+        if "sha256" in arguments and "sha256" in values:
+            arguments["sha256"] = values["sha256"]
 
 
 def _describe_model(module: pl.LightningModule) -> str:

@@ -1,7 +1,7 @@
 """Weights of published metrics that no package contains: find or download them, and verify their SHA-256.
 
 They are searched in this order: the caller's path, the folder in the environment variable SMALTI_WEIGHTS, the cache of
-torch.hub. If none has them, they are downloaded into that cache.
+torch.hub. If none has them, they are downloaded into that cache, once by all processes that need them at the same time.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 from smalti.errors import SmaltiError
 from smalti.files import sha256
@@ -124,9 +125,14 @@ def _download(name: str, source: WeightsSource, target: Path) -> Path:
     if source.url not in _failures:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with _socket_timeout(DOWNLOAD_TIMEOUT):
-                # Verifies the SHA-256, and renames the file only after the download is complete.
-                torch.hub.download_url_to_file(source.url, str(target), source.prefix, progress=sys.stderr.isatty())
+            with _one_process_at_a_time(target) as waited:
+                if target.is_file():
+                    return _verify(target, source)  # another process has downloaded it in the meantime
+                if waited:
+                    raise OSError("another process has tried")
+                with _socket_timeout(DOWNLOAD_TIMEOUT):
+                    # Verifies the SHA-256, and renames the file only after the download is complete.
+                    torch.hub.download_url_to_file(source.url, str(target), source.prefix, progress=sys.stderr.isatty())
             return target
         except (OSError, RuntimeError, http.client.HTTPException) as error:
             _failures[source.url] = " ".join(str(error).split()) or type(error).__name__
@@ -135,6 +141,22 @@ def _download(name: str, source: WeightsSource, target: Path) -> Path:
         f"The {name} weights are not on this machine and could not be downloaded ({_failures[source.url]}): put "
         f"{source.file} (from {source.url}, SHA-256 {digits}) into a folder, and set {WEIGHTS_VARIABLE} to it."
     )
+
+
+@contextmanager
+def _one_process_at_a_time(target: Path) -> Iterator[bool]:
+    """Hold the lock of a download. Yield whether another process held it before, and has tried the same download."""
+    lock = FileLock(f"{target}.lock")
+    try:
+        lock.acquire(timeout=0)
+        waited = False
+    except Timeout:
+        lock.acquire()
+        waited = True
+    try:
+        yield waited
+    finally:
+        lock.release()
 
 
 @contextmanager

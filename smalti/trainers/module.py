@@ -24,6 +24,12 @@ from smalti.tokenizers.layers.activation_checkpointing import enable_activation_
 from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.trainers.gan import GANLoss, adaptive_weight
 from smalti.trainers.losses.base import ReconstructionLoss
+from smalti.trainers.losses.provenance import (
+    PROVENANCE_KEY,
+    check_same_as_checkpoint,
+    check_same_on_all_ranks,
+    loss_provenance,
+)
 from smalti.trainers.losses.reconstruction import build_loss_dict, reconstruction_loss_names, reconstruction_losses
 from smalti.trainers.losses.weighting import LossNames, describe_weights, select_weights, weighted_sum
 from smalti.trainers.nan_guard import BufferBackup, check_finite
@@ -174,7 +180,11 @@ class TokenizerTraining(pl.LightningModule):
 
         The buffers that matter (LeCAM's averages, codebooks, spectral norms) are kept equal on all ranks by the modules
         that own them, and a broadcast in validation would wait forever for a rank that has no batch left.
+
+        Raises:
+            SmaltiError: the losses use different pretrained networks on different ranks.
         """
+        check_same_on_all_ranks(loss_provenance(self.losses))
         if self.trainer.is_global_zero:
             for level, message in self._weight_messages:
                 log.log(level, message)
@@ -405,9 +415,10 @@ class TokenizerTraining(pl.LightningModule):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the seed, and the configuration from which `smalti.load` builds the tokenizer."""
+        """Add the configuration from which `smalti.load` builds the tokenizer, the seed, and the networks of the losses."""
         checkpoint[CHECKPOINT_KEY] = get_config(self.tokenizer)
         checkpoint[_SEED_KEY] = self._seed
+        checkpoint[PROVENANCE_KEY] = loss_provenance(self.losses)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Upgrade a checkpoint of an earlier version, check that it fits the recipe, and restore the seed.
@@ -416,11 +427,12 @@ class TokenizerTraining(pl.LightningModule):
         weights and before the callbacks see the checkpoint.
 
         Raises:
-            SmaltiError: the checkpoint belongs to another tokenizer or another recipe.
+            SmaltiError: the checkpoint belongs to another tokenizer or another recipe, or its losses used other networks.
         """
         upgrade_checkpoint(checkpoint)
         check_resumable(checkpoint, get_config(self.tokenizer), self.state_dict())
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            check_same_as_checkpoint(loss_provenance(self.losses), checkpoint)
             apply_optimizer_settings(checkpoint, *self._build_optimizer())
             if self._seed != checkpoint[_SEED_KEY] and self.trainer.is_global_zero:
                 log.warning("The run continues with the seed %d of its checkpoint.", checkpoint[_SEED_KEY])

@@ -2,6 +2,8 @@
 
 import hashlib
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -17,6 +19,13 @@ PREFIX = hashlib.sha256(CONTENT).hexdigest()[:8]
 FILE = f"vgg16-{PREFIX}.pth"
 
 
+class NoMemory(dict):
+    """A dictionary of failures in which none is found, as in another process."""
+
+    def __contains__(self, url):
+        return False
+
+
 class Handler(BaseHTTPRequestHandler):
     def __init__(self, served, *args):
         self.served = served
@@ -24,6 +33,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.served["requests"] += 1
+        time.sleep(self.served["seconds"])
         self.send_response(self.served["status"])
         self.end_headers()
         self.wfile.write(self.served["content"])
@@ -35,7 +45,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def served(monkeypatch, tmp_path):
     """A server with the vgg16 weights, and an empty cache."""
-    served = {"content": CONTENT, "status": 200, "requests": 0}
+    served = {"content": CONTENT, "status": 200, "requests": 0, "seconds": 0}
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, served))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/{FILE}"
@@ -76,7 +86,24 @@ def test_a_failed_download_names_the_file_and_is_not_repeated(served, fault):
             assert word in str(caught.value)
         assert str(caught.value).count("\n") == 0
     assert served["state"]["requests"] == 1
-    assert list(served["cache"].iterdir()) == []  # no partial file remains
+    assert [file for file in served["cache"].iterdir() if file.suffix != ".lock"] == []  # no partial file remains
+
+
+@pytest.mark.parametrize("status", [200, 404])
+def test_processes_that_need_a_file_at_the_same_time_download_it_once(served, monkeypatch, status):
+    """Threads act as processes, which share no failures."""
+    served["state"] |= {"status": status, "seconds": 0.3}
+    monkeypatch.setattr(pretrained_weights, "_failures", NoMemory())
+
+    def result(_):
+        try:
+            return resolve("vgg16").read_bytes()
+        except WeightsUnavailableError:
+            return None
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(result, range(4))) == [CONTENT if status == 200 else None] * 4
+    assert served["state"]["requests"] == 1
 
 
 def test_a_file_is_found_after_a_failed_download(served, tmp_path, monkeypatch):

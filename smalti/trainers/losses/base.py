@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,7 +15,13 @@ class ReconstructionLoss(nn.Module, ABC):
 
     A loss may have parameters. `TokenizerTraining` freezes them. A loss that compares only some of the frames or pixels in
     training should compare all of them in evaluation mode, because validation logs it too.
+
+    Attributes:
+        provenance: what else the loss depends on, besides its arguments and its registered weights, such as the file of a
+            pretrained network with its SHA-256. It must be the same on all ranks and in a resumed run.
     """
+
+    provenance: Mapping[str, str] = MappingProxyType({})
 
     @classmethod
     def check_arguments(cls, **arguments: Any) -> None:

@@ -22,6 +22,7 @@ from smalti.eval.pretrained_weights import WeightsUnavailableError
 from smalti.pixels import frames_as_images
 from smalti.trainers.keep_dtype import keep_dtype
 from smalti.trainers.losses.base import ReconstructionLoss
+from smalti.trainers.losses.provenance import describe_provenance
 
 
 class PerceptualLoss(ReconstructionLoss):
@@ -35,11 +36,14 @@ class PerceptualLoss(ReconstructionLoss):
             as a package: "st_lpips" or "st_lpips_vgg" (shift-tolerant LPIPS, `STLPIPSNetwork`), or "efflite0" (a proxy
             without weights from human judgments, `EffLite0Perceptual`). Nothing replaces a network that is not available.
         weights: for LPIPS, file or folder of the backbone's weights; None: see `smalti.eval.pretrained_weights.resolve`.
+        sha256: expected SHA-256 of the file of weights, 64 hexadecimal digits. Training writes it to the config.yaml of a
+            run, so that a run with these settings uses the same network. None: any.
         frames_per_clip: number of frames per clip to compare in training, drawn at random in each step. Neighboring frames
             look alike, and all frames of a long clip are expensive. None: all frames. Evaluation mode compares all frames.
 
     Raises:
-        SmaltiError: the weights are not available, the network is unknown, or `frames_per_clip` is less than 1.
+        SmaltiError: the weights are not available or not those of `sha256`, the network is unknown, or `frames_per_clip` is
+            less than 1.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class PerceptualLoss(ReconstructionLoss):
         network: PerceptualNetworkName = "lpips_vgg",
         weights: Path | None = None,
         *,
+        sha256: str | None = None,
         frames_per_clip: int | None = None,
     ) -> None:
         super().__init__()
@@ -56,8 +61,16 @@ class PerceptualLoss(ReconstructionLoss):
             )
         self.frames_per_clip = frames_per_clip
         self.check_arguments(network, weights)
+        built = perceptual_network(network, weights, allow_proxy=False)
+        self.provenance = {"metric": built.metric, **built.provenance}
+        if sha256 not in (None, self.provenance["sha256"]):
+            raise SmaltiError(
+                f"The recipe expects a perceptual network whose weights have the SHA-256 {sha256}, but this machine has "
+                f"{describe_provenance(self.provenance)}: provide the same weights, or remove sha256 from the perceptual "
+                "loss of the recipe to train with others."
+            )
         # A list, because nn.Module does not register the modules in lists.
-        self._networks = [perceptual_network(network, weights, allow_proxy=False)]
+        self._networks = [built]
 
     @classmethod
     def check_arguments(
