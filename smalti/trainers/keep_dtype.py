@@ -7,6 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integer types by size in bytes."""
+
 
 def keep_dtype(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """Return a function that moves tensors to the device to which `fn` moves them, and changes nothing else.
@@ -18,7 +21,9 @@ def keep_dtype(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """
 
     def move(tensor: Tensor) -> Tensor:
-        device = fn(tensor.new_empty(0)).device
-        return torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.to(device)
+        if not tensor.is_floating_point():
+            return fn(tensor)
+        # Conversions of modules change floating-point tensors only: `fn` moves the bits of an integer tensor.
+        return fn(tensor.view(_INTEGERS[tensor.element_size()])).view(tensor.dtype)
 
     return move
