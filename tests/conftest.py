@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from jsonargparse._common import parsing_settings
 from safetensors import safe_open
 
 # One thread is faster for small models, here and in the processes that tests start.
@@ -160,11 +159,3 @@ def no_network(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.hub.download_url_to_file", download)
     monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path / "hub"))
     monkeypatch.delenv("SMALTI_WEIGHTS", raising=False)
-
-
-@pytest.fixture
-def restore_trust(monkeypatch):
-    """Undo what `--untrusted` sets in this process."""
-    monkeypatch.setenv("SMALTI_UNTRUSTED", "")
-    verdicts = dict(parsing_settings["import_path_verdicts"])
-    monkeypatch.setitem(parsing_settings, "import_path_verdicts", verdicts)

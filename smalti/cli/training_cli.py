@@ -8,12 +8,15 @@ import shlex
 import sys
 import warnings
 from argparse import ArgumentError
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import lightning.pytorch as pl
 import yaml
 from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse._common import parsing_settings
 from jsonargparse.typing import lazy_instance
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
@@ -339,10 +342,9 @@ def run_training(command: str, arguments: list[str]) -> None:
             getattr(bottlenecks, name)
     logging.getLogger("smalti").setLevel(logging.INFO)
     logging.basicConfig(format="%(message)s")
-    if is_untrusted():
-        set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=trusted_packages())
     try:
-        TrainingCLI(command, arguments)
+        with _limit_imports():
+            TrainingCLI(command, arguments)
     except (ArgumentError, ValueError) as error:
         cause = _find_smalti_error(error)
         if cause is not None:
@@ -352,6 +354,18 @@ def run_training(command: str, arguments: list[str]) -> None:
         raise SmaltiError(" ".join(str(error).split())) from error
     except MisconfigurationException as error:
         raise SmaltiError(f"The settings of the trainer or its callbacks are invalid: {error}") from error
+
+
+@contextmanager
+def _limit_imports() -> Iterator[None]:
+    """Let settings name classes of trusted packages only, if the recipe is untrusted."""
+    verdicts = parsing_settings["import_path_verdicts"]
+    if is_untrusted():
+        set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=trusted_packages())
+    try:
+        yield
+    finally:
+        parsing_settings["import_path_verdicts"] = verdicts
 
 
 def _check_loss(settings: Any) -> None:

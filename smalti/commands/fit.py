@@ -19,9 +19,17 @@ def run(name: str, arguments: list[str]) -> int:
     Raises:
         SmaltiError: a recipe does not exist, or a setting is wrong.
     """
-    if UNTRUSTED_OPTION in arguments:
-        os.environ[UNTRUSTED_VARIABLE] = "1"
-        arguments = [argument for argument in arguments if argument != UNTRUSTED_OPTION]
+    if UNTRUSTED_OPTION not in arguments:
+        return _run(name, arguments)
+    before = os.environ.get(UNTRUSTED_VARIABLE, "")
+    os.environ[UNTRUSTED_VARIABLE] = "1"
+    try:
+        return _run(name, [argument for argument in arguments if argument != UNTRUSTED_OPTION])
+    finally:
+        os.environ[UNTRUSTED_VARIABLE] = before
+
+
+def _run(name: str, arguments: list[str]) -> int:
     prepared = prepare_arguments(name, arguments)
     # Set in sys.argv and not passed as an argument, because the processes that DDP launches repeat sys.argv.
     sys.argv[1:] = [name, *prepared]

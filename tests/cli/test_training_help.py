@@ -40,7 +40,6 @@ def examples(text):
     return [line.strip() for line in text.splitlines() if line.startswith("  smalti ")]
 
 
-@pytest.mark.usefixtures("restore_trust")
 def test_the_examples_of_the_help_are_valid(show, tmp_path, monkeypatch):
     commands = examples(show("fit", "--help")) + examples(show("validate", "--help")) + examples(show("test", "--help"))
     assert len(commands) >= 10

@@ -174,7 +174,6 @@ def test_missing_weights_of_a_loss_are_reported_before_anything_is_built(recipe,
     assert fit(recipe, *options, "--model.losses.perceptual.network", "efflite0", "--trainer.max_steps", "1") == 0
 
 
-@pytest.mark.usefixtures("restore_trust")
 def test_untrusted_refuses_recipes_that_run_code(recipe, capsys, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "evil.py").write_text("from pathlib import Path\nPath('ran').touch()\n")
@@ -197,6 +196,8 @@ def test_untrusted_refuses_recipes_that_run_code(recipe, capsys, monkeypatch, tm
         assert not (tmp_path / "ran").exists()
     assert fit(recipe, "--trainer.max_steps", 1, "--untrusted") == 0
     assert "smalti fit --untrusted --ckpt_path" in capsys.readouterr().out
+    assert fit(recipe, "--trainer.max_steps", 1, "--model.optimizer", "evil.Optimizer") == 2  # the option has ended
+    assert "--untrusted" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
