@@ -5,7 +5,8 @@ Shapes: B batch, T frames, H, W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -60,8 +61,8 @@ class PerceptualLoss(ReconstructionLoss):
                 f"frames_per_clip is {frames_per_clip}: give the perceptual loss at least 1 frame, or null for all frames."
             )
         self.frames_per_clip = frames_per_clip
-        self.check_arguments(network, weights)
-        built = perceptual_network(network, weights, allow_proxy=False)
+        with _suggest_packaged_networks():
+            built = perceptual_network(network, weights, allow_proxy=False)
         self.provenance = {"metric": built.metric, **built.provenance}
         if sha256 not in (None, self.provenance["sha256"]):
             raise SmaltiError(
@@ -77,13 +78,8 @@ class PerceptualLoss(ReconstructionLoss):
         cls, network: PerceptualNetworkName = "lpips_vgg", weights: Path | None = None, **_others: Any
     ) -> None:
         """Check that the weights of the network are available. See `ReconstructionLoss.check_arguments`."""
-        try:
+        with _suggest_packaged_networks():
             check_perceptual_network(network, weights)
-        except WeightsUnavailableError as error:
-            raise WeightsUnavailableError(
-                f"{str(error).removesuffix('.')}; or train on a network whose weights are installed as a package, by its "
-                "name in the recipe: `network: st_lpips` (shift-tolerant LPIPS) or `network: efflite0` (a proxy)."
-            ) from error
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         self._networks[0]._apply(keep_dtype(fn), recurse)
@@ -101,3 +97,15 @@ class PerceptualLoss(ReconstructionLoss):
             chosen = torch.randperm(original.shape[2])[:count].to(original.device)
             reconstruction, original = reconstruction.index_select(2, chosen), original.index_select(2, chosen)
         return self._networks[0](frames_as_images(reconstruction), frames_as_images(original)).mean()
+
+
+@contextmanager
+def _suggest_packaged_networks() -> Iterator[None]:
+    """Add to the error for missing weights which networks need no download."""
+    try:
+        yield
+    except WeightsUnavailableError as error:
+        raise WeightsUnavailableError(
+            f"{str(error).removesuffix('.')}; or train on a network whose weights are installed as a package, by its "
+            "name in the recipe: `network: st_lpips` (shift-tolerant LPIPS) or `network: efflite0` (a proxy)."
+        ) from error
