@@ -5,8 +5,6 @@ Importing Lightning takes seconds. What can be checked without it is checked her
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import zip_longest
 from pathlib import Path
 
 from smalti.cli.recipes import BUILDERS, Recipe, format_recipe, load_recipes
@@ -33,50 +31,42 @@ def prepare_arguments(command: str, arguments: list[str]) -> list[str]:
     Raises:
         SmaltiError: a recipe or the checkpoint does not exist, or model or data is missing.
     """
-    recipes, options = _split(arguments)
+    names, options = split_options(arguments, *_CONFIG_OPTIONS)
+    recipes = [name or "" for name in names]
     options = _expand_builders(options)
-    checkpoint = get_option(options, "--ckpt_path")
+    checkpoints, _ = split_options(options, "--ckpt_path")
+    checkpoint = checkpoints[-1] if checkpoints else None
     run = find_run(checkpoint)
     if not recipes and run is not None:
         recipes = [str(run / CONFIG)]
     recipe = load_recipes(*recipes)
-    names = [option for option, _ in _with_values(options)]
-    if not any(name in _INFORMATIVE_OPTIONS or name.endswith(".help") for name in names):
+    set_options = [option.partition("=")[0] for option in options if option.startswith("-")]
+    if not any(option in _INFORMATIVE_OPTIONS or option.endswith(".help") for option in set_options):
         _check_checkpoint(command, checkpoint)
-        _check_sections(recipe, names)
+        _check_sections(recipe, set_options)
     return ["-c", format_recipe(recipe), *options] if recipes else options
 
 
-def get_option(options: Iterable[str], name: str) -> str | None:
-    """Return the last value of an option, given as "--name value" or "--name=value"; None without one."""
-    return next((value for option, value in reversed(_with_values(list(options))) if option == name), None)
+def split_options(arguments: list[str], *names: str) -> tuple[list[str | None], list[str]]:
+    """Split arguments into the values of some options, given as "--name value" or "--name=value", and all others.
 
+    Args:
+        arguments: the arguments after the command's name.
+        names: names of the options.
 
-def remove_option(options: list[str], name: str) -> list[str]:
-    """Return the arguments without an option and its value."""
-    kept: list[str] = []
-    iterator = iter(options)
-    for argument in iterator:
-        option, equals, _ = argument.partition("=")
-        if option != name:
-            kept.append(argument)
-        elif not equals:
-            next(iterator, None)
-    return kept
-
-
-def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Split arguments into the recipes and all other arguments."""
-    recipes: list[str] = []
+    Returns:
+        The values in order, None for an option at the end without a value; and the other arguments.
+    """
+    values: list[str | None] = []
     others: list[str] = []
     iterator = iter(arguments)
     for argument in iterator:
         option, equals, value = argument.partition("=")
-        if option in _CONFIG_OPTIONS:
-            recipes.append(value if equals else next(iterator, ""))
+        if option in names:
+            values.append(value if equals else next(iterator, None))
         else:
             others.append(argument)
-    return recipes, others
+    return values, others
 
 
 def _expand_builders(options: list[str]) -> list[str]:
@@ -89,16 +79,6 @@ def _expand_builders(options: list[str]) -> list[str]:
         elif previous in _TOKENIZER_OPTIONS:
             expanded[index] = BUILDERS.get(word, word)
     return expanded
-
-
-def _with_values(options: list[str]) -> list[tuple[str, str | None]]:
-    """Return all options with their values: what follows "=", or the next argument."""
-    pairs = []
-    for argument, following in zip_longest(options, options[1:]):
-        option, equals, value = argument.partition("=")
-        if option.startswith("-"):
-            pairs.append((option, value if equals else following))
-    return pairs
 
 
 def _check_checkpoint(command: str, checkpoint: str | None) -> None:

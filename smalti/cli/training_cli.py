@@ -25,7 +25,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.optim.lr_scheduler import OneCycleLR
 
 from smalti.cli.run_folder import CONFIG, find_run, write_config
-from smalti.cli.training_arguments import remove_option
+from smalti.cli.training_arguments import split_options
 from smalti.cli.training_errors import explain_error
 from smalti.cli.training_help import TrainingParser, arrange_help
 from smalti.data import ImageData, MixedData, Source, VideoData  # noqa: F401 - `--help` lists the classes that are imported
@@ -321,7 +321,7 @@ class TrainingCLI(LightningCLI):
 
     def _resume_command(self, checkpoint: Path) -> str:
         """Return the command that resumes this run. A checkpoint outside the folder of a run needs all options."""
-        options = remove_option(self._typed, "--ckpt_path") if find_run(checkpoint) is None else []
+        options = split_options(self._typed, "--ckpt_path")[1] if find_run(checkpoint) is None else []
         return _command("fit", *map(shlex.quote, [*options, "--ckpt_path", str(checkpoint)]))
 
 

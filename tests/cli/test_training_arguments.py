@@ -6,7 +6,7 @@ import sys
 import pytest
 import yaml
 
-from smalti.cli.training_arguments import prepare_arguments, remove_option
+from smalti.cli.training_arguments import prepare_arguments, split_options
 from smalti.errors import SmaltiError
 
 
@@ -83,8 +83,9 @@ def test_help_needs_neither_model_nor_data():
 
 
 def test_an_option_is_removed_with_its_value():
-    assert remove_option(["-c", "a", "--ckpt_path", "b", "--x", "1"], "--ckpt_path") == ["-c", "a", "--x", "1"]
-    assert remove_option(["--ckpt_path=b", "--x"], "--ckpt_path") == ["--x"]
+    assert split_options(["-c", "a", "--ckpt_path", "b", "--x", "1"], "--ckpt_path") == (["b"], ["-c", "a", "--x", "1"])
+    assert split_options(["--ckpt_path=b", "--x"], "--ckpt_path") == (["b"], ["--x"])
+    assert split_options(["--x", "--ckpt_path"], "--ckpt_path") == ([None], ["--x"])
 
 
 def test_checks_of_arguments_do_not_import_lightning():
