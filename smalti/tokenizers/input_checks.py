@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from smalti.errors import SmaltiError
-from smalti.types import Latents, TokenGrid
+from smalti.types import Latents, Layout, TokenGrid
 
 MAX_PIXEL_VALUE = 10.0
 """Maximum magnitude of a pixel. The overshoot of bicubic resampling, decoded pixels that were not clamped, and added noise
@@ -86,11 +86,7 @@ def check_latents(latents: object, channels: int, weight: Tensor | None) -> Late
             f"This tokenizer decodes floating-point latents (B, N, {channels}), not {tuple(z.shape)} of {z.dtype}: pass "
             "the latents of this tokenizer."
         )
-    if z.shape[1] != latents.positions:
-        raise SmaltiError(
-            f"The grids {latents.grids} have {latents.positions} positions, but z has {z.shape[1]}: pass all positions of "
-            "a sample with its own grids."
-        )
+    _check_positions("positions", "z", z, latents)
     _check_device("latents", "latents", z, weight)
     return latents
 
@@ -115,11 +111,8 @@ def check_tokens(tokens: object, weight: Tensor | None) -> None:
         raise SmaltiError(f"detokenize takes a TokenGrid, as tokenize returns it, not {_type_name(tokens)}: {advice}.")
     ids = tokens.ids
     check_ids(ids)
-    if ids.ndim == 3 and ids.shape[1] != tokens.positions:
-        raise SmaltiError(
-            f"The grids {tokens.grids} have {tokens.positions} positions, but ids has {ids.shape[1]}: pass all ids of a "
-            "sample with its own grids."
-        )
+    if ids.ndim == 3:
+        _check_positions("ids", "ids", ids, tokens)
     _check_device("ids", "tokens", ids, weight)
 
 
@@ -144,6 +137,15 @@ def _is_positive_integer(value: object) -> bool:
     return isinstance(value, (int, torch.SymInt)) and bool(
         value > 0
     )  # SymInt: while a graph with dynamic shapes is traced
+
+
+def _check_positions(name: str, variable: str, x: Tensor, layout: Layout) -> None:
+    """Raise a SmaltiError if x (B, N, ...) does not have as many positions as the grids."""
+    if x.shape[1] != layout.positions:
+        raise SmaltiError(
+            f"The grids {layout.grids} have {layout.positions} positions, but {variable} has {x.shape[1]}: pass all {name} "
+            "of a sample with its own grids."
+        )
 
 
 def _check_device(name: str, variable: str, x: Tensor, weight: Tensor | None) -> None:
