@@ -278,9 +278,8 @@ def _process_group() -> Iterator[int]:
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group(
-        "gloo"
-    )  # the processes exchange objects only, which NCCL would pass through the GPUs
+    # The processes exchange objects only, which NCCL would pass through the GPUs.
+    distributed.init_process_group("gloo")
     try:
         yield distributed.get_rank()
     finally:
