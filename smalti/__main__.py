@@ -15,6 +15,7 @@ from smalti.version import __version__
 
 _COMMANDS = {
     "fit": ("fit", "train a tokenizer from recipes"),
+    "check": ("fit", "check what the first steps of a recipe train, and how much memory they need"),
     "validate": ("fit", "evaluate a checkpoint on the validation data of its recipe"),
     "test": ("fit", "evaluate a checkpoint on the test data of its recipe"),
     "evaluate": ("evaluate", "measure PSNR, SSIM, LPIPS, rFID or rFVD and codebook usage on images or videos"),

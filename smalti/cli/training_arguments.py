@@ -1,4 +1,4 @@
-"""The arguments of `smalti fit`, `validate` and `test` before Lightning parses them: recipes, and checks that are fast.
+"""The arguments of the training commands before Lightning parses them: recipes, and checks that are fast.
 
 Importing Lightning takes seconds. What can be checked without it is checked here first.
 """
@@ -25,7 +25,7 @@ def prepare_arguments(command: str, arguments: list[str]) -> list[str]:
     processes that DDP launches do so.
 
     Args:
-        command: fit, validate or test.
+        command: fit, check, validate or test.
         arguments: the arguments after the command's name.
 
     Raises:
@@ -87,7 +87,7 @@ def _check_checkpoint(command: str, checkpoint: str | None) -> None:
     Raises:
         SmaltiError: it does not.
     """
-    if checkpoint is None and command != "fit":
+    if checkpoint is None and command in ("validate", "test"):
         raise SmaltiError(f"`smalti {command}` measures trained weights: pass --ckpt_path.")
     if checkpoint is not None and checkpoint not in _KEYWORDS and not Path(checkpoint).is_file():
         raise SmaltiError(f"There is no checkpoint {checkpoint}: check the path of --ckpt_path.")

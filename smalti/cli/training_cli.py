@@ -24,6 +24,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.optim.lr_scheduler import OneCycleLR
 
+from smalti.cli.audit_report import StopAfterAudit, describe_audit
 from smalti.cli.run_folder import CONFIG, find_run, write_config
 from smalti.cli.training_arguments import split_options
 from smalti.cli.training_errors import explain_error
@@ -40,7 +41,15 @@ from smalti.extensions import (
 )
 from smalti.tokenizers import bottlenecks
 from smalti.tokenizers.weight_files import read_checkpoint
-from smalti.trainers import Checkpoints, ReconstructionGrid, Throughput, TokenizerEMA, TokenizerTraining, WarmStart
+from smalti.trainers import (
+    Audit,
+    Checkpoints,
+    ReconstructionGrid,
+    Throughput,
+    TokenizerEMA,
+    TokenizerTraining,
+    WarmStart,
+)
 from smalti.trainers.latent_statistics import LatentStatisticsCallback
 from smalti.trainers.log_progress import LogProgress
 from smalti.trainers.losses.base import ReconstructionLoss
@@ -117,13 +126,16 @@ class TrainingCLI(LightningCLI):
     """Lightning's command line for one of its commands, with recipes and the callbacks of every run.
 
     Args:
-        command: fit, validate or test.
+        command: fit, check, validate or test. "check" is "fit" without a folder, until the audit of its first steps is
+            complete.
         arguments: the arguments as the user typed them, for the command that resumes the run.
     """
 
     def __init__(self, command: str, arguments: list[str]) -> None:
-        self._command = command
+        self._checks = command == "check"
+        self._command = "fit" if self._checks else command
         self._typed = arguments
+        self._audit = Audit()
         super().__init__(
             TokenizerTraining,
             pl.LightningDataModule,
@@ -163,7 +175,7 @@ class TrainingCLI(LightningCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        arrange_help(parser, subcommand)
+        arrange_help(parser, "check" if self._checks else subcommand)
         return parser
 
     def _parse_ckpt_path(self) -> None:
@@ -176,7 +188,7 @@ class TrainingCLI(LightningCLI):
             SmaltiError: an option is unknown or its value is wrong; the sentence names the nearest valid name.
         """
         try:
-            super().parse_arguments(parser, args)
+            self.config = parser.parse_args([self._command, *sys.argv[2:]])
         except ArgumentError as error:
             cause = _find_smalti_error(error)
             raise cause or SmaltiError(explain_error(str(error), self._parser(self._command))) from error
@@ -234,6 +246,8 @@ class TrainingCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build the trainer, with progress as lines of text, and the logger of the run that is continued."""
+        if self._checks:
+            return self._instantiate_checking_trainer()
         callbacks = self._get(self.config_init, "trainer.callbacks") or []
         own_bar = any(isinstance(c, ProgressBar) for c in (callbacks if isinstance(callbacks, list) else [callbacks]))
         if self._get(self.config_init, "trainer.enable_progress_bar") is not False and not own_bar:
@@ -246,7 +260,25 @@ class TrainingCLI(LightningCLI):
             kwargs["logger"] = TensorBoardLogger(run.parent, name="", version=run.name, purge_step=self._step + 1)
         if kwargs.get("logger", self._get(self.config_init, "trainer.logger")) is not False:
             self.trainer_defaults["callbacks"] += [Throughput(), LearningRateMonitor("step")]
+        if self._command == "fit":
+            self.trainer_defaults["callbacks"].append(self._audit)
         return super().instantiate_trainer(**kwargs)
+
+    def _instantiate_checking_trainer(self) -> pl.Trainer:
+        """Build a trainer that writes nothing, validates nothing and stops when the audit has finished."""
+        self.trainer_defaults["callbacks"] += [self._audit, StopAfterAudit(self._audit)]
+        trainer = super().instantiate_trainer(
+            logger=False,
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+            enable_progress_bar=False,
+            min_steps=None,
+            min_epochs=None,
+        )
+        writing = (Checkpoints, ReconstructionGrid, RunFolder)
+        callbacks: list[Any] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+        callbacks[:] = [callback for callback in callbacks if not isinstance(callback, writing)]
+        return trainer
 
     def _checkpoint(self) -> Path | None:
         """Return the checkpoint, unless it is a keyword such as "last"."""
@@ -267,7 +299,14 @@ class TrainingCLI(LightningCLI):
     # Commands
 
     def fit(self, **kwargs: Any) -> None:
-        """Train. Print how to export, extend or resume the run. Leave nothing behind if no step has finished."""
+        """Train. Print how to export, extend or resume the run. Leave nothing behind if no step has finished.
+
+        Raises:
+            SmaltiError: the audit of the first steps has found a problem.
+        """
+        if self._checks:
+            self._check(**kwargs)
+            return
         is_main, run_folder, logger = self.trainer.is_global_zero, self._run_folder(), self.trainer.logger
         folder = Path(logger.log_dir) if is_main and isinstance(logger, TensorBoardLogger) else None
         if folder is not None:
@@ -284,6 +323,16 @@ class TrainingCLI(LightningCLI):
         finally:
             if folder is not None:
                 run_folder.remove_new_files(folder)
+
+    def _check(self, **kwargs: Any) -> None:
+        """Train until the audit has finished, with the GAN losses from the first step, and print what it has found."""
+        gan = self.model.gan
+        if gan is not None:
+            gan.start = 0
+        logging.getLogger("smalti.trainers.audit").setLevel(logging.WARNING)  # the report contains the memory
+        self.trainer.fit(**kwargs)
+        if self.trainer.is_global_zero:
+            print(describe_audit(self._audit, self.trainer, self.model), flush=True)
 
     def _print_next_steps(self, run_folder: RunFolder) -> None:
         """Print where the run is and what to type next."""
@@ -329,7 +378,7 @@ def run_training(command: str, arguments: list[str]) -> None:
     """Run a command of Lightning with the options in `sys.argv`.
 
     Args:
-        command: fit, validate or test.
+        command: fit, check, validate or test.
         arguments: the arguments as the user typed them.
 
     Raises:

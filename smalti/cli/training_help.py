@@ -1,4 +1,4 @@
-"""The help of `smalti fit`, `validate` and `test`: examples, our own options, and the most common ones of Lightning."""
+"""The help of the training commands: examples, our own options, and the most common ones of Lightning."""
 
 from __future__ import annotations
 
@@ -35,6 +35,15 @@ Examples:
   # show all settings, and the options of a class
   smalti fit -c wetok/f16.yaml --print_config
   smalti fit --model.tokenizer.help wetok"""
+_CHECK = """Check a recipe before a long run: run its first steps, with the GAN losses from the start, and write nothing.
+
+Checks that every weighted loss trains the networks that it should and no others, that the optimizer changes every network,
+that frozen parts do not change, and that all processes have the same weights and data. Prints a table of the losses, and an
+estimate of the memory. Takes the options of `smalti fit`, which does the same checks in its first step.
+
+Examples:
+  smalti check -c quickstart.yaml
+  smalti check -c wetok/f16.yaml --data.train my/photos --data.validation my/val --trainer.devices 8"""
 _MEASURE = """Measure a checkpoint on the {data} data of its run, and print the metrics. `smalti evaluate` measures more.
 
 Examples:
@@ -44,6 +53,7 @@ Examples:
   smalti {command} --ckpt_path runs/version_0/checkpoints/last.ckpt --data.validation my/val"""
 _DESCRIPTIONS = {
     "fit": _FIT,
+    "check": _CHECK,
     "validate": _MEASURE.format(command="validate", data="validation"),
     "test": _MEASURE.format(command="test", data="test"),
 }

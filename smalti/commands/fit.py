@@ -1,4 +1,4 @@
-"""`smalti fit`, `validate` and `test`: train a tokenizer from recipes, and measure its checkpoints."""
+"""`smalti fit`, `check`, `validate` and `test`: train a tokenizer from recipes, check a recipe, and measure checkpoints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def run(name: str, arguments: list[str]) -> int:
     """Run the training command line.
 
     Args:
-        name: fit, validate or test.
+        name: fit, check, validate or test.
         arguments: the arguments after the command's name.
 
     Raises:

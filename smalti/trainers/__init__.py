@@ -1,5 +1,6 @@
 """Training: the Lightning module, losses, discriminators and callbacks."""
 
+from smalti.trainers.audit import Audit
 from smalti.trainers.checkpointing import Checkpoints
 from smalti.trainers.discriminators import Discriminator, PatchDiscriminator, TemporalDiscriminator
 from smalti.trainers.ema import TokenizerEMA
@@ -12,6 +13,7 @@ from smalti.trainers.visualization import ReconstructionGrid
 from smalti.trainers.warm_start import WarmStart
 
 __all__ = [
+    "Audit",
     "Checkpoints",
     "Discriminator",
     "GANLoss",

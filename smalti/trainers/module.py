@@ -126,6 +126,7 @@ class TokenizerTraining(pl.LightningModule):
         )
         self.weights = select_weights(weights, names)
         bottleneck_name = "the frozen bottleneck" if is_frozen else type(bottleneck).__name__
+        self.loss_names = names
         self._metric_names = self._name_metrics(names)
         self._weight_messages = list(describe_weights(weights, names, bottleneck_name))
         if gradient_checkpointing and not enable_activation_checkpointing(tokenizer):
@@ -210,11 +211,7 @@ class TokenizerTraining(pl.LightningModule):
             self._buffer_backup = BufferBackup([self.tokenizer, *([self.gan] if self.gan is not None else [])])
         self._sample_names += batch.names
         original = batch.pixels
-        reconstruction, latents = self.tokenizer(original)
-        losses = reconstruction_losses(reconstruction, original, self.losses) | latents.code.losses
-        if self.gan is not None:
-            losses |= self._gan_losses(self.gan, reconstruction, original)
-        branch = latents.code.branch
+        losses, branch = self.compute_losses(self.tokenizer, original, with_gan=self._uses_gan())
         weights = self._branch_weights(branch)
         metrics = losses | {name + _suffix(branch): value for name, value in losses.items()}
         if self.gan is not None and self._uses_adaptive_weight(self.gan):
@@ -231,11 +228,33 @@ class TokenizerTraining(pl.LightningModule):
             self._summary.start([self._stop_requested, *(unused.reached() if unused is not None else [])])
         return total
 
-    def _gan_losses(self, gan: GANLoss, reconstruction: Tensor, original: Tensor) -> dict[str, Tensor]:
-        """Compute the GAN losses. They are zero before `gan.start`."""
-        if self.global_step < gan.start:
-            return dict.fromkeys(gan.loss_names, original.new_zeros(()))
-        return {"adversarial": gan.generator_loss(reconstruction, original)} | gan(reconstruction, original)
+    def compute_losses(
+        self, tokenizer: Tokenizer, original: Tensor, *, with_gan: bool
+    ) -> tuple[dict[str, Tensor], str | None]:
+        """Reconstruct a batch and compute all losses without their weights.
+
+        Args:
+            tokenizer: the tokenizer, or one of its branches.
+            original: pixels (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1].
+            with_gan: whether to compute the GAN losses. Otherwise they are 0.
+
+        Returns:
+            Scalars by name, and the branch of a joint tokenizer that was used.
+
+        Raises:
+            SmaltiError: the bottleneck does not compute the losses that it declares.
+        """
+        reconstruction, latents = tokenizer(original)
+        losses = reconstruction_losses(reconstruction, original, self.losses) | latents.code.losses
+        if self.gan is not None and with_gan:
+            losses["adversarial"] = self.gan.generator_loss(reconstruction, original)
+            losses |= self.gan(reconstruction, original)
+        elif self.gan is not None:
+            losses |= dict.fromkeys(self.gan.loss_names, original.new_zeros(()))
+        return losses, latents.code.branch
+
+    def _uses_gan(self) -> bool:
+        return self.gan is not None and self.global_step >= self.gan.start
 
     def _branch_weights(self, branch: str | None) -> dict[str, float]:
         """Return the recipe's weights without those of losses that only the other branch computes."""
@@ -245,7 +264,7 @@ class TokenizerTraining(pl.LightningModule):
         return {name: weight for name, weight in self.weights.items() if name not in of_other_branch}
 
     def _uses_adaptive_weight(self, gan: GANLoss) -> bool:
-        return gan.adaptive and bool(self.weights.get("adversarial")) and self.global_step >= gan.start
+        return gan.adaptive and bool(self.weights.get("adversarial")) and self._uses_gan()
 
     def _adaptive_weight(self, losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
         """Return the factor of the adversarial loss, a scalar."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -99,6 +100,20 @@ def test_fit_writes_a_run_that_exports(recipe, photo, tmp_path, capsys):
         # Float32 convolutions may sum in another order if memory is aligned differently: below 100 machine epsilons.
         torch.testing.assert_close(a(photo)[0], b(photo)[0], rtol=0, atol=1e-5)
     assert main(["validate", *recipe, "--ckpt_path", str(last)]) == 0
+
+
+def test_check_prints_what_the_recipe_trains_and_writes_nothing(recipe, tmp_path, capsys):
+    """The GAN losses are checked although they start later."""
+    before = set(tmp_path.iterdir())
+    assert main(["check", *recipe, "--model.gan.start", "1000"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^adversarial +0.1 +\S+ +encoder, decoder$", out, re.MULTILINE)
+    assert re.search(r"^discriminator +1 +\S+ +discriminator$", out, re.MULTILINE)
+    assert re.search(r"^discriminator +[\d,]+ +\S+ +yes$", out, re.MULTILINE)
+    assert "Memory of a step per device, about: " in out
+    assert set(tmp_path.iterdir()) == before
+    assert main(["check", *recipe, "--model.weights.l2", "1"]) == 2
+    assert "smalti check: error: model.weights contains 'l2'" in capsys.readouterr().err
 
 
 def test_the_console_is_quiet(recipe, tmp_path):

@@ -14,7 +14,7 @@ from feature_loss import FeatureLoss
 from smalti.data import ImageData, Photos
 from smalti.tokenizers import Tokenizer, WeTokDecoder, WeTokEncoder
 from smalti.tokenizers.bottlenecks import GQ
-from smalti.trainers import Checkpoints, GANLoss, ReconstructionGrid, TokenizerEMA, TokenizerTraining
+from smalti.trainers import Audit, Checkpoints, GANLoss, ReconstructionGrid, TokenizerEMA, TokenizerTraining
 
 
 class Counts(pl.Callback):
@@ -57,10 +57,11 @@ def main(devices, out, start, poison):
     on_gpu = devices > 1 and not poison
     strategy = FakeGPUStrategy() if on_gpu else "ddp" if devices > 1 else "auto"
     counts = Counts(FakeGPU())
+    callbacks = [Audit(), counts, TokenizerEMA(0.5), Checkpoints(dirpath=out), ReconstructionGrid()]
     trainer = pl.Trainer(
         accelerator="cpu", devices=devices, strategy=strategy, max_steps=start + 1, logger=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, val_check_interval=1,
-        callbacks=[counts, TokenizerEMA(0.5), Checkpoints(dirpath=out), ReconstructionGrid()], default_root_dir=out,
+        callbacks=callbacks, default_root_dir=out,
     )  # fmt: skip
     data = ImageData(Photos("train"), Photos("validation"), size=32, batch_size=4 // devices, workers=0, flip=False)
     with counts.gpu if on_gpu else nullcontext():
