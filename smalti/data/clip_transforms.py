@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import to_pil_image
 
-from smalti.data.image_transforms import EvaluationTransform, ImageTransform, TrainingTransform
+from smalti.data.image_transforms import ASPECT_RATIO, EvaluationTransform, ImageTransform, TrainingTransform
 from smalti.data.sources import VideoSegment
 from smalti.errors import SmaltiError
 from smalti.video import UnreadableVideoError, normalize_frame_rate, probe, read_frames
@@ -112,8 +112,11 @@ class VideoTrainingTransform(ClipTransform):
         rate: frame rate in frames per second, sampled by timestamps; None for the frames of the file.
         stride: temporal stride: every stride-th frame is used, counted after resampling to `rate`.
         size: height and width of the result in pixels.
-        scale: minimum and maximum area of the crop as a fraction of the frame area, in (0, 1].
+        scale: minimum and maximum area of the crop as a fraction of the frame area, in (0, 1]. The crop is a rectangle with
+            a random aspect ratio and is resized to a square: see `aspect_ratio`.
         flip: whether to flip half of the clips horizontally.
+        aspect_ratio: minimum and maximum width of the crop, divided by its height. The default stretches the content by up
+            to 4/3 in one direction. (1, 1) keeps its proportions.
 
     Raises:
         SmaltiError: an argument is out of range.
@@ -127,9 +130,10 @@ class VideoTrainingTransform(ClipTransform):
         size: int = 128,
         scale: tuple[float, float] = (0.25, 1.0),
         flip: bool = True,
+        aspect_ratio: tuple[float, float] = ASPECT_RATIO,
     ) -> None:
         super().__init__(frames, rate, stride)
-        self._spatial = TrainingTransform(size, scale, flip)
+        self._spatial = TrainingTransform(size, scale, flip, aspect_ratio)
 
     def start_time(self, segment: VideoSegment) -> Fraction:
         """Draw a start time uniformly from those that should leave enough frames."""

@@ -13,7 +13,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from smalti.data.build_loaders import evaluation_loader, training_loader
 from smalti.data.clip_transforms import VideoEvaluationTransform, VideoTrainingTransform
 from smalti.data.datasets import Transform
-from smalti.data.image_transforms import EvaluationTransform, TrainingTransform
+from smalti.data.image_transforms import ASPECT_RATIO, EvaluationTransform, TrainingTransform
 from smalti.data.loader import Loader
 from smalti.data.overlap import describe_overlap
 from smalti.data.sampler import TrainingPosition
@@ -229,8 +229,11 @@ class ImageData(SourceData):
         repeats: How often each training image is used per epoch, with a different crop each time (increase it for small
             datasets).
         seed: Seed for shuffling, crops and flips.
-        scale: Minimum and maximum area of training crops, as a fraction of the image area.
+        scale: Minimum and maximum area of training crops, as a fraction of the image area. Crops are rectangles that are
+            resized to squares, see aspect_ratio.
         flip: Whether to flip half of the training images horizontally.
+        aspect_ratio: Minimum and maximum width / height of training crops. The default stretches the content by up to 4/3.
+            [1, 1] keeps its proportions.
         max_bad: Maximum fraction of unreadable images to skip before training stops with an error.
 
     Raises:
@@ -251,9 +254,10 @@ class ImageData(SourceData):
         seed: int = 0,
         scale: tuple[float, float] = (0.25, 1.0),
         flip: bool = True,
+        aspect_ratio: tuple[float, float] = ASPECT_RATIO,
         max_bad: float = 0.01,
     ) -> None:
-        transforms = (TrainingTransform(size, scale, flip), EvaluationTransform(size, size))
+        transforms = (TrainingTransform(size, scale, flip, aspect_ratio), EvaluationTransform(size, size))
         super().__init__(
             train, validation, transforms,
             batch_size=batch_size, workers=workers, repeats=repeats, seed=seed, max_bad=max_bad,
@@ -284,8 +288,11 @@ class VideoData(SourceData):
         repeats: How often each training video is used per epoch, with a different clip each time (increase it for small
             datasets).
         seed: Seed for shuffling, clips, crops and flips.
-        scale: Minimum and maximum area of training crops, as a fraction of the frame area.
+        scale: Minimum and maximum area of training crops, as a fraction of the frame area. Crops are rectangles that are
+            resized to squares, see aspect_ratio.
         flip: Whether to flip half of the training clips horizontally.
+        aspect_ratio: Minimum and maximum width / height of training crops. The default stretches the content by up to 4/3.
+            [1, 1] keeps its proportions.
         max_bad: Maximum fraction of unreadable or too short videos to skip before training stops with an error.
 
     Raises:
@@ -309,10 +316,11 @@ class VideoData(SourceData):
         seed: int = 0,
         scale: tuple[float, float] = (0.25, 1.0),
         flip: bool = True,
+        aspect_ratio: tuple[float, float] = ASPECT_RATIO,
         max_bad: float = 0.01,
     ) -> None:
         transforms = (
-            VideoTrainingTransform(frames, rate, stride, size, scale, flip),
+            VideoTrainingTransform(frames, rate, stride, size, scale, flip, aspect_ratio),
             VideoEvaluationTransform(frames, rate, stride, size, size),
         )
         super().__init__(

@@ -18,6 +18,10 @@ ImageTransform = Callable[[Image.Image], Tensor]
 BICUBIC = v2.InterpolationMode.BICUBIC
 
 
+ASPECT_RATIO = (3 / 4, 4 / 3)
+"""Default range of the aspect ratio of training crops, that of Inception and of torchvision."""
+
+
 class TrainingTransform(nn.Module):
     """Random resized crop and random horizontal flip. Crops smaller than the result are upsampled.
 
@@ -25,21 +29,37 @@ class TrainingTransform(nn.Module):
 
     Args:
         size: height and width of the result in pixels.
-        scale: minimum and maximum area of the crop as a fraction of the image area, in (0, 1].
+        scale: minimum and maximum area of the crop as a fraction of the image area, in (0, 1]. The crop is a rectangle with
+            a random aspect ratio and is resized to a square: see `aspect_ratio`.
         flip: whether to flip half of the samples horizontally.
+        aspect_ratio: minimum and maximum width of the crop, divided by its height. The default stretches the content by up
+            to 4/3 in one direction. (1, 1) keeps its proportions.
 
     Raises:
-        SmaltiError: the size is less than 1, or the fractions are not ordered or not in (0, 1].
+        SmaltiError: the size is less than 1, the fractions are not ordered or not in (0, 1], or the ratios are not ordered
+            or not positive.
     """
 
-    def __init__(self, size: int = 256, scale: tuple[float, float] = (0.25, 1.0), flip: bool = True) -> None:
+    def __init__(
+        self,
+        size: int = 256,
+        scale: tuple[float, float] = (0.25, 1.0),
+        flip: bool = True,
+        aspect_ratio: tuple[float, float] = ASPECT_RATIO,
+    ) -> None:
         super().__init__()
         _check_size(size)
         if not 0 < scale[0] <= scale[1] <= 1:
             raise SmaltiError(
                 f"scale is {list(scale)}: give the minimum and the maximum fraction of the image area, in (0, 1]."
             )
-        self._crop = v2.RandomResizedCrop(size, scale=(scale[0], scale[1]), interpolation=BICUBIC, antialias=True)
+        if not 0 < aspect_ratio[0] <= aspect_ratio[1]:
+            raise SmaltiError(
+                f"aspect_ratio is {list(aspect_ratio)}: give the minimum and the maximum of width / height, above 0; "
+                "[1, 1] keeps the proportions."
+            )
+        scale, aspect_ratio = (scale[0], scale[1]), (aspect_ratio[0], aspect_ratio[1])
+        self._crop = v2.RandomResizedCrop(size, scale, aspect_ratio, interpolation=BICUBIC, antialias=True)
         self._flip = flip
 
     def forward(self, image: Image.Image) -> Tensor:

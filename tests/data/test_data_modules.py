@@ -54,6 +54,14 @@ def test_the_photo_recipe_yields_batches():
     assert not set(names) & set(next(iter(validation)).names)
 
 
+def test_the_aspect_ratio_of_crops_is_an_option_of_images_and_videos():
+    options = ("--data.size", "16", "--data.aspect_ratio", "[1, 1]")
+    for recipe in ("photos.yaml", "clips.yaml"):
+        data = build("-c", str(CONFIGS / recipe), *options)
+        transform = getattr(data._transforms[0], "_spatial", data._transforms[0])
+        assert transform._crop.ratio == (1, 1)
+
+
 def test_the_clip_recipe_yields_clips_and_holds_out_the_validation_clips():
     data = build("-c", str(CONFIGS / "clips.yaml"), "--data.size", "32", "--data.workers", "0")
     assert isinstance(data, VideoData)
