@@ -34,6 +34,7 @@ class UnreadableError(SmaltiError):
     Args:
         name: path of the file, or a description of the bytes.
         reason: what is wrong with it, without a period at the end.
+        remedy: what to do, in the imperative; None to check that the file is complete.
 
     Attributes:
         kind: what the file should be, with an article, such as "an image". Subclasses override it.
@@ -41,16 +42,21 @@ class UnreadableError(SmaltiError):
 
     kind = "a file"
 
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(
-            f"{name} cannot be read as {self.kind} ({reason}): check that the file is complete, or remove it."
-        )
+    def __init__(self, name: str, reason: str, remedy: str | None = None) -> None:
+        advice = remedy or "check that the file is complete, or remove it"
+        super().__init__(f"{name} cannot be read as {self.kind} ({reason}): {advice}.")
         self.name = name
         self.reason = reason
+        self.remedy = remedy
 
-    def __reduce__(self) -> tuple[type[UnreadableError], tuple[str, str]]:
-        """Pickle the two constructor arguments: data loader workers send the error to the main process."""
-        return type(self), (self.name, self.reason)
+    @property
+    def summary(self) -> str:
+        """The reason and, if this file needs a special one, the remedy, for lists of files."""
+        return f"{self.reason}: {self.remedy}" if self.remedy else self.reason
+
+    def __reduce__(self) -> tuple[type[UnreadableError], tuple[str, str, str | None]]:
+        """Pickle the constructor arguments: data loader workers send the error to the main process."""
+        return type(self), (self.name, self.reason, self.remedy)
 
 
 class DivergedError(SmaltiError):

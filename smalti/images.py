@@ -121,8 +121,9 @@ def decode_image(image: str | os.PathLike[str] | bytes) -> Image.Image:
         A PIL image of mode RGB, at least 1 x 1.
 
     Raises:
-        UnreadableImageError: the file is missing, not an image, corrupt, truncated, larger than Pillow's limit, or of a
-            format with an unknown range of values (floating point, 32-bit integers beyond 16 bits).
+        UnreadableImageError: the file is missing, not an image, corrupt, truncated, or of a format with an unknown range of
+            values (floating point, 32-bit integers beyond 16 bits); or it has more than 178,956,970 pixels, twice
+            `PIL.Image.MAX_IMAGE_PIXELS`, in which case no pixel is decoded.
     """
     name = "The image" if isinstance(image, bytes) else os.fspath(image)
     try:
@@ -131,6 +132,9 @@ def decode_image(image: str | os.PathLike[str] | bytes) -> Image.Image:
             return _to_rgb(ImageOps.exif_transpose(opened))
     except UnreadableImageError:
         raise
+    except Image.DecompressionBombError as error:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise UnreadableImageError(name, f"it has more than {limit:,} pixels", "downscale it, or remove it") from error
     except Exception as error:
         # On damaged files Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error and others.
         raise UnreadableImageError(name, _reason(error)) from error

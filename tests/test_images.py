@@ -12,6 +12,7 @@ from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 import smalti
+from smalti.data import Folder
 from smalti.data.packaged_files import locate
 from smalti.data.packaged_photos import _SKIMAGE, _SKLEARN
 from smalti.errors import SmaltiError
@@ -201,6 +202,22 @@ def test_corrupt_and_unknown_files_raise_an_error_of_one_sentence(coffee, tmp_pa
             decode_image(case)
         assert "\n" not in str(caught.value)
         assert pickle.loads(pickle.dumps(caught.value)).reason == caught.value.reason
+
+
+def test_an_image_with_too_many_pixels_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    """A PNG of 60,000 x 60,000 pixels may have a few hundred kilobytes; decoded to RGB it takes 10 GiB."""
+    small = png(8, 1, 1, 0, b"\0")
+    header = small[12:16] + struct.pack(">II", 60_000, 60_000) + small[24:29]
+    (tmp_path / "huge.png").write_bytes(small[:12] + header + struct.pack(">I", zlib.crc32(header)) + small[33:])
+
+    monkeypatch.setattr(Image.core, "new", lambda *size: pytest.fail("memory is taken for the pixels"))
+    path = str(tmp_path / "huge.png")
+    for read in (decode_image, smalti.load_image, lambda path: Folder(tmp_path)[0]):
+        with pytest.raises(UnreadableImageError, match=r"huge\.png .*178,956,970 pixels\): downscale it") as caught:
+            read(path)
+    assert "downscale" in pickle.loads(pickle.dumps(caught.value)).summary  # it reaches the log of the loader
+    with pytest.raises(UnreadableImageError, match="178,956,970"):
+        decode_image((tmp_path / "huge.png").read_bytes())
 
 
 @pytest.fixture

@@ -251,5 +251,5 @@ def _load(item: LazyItem, transform: Transform) -> LoadedSample:
     try:
         result = transform(item.load())
     except UnreadableError as error:
-        return LoadedSample(None, "", (ReadFailure(item.name, error.reason),))
+        return LoadedSample(None, "", (ReadFailure(item.name, error.summary),))
     return LoadedSample(*result) if isinstance(result, Clip) else LoadedSample(result, item.name)
