@@ -24,7 +24,7 @@ Video = str | os.PathLike[str] | bytes
 
 VIDEO_SUFFIXES = frozenset(
     (
-        *(".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".m2ts", ".mts"),
+        *(".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".vob", ".m2ts", ".mts"),
         *(".wmv", ".flv", ".ogv", ".3gp", ".y4m"),
     )
 )

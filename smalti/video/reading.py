@@ -21,6 +21,24 @@ if TYPE_CHECKING:
 _SEEK_MARGINS = (Fraction(0), Fraction(2), Fraction(10))
 """Seconds before the requested time to seek to, tried in order: in some formats, a seek ends after its target."""
 
+_HDR_CURVES = {16: "PQ", 18: "HLG"}
+"""Names of the HDR transfer functions by their code in ITU-T H.273: SMPTE ST 2084 and ARIB STD-B67.
+
+Values of these curves, read as SDR, give gray and dark pictures. There are many ways to map them to SDR: the user chooses.
+"""
+
+_HDR_REMEDY = (
+    "convert it to SDR, for example with `ffmpeg -i hdr.mp4 -vf zscale=t=linear:npl=100,format=gbrpf32le,zscale=p=bt709,"
+    "tonemap=hable,zscale=t=bt709:m=bt709:r=tv,format=yuv420p sdr.mp4`"
+)
+
+_SPARSE_TIMESTAMPS = frozenset(("mpeg", "mpegts"))
+"""Formats that do not store a timestamp for each frame: MPEG program streams (.mpg, .vob) and transport streams.
+
+FFmpeg assigns the timestamps that are stored to frames, and derives the others from them. A keyframe can get the timestamp
+of another frame. Its neighbors show the mistake, so the first frame after a seek is not used, and seeks need a margin.
+"""
+
 
 @dataclass(frozen=True)
 class VideoInfo:
@@ -47,7 +65,7 @@ def probe(video: Video, threads: int = 0) -> VideoInfo:
         threads: number of threads for decoding; 0 lets FFmpeg choose.
 
     Raises:
-        UnreadableVideoError: the file is missing, not a video, has audio only, or its first frame is damaged.
+        UnreadableVideoError: the file is missing, not a video, has audio only, is HDR, or its first frame is damaged.
         MissingExtraError: PyAV is not installed.
     """
     with open_video(video, threads) as opened:
@@ -79,8 +97,9 @@ def read_frames(
     is displayed at that time. Videos with a variable frame rate keep their speed, and no rounding error accumulates. The
     first frame is also used for times before it; the last frame is used until its duration ends.
 
-    Pixels are assumed to be square. Colors are converted by the matrix that the file specifies (BT.601 if none). Damage
-    that the decoder conceals silently is not detected.
+    Videos in HDR (PQ or HLG) are refused, because they are not converted to SDR. Pixels are assumed to be square. Colors
+    are converted by the matrix that the file specifies (BT.601 if none). Damage that the decoder conceals silently is not
+    detected.
 
     Args:
         video: a path, or the bytes of a file.
@@ -94,8 +113,8 @@ def read_frames(
         (3, H, W) uint8 RGB, all of one size; the memory layout is (H, W, 3).
 
     Raises:
-        UnreadableVideoError: during iteration: the file is missing, not a video, damaged, shorter than the duration that it
-            specifies, or its frames change their size.
+        UnreadableVideoError: during iteration: the file is missing, not a video, HDR, damaged, shorter than the duration
+            that it specifies, or its frames change their size.
         SmaltiError: the rate is not positive, `start` is negative, or `stride` is less than 1.
         MissingExtraError: PyAV is not installed.
     """
@@ -137,13 +156,14 @@ def _read(video: Video, selection: _Selection, threads: int) -> Iterator[Tensor]
 def _seek(opened: OpenVideo, start: Fraction) -> Iterator[_TimedFrame] | None:
     """Return the frames from one that starts at `start` or earlier; None if seeking fails and the caller must reopen."""
     av = import_av()
-    for margin in _SEEK_MARGINS:
+    sparse = opened.container.format.name in _SPARSE_TIMESTAMPS
+    for margin in _SEEK_MARGINS[1 if sparse else 0 :]:
         if start <= margin:
             break
         try:
             target = opened.start_pts + int((start - margin) / opened.time_base)
             opened.container.seek(target, stream=opened.stream)
-            frames = _with_times(opened, _decode(opened))
+            frames = _with_times(opened, islice(_decode(opened), 1 if sparse else 0, None))
             first = next(frames, None)
         except av.FFmpegError:
             break
@@ -160,18 +180,25 @@ def _decode(opened: OpenVideo) -> Iterator[VideoFrame]:
 def _with_times(opened: OpenVideo, frames: Iterator[VideoFrame]) -> Iterator[_TimedFrame]:
     """Add the time to each frame. Times never decrease; a missing timestamp is derived from the frame rate.
 
+    In formats with sparse timestamps, so is one that is not later than that of the previous frame.
+
     Raises:
-        UnreadableVideoError: a frame is damaged.
+        UnreadableVideoError: a frame is damaged, or HDR.
     """
+    sparse = opened.container.format.name in _SPARSE_TIMESTAMPS
     time: Fraction | None = None
+    previous: int | None = None
     for frame in frames:
-        if frame.pts is not None:
+        if frame.pts is None or (sparse and previous is not None and frame.pts <= previous):
+            time = Fraction(0) if time is None else time + 1 / opened.rate
+        else:
             timestamp = (frame.pts - opened.start_pts) * (frame.time_base or opened.time_base)
             time = timestamp if time is None else max(time, timestamp)
-        else:
-            time = Fraction(0) if time is None else time + 1 / opened.rate
+        previous = frame.pts
         if frame.is_corrupt:
             raise UnreadableVideoError(opened.name, f"it is damaged at {float(time):.2f} s")
+        if (curve := _HDR_CURVES.get(frame.color_trc)) is not None:
+            raise UnreadableVideoError(opened.name, f"it is HDR ({curve})", _HDR_REMEDY)
         yield _TimedFrame(time, frame)
 
 

@@ -1,5 +1,6 @@
 """Frames are read as players show them, at the right times; incomplete files are detected."""
 
+import pickle
 from fractions import Fraction
 from itertools import islice
 
@@ -122,6 +123,51 @@ def test_rounded_timestamps_neither_drop_nor_repeat_a_frame(tmp_path, encode_vid
 def test_frames_are_right_in_a_format_that_seeks_inexactly(tmp_path, encode_video, gray_frames, start):
     path = encode_video(tmp_path / "a.ts", gray_frames(30), Fraction(15))
     assert indices(read_frames(path, start=start, rate=15)) == list(range(round(start * 15), 30))
+
+
+@pytest.mark.parametrize("kind", ["vob", "mpegts"])
+def test_frames_after_a_seek_equal_sequential_frames_in_formats_with_sparse_timestamps(tmp_path, kind):
+    path, noise = tmp_path / f"a.{kind}", np.random.default_rng(0).integers(0, 60, (64, 64, 3)).astype(np.uint8)
+    with av.open(str(path), "w", format=kind) as container:
+        stream = container.add_stream("mpeg2video", rate=25)
+        stream.width = stream.height = 64
+        stream.pix_fmt, stream.gop_size, stream.bit_rate, stream.codec_context.max_b_frames = (
+            "yuv420p",
+            12,
+            4_000_000,
+            2,
+        )
+        for index in range(120):
+            image = noise.copy()
+            for bit in range(8):
+                image[:, 8 * bit : 8 * bit + 8] = 255 if index >> bit & 1 else image[:, 8 * bit : 8 * bit + 8]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+        container.mux(stream.encode())
+    sequential = list(read_frames(path, threads=1))
+    assert len(sequential) == 120
+    assert all(torch.equal(a, b) for a, b in zip(read_frames(path, rate=25, threads=1), sequential, strict=True))
+    for first in (60, *range(80, 87)):  # the keyframe 84 of the program stream has the timestamp of frame 82
+        after_seek = list(islice(read_frames(path, start=Fraction(first, 25), threads=1), 3))
+        assert all(torch.equal(a, b) for a, b in zip(after_seek, sequential[first:], strict=False)), first
+
+
+@pytest.mark.parametrize(("curve", "name"), [(16, "PQ"), (18, "HLG")])
+def test_hdr_is_refused_with_the_command_that_converts_it(tmp_path, curve, name):
+    path = tmp_path / "hdr.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 32, 16, "yuv420p10le"
+        stream.codec_context.color_trc, stream.codec_context.color_primaries, stream.codec_context.colorspace = (
+            curve,
+            9,
+            9,
+        )
+        frame = av.VideoFrame.from_ndarray(np.full((16, 32, 3), 128, np.uint8), "rgb24")
+        container.mux([*stream.encode(frame.reformat(format="yuv420p10le")), *stream.encode()])
+    for read in (probe, lambda video: list(read_frames(video)), lambda video: list(read_frames(video, rate=5))):
+        with pytest.raises(UnreadableVideoError, match=rf"hdr\.mp4 .*HDR \({name}\).*`ffmpeg -i") as caught:
+            read(path)
+    assert "ffmpeg" in pickle.loads(pickle.dumps(caught.value)).summary  # it reaches the log of the loader
 
 
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])
