@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import time
 from collections.abc import Iterable, Iterator, Set
 from itertools import islice
@@ -12,7 +14,10 @@ from smalti.data.shard_patterns import is_url
 from smalti.data.sources import ReadFailure
 
 RETRY_DELAYS = (1.0, 5.0)
-"""Seconds to wait before a remote shard that broke off is opened again."""
+"""Seconds to wait before a remote shard that broke off or stalls is opened again."""
+
+READ_TIMEOUT = 60.0
+"""Seconds without any data after which a remote shard counts as stalled. A slow transfer never does."""
 
 
 class EncodedSample(NamedTuple):
@@ -48,8 +53,8 @@ def read_shards(
 def read_shard(url: str, suffixes: Set[str], num_shards: int, first: int = 0) -> Iterator[EncodedSample | ReadFailure]:
     """Read the samples of a shard in order.
 
-    If a remote shard breaks off, it is opened again and continues with the first sample that was not complete. After three
-    attempts (see `RETRY_DELAYS`), it counts as damaged.
+    If a remote shard breaks off, or stalls for `READ_TIMEOUT`, it is opened again and continues with the first sample that
+    was not complete. After three attempts (see `RETRY_DELAYS`), it counts as damaged.
 
     Args:
         url: the shard.
@@ -92,7 +97,7 @@ def _read_stream(url: str, offset: int, suffixes: Set[str], errors: list[Excepti
         suffixes: see `read_shard`.
         errors: list for errors.
     """
-    from webdataset.gopen import gopen
+    from webdataset.gopen import Pipe, gopen
     from webdataset.tariterators import group_by_keys, tar_file_expander
 
     def record(error: Exception) -> bool:
@@ -104,7 +109,7 @@ def _read_stream(url: str, offset: int, suffixes: Set[str], errors: list[Excepti
         with file as opened:
             if offset:
                 opened.seek(offset)
-            stream = _MonitoredStream(opened)
+            stream = _MonitoredStream(_PipeReader(opened) if isinstance(opened, Pipe) else opened)
             files = tar_file_expander(iter([{"url": url, "stream": stream}]), handler=record)
             for sample in group_by_keys(files, handler=record):
                 content = _select_content(sample, suffixes)
@@ -112,8 +117,38 @@ def _read_stream(url: str, offset: int, suffixes: Set[str], errors: list[Excepti
                     yield EncodedSample(f"{url}/{sample['__key__']}", content)
             if not errors and stream.truncated:
                 errors.append(EOFError("the end of the archive is missing"))
-    except OSError as error:  # the shard cannot be opened, or the command of a pipe failed
+    except (OSError, ValueError) as error:  # the shard cannot be opened, or the command of a pipe failed
         errors.append(error)
+
+
+class _PipeReader:
+    """Reads from the command that webdataset opens for a URL. Ends the command if it sends no data for `READ_TIMEOUT`."""
+
+    def __init__(self, pipe: Any) -> None:
+        self._pipe = pipe
+        self._file = pipe.stream.fileno()
+        self._poll = select.poll()
+        self._poll.register(self._file, select.POLLIN)
+
+    def read(self, size: int) -> bytes:
+        """Return `size` bytes, or fewer at the end.
+
+        Raises:
+            TimeoutError: the command stalls.
+            OSError: the command failed.
+        """
+        data = bytearray()
+        while len(data) < size:
+            if not self._poll.poll(1000 * READ_TIMEOUT):
+                self._pipe.proc.kill()
+                raise TimeoutError(f"no data for {READ_TIMEOUT:g} s")
+            part = os.read(self._file, size - len(data))
+            if not part:
+                if not data:
+                    self._pipe.wait_for_child()  # raises if the command failed
+                break
+            data += part
+        return bytes(data)
 
 
 class _MonitoredStream:

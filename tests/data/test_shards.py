@@ -6,9 +6,9 @@ import pickle
 import shutil
 import tarfile
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
 
@@ -195,6 +195,50 @@ def test_a_remote_shard_that_breaks_off_is_retried_before_it_counts_as_damaged(m
     assert len(samples) <= 2
     assert isinstance(failure, ReadFailure)
     assert (tmp_path / "attempts").read_text() == "xxx"
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="webdataset opens URLs with curl")
+def test_a_url_that_stalls_is_opened_again_and_named_if_it_stalls_every_time(make_shards, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(shard_reading, "RETRY_DELAYS", (0.0, 0.0))
+    monkeypatch.setattr(shard_reading, "READ_TIMEOUT", 0.3)
+    shards = Shards(make_shards(1, 6))
+    data = Path(shards.urls[0]).read_bytes()
+    requests, end = [], Event()
+
+    class Stalling(BaseHTTPRequestHandler):
+        """Sends nothing to request 1, half of the shard to request 2, all of it to request 3; dead.tar never ends."""
+
+        def do_GET(self):
+            requests.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            sent = 0 if self.path == "/dead.tar" else (0, len(data) // 2, len(data))[len(requests) - 1]
+            self.wfile.write(data[:sent])
+            self.wfile.flush()
+            if sent < len(data):
+                end.wait(30)
+
+        def log_message(self, *arguments):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Stalling) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        samples = list(Shards(f"{url}/slow.tar", samples=6))
+        assert [sample.content for sample in samples] == [sample.content for sample in shards]
+        assert requests == ["/slow.tar"] * 3
+        assert list(Shards(f"{url}/dead.tar")) == [ReadFailure(f"{url}/dead.tar", "no data for 0.3 s", 1)]
+        assert len(requests) == 6
+        end.set()
+        server.shutdown()
+
+
+def test_a_url_of_an_unknown_kind_is_a_failure(monkeypatch):
+    monkeypatch.setattr(shard_reading, "RETRY_DELAYS", ())
+    (failure,) = Shards("unknown://bucket/a.tar")
+    assert failure == ReadFailure("unknown://bucket/a.tar", failure.reason, 1)
 
 
 def test_numbers_of_samples_are_counted_listed_or_assumed_to_be_equal(make_shards):
