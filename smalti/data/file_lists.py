@@ -17,12 +17,17 @@ class _FileList(IndexedSource):
     """Files in a given order.
 
     Args:
-        paths: the files.
+        paths: the files. A table with paths relative to the root is used as it is.
         root: folder to which the names of the items are relative; None to use the file names alone.
+
+    Raises:
+        ValueError: a file is not in the root.
     """
 
     def __init__(self, paths: Iterable[str | os.PathLike[str]], root: Path | None = None) -> None:
-        self.paths = PathTable(paths)
+        if not isinstance(paths, PathTable):
+            paths = PathTable(paths if root is None else (Path(path).relative_to(root) for path in paths), root)
+        self.paths = paths
         self.root = root
 
     def __len__(self) -> int:
@@ -30,8 +35,11 @@ class _FileList(IndexedSource):
 
     def name(self, index: int) -> str:
         """Return the path relative to the root, with forward slashes; without a root, the file name."""
-        path = self.paths[index]
-        return path.name if self.root is None else path.relative_to(self.root).as_posix()
+        return self.paths[index].name if self.root is None else self.paths.relative(index)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the names in order; see `Source.digest`."""
+        return super().digest() if self.root is None else self.paths.digest()
 
     def origins(self) -> list[str]:
         """Return the path of each file without symbolic links."""

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Set
+from collections.abc import Set
 from pathlib import Path
+from typing import Literal
 
 from smalti.data.file_lists import ImageFiles, VideoFiles
+from smalti.data.folder_index import IMAGE_SUFFIXES, index_folder, list_files
+from smalti.data.path_table import PathTable
 from smalti.errors import SmaltiError
-from smalti.video import VIDEO_SUFFIXES
 
-IMAGE_SUFFIXES = frozenset(
-    (
-        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff"),
-        *(".jp2", ".j2k", ".tga", ".ppm", ".pgm", ".pbm", ".pnm"),
-    )
-)
-"""Suffixes of image files, in lower case; files are matched case-insensitively. Other files in a folder are ignored."""
+__all__ = ["IMAGE_SUFFIXES", "Folder", "VideoFolder", "empty_folder_error", "find_files"]
 
 
 class Folder(ImageFiles):
@@ -32,7 +28,7 @@ class Folder(ImageFiles):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        super().__init__(*_list_folder(path, "images", IMAGE_SUFFIXES))
+        super().__init__(*_open_folder(path, "images"))
 
 
 class VideoFolder(VideoFiles):
@@ -46,7 +42,7 @@ class VideoFolder(VideoFiles):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        super().__init__(*_list_folder(path, "videos", VIDEO_SUFFIXES))
+        super().__init__(*_open_folder(path, "videos"))
 
 
 def find_files(root: Path, suffixes: Set[str]) -> list[Path]:
@@ -58,31 +54,8 @@ def find_files(root: Path, suffixes: Set[str]) -> list[Path]:
         root: the folder.
         suffixes: suffixes with their dot, in lower case; files are matched case-insensitively.
     """
-    return [Path(file) for file in select_files(list_files(root), suffixes)]
-
-
-def select_files(files: Iterable[str], suffixes: Set[str]) -> list[str]:
-    """Return the files with these suffixes, sorted by path. Suffixes are matched as in `find_files`."""
-    selected = (file for file in files if os.path.splitext(file)[1].lower() in suffixes)  # noqa: PTH122
-    return sorted(selected, key=lambda file: file.replace(os.sep, "/"))
-
-
-def list_files(root: Path) -> list[str]:
-    """Return the files in a folder and its subfolders that are not hidden, in any order.
-
-    Each folder is visited once, so that cyclic links end. Returns text, because millions of `Path` objects take gigabytes.
-    """
-    files: list[str] = []
-    visited: set[str] = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        real_path = os.path.realpath(folder)
-        if real_path in visited:
-            subfolders.clear()
-            continue
-        visited.add(real_path)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        files += [f"{folder}{os.sep}{name}" for name in names if not name.startswith(".")]
-    return files
+    files = (file for file in list_files(root) if os.path.splitext(file)[1].lower() in suffixes)  # noqa: PTH122
+    return [Path(file) for file in sorted(files)]
 
 
 def empty_folder_error(root: Path, kind: str) -> SmaltiError:
@@ -99,14 +72,14 @@ def empty_folder_error(root: Path, kind: str) -> SmaltiError:
     )
 
 
-def _list_folder(path: str | os.PathLike[str], kind: str, suffixes: Set[str]) -> tuple[list[str], Path]:
+def _open_folder(path: str | os.PathLike[str], kind: Literal["images", "videos"]) -> tuple[PathTable, Path]:
     """Return the files of one kind in a folder, and the folder.
 
     Raises:
         SmaltiError: the folder does not exist, is a file, or contains no such file.
     """
     root = _check_folder(path, kind)
-    paths = select_files(list_files(root), suffixes)
+    paths = getattr(index_folder(root), kind)
     if not paths:
         raise empty_folder_error(root, kind)
     return paths, root

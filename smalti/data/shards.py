@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch.utils.data import IterableDataset
 
-from smalti.data.folders import IMAGE_SUFFIXES
+from smalti.data.folder_index import IMAGE_SUFFIXES
+from smalti.data.path_table import digest_names
 from smalti.data.shard_headers import read_sample_headers
 from smalti.data.shard_patterns import expand_pattern, is_url
 from smalti.data.shard_reading import EncodedSample, read_shard, read_shards
@@ -62,6 +64,7 @@ class Shards(Source, IterableDataset[EncodedSample | ReadFailure]):
                 "shards: give the number of samples in each shard, or in all."
             )
         self.samples = total
+        self._given_samples = samples
         self._sizes = list(samples) if isinstance(samples, list) else None
         self.buffer = buffer
         self.lanes = lanes
@@ -80,6 +83,15 @@ class Shards(Source, IterableDataset[EncodedSample | ReadFailure]):
     def origins(self) -> list[str]:
         """Return the path of each local shard without symbolic links, and the URL of each other shard."""
         return [url if is_url(url) else os.path.realpath(url) for url in self.urls]
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the shards in order; see `Source.digest`.
+
+        A local shard is identified by its file name and its size in bytes, because its samples may not be counted yet; a
+        URL by itself. The numbers of samples that the argument `samples` gives are part of it.
+        """
+        shards = [url if is_url(url) else f"{Path(url).name} {_size(url)}" for url in self.urls]
+        return digest_names([*shards, repr(self._given_samples)])
 
     def sizes(self) -> list[int]:
         """Return the number of samples in each shard that contain an image (for `VideoShards`: a video).
@@ -169,3 +181,11 @@ class VideoShards(Shards):
         if sample.content is None:
             raise UnreadableVideoError(sample.name, "no video in the sample")
         return VideoSegment(sample.name, sample.content)
+
+
+def _size(path: str) -> int | None:
+    """Return the size of a file in bytes; None if it does not exist."""
+    try:
+        return os.path.getsize(path)  # noqa: PTH202
+    except OSError:
+        return None

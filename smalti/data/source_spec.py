@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from smalti.data.file_lists import ImageFiles, VideoFiles
-from smalti.data.folders import IMAGE_SUFFIXES, empty_folder_error, list_files, select_files
+from smalti.data.folder_index import IMAGE_SUFFIXES, index_folder
+from smalti.data.folders import empty_folder_error
 from smalti.data.shards import Shards, VideoShards
 from smalti.data.sources import IndexedSource, Source
 from smalti.errors import SmaltiError
@@ -90,12 +91,11 @@ def _open_folder(root: Path, *, videos: bool | None, forced: bool) -> Source:
     Raises:
         SmaltiError: the folder contains nothing of the kind, or both kinds where `videos` is None.
     """
-    files = list_files(root)
-    image_paths, video_paths = select_files(files, IMAGE_SUFFIXES), select_files(files, VIDEO_SUFFIXES)
-    if not image_paths and not video_paths and (shards := select_files(files, {".tar"})):
-        return (VideoShards if videos else Shards)(shards)
+    image_paths, video_paths, shards = index_folder(root)
+    if not image_paths and not video_paths and shards:
+        return (VideoShards if videos else Shards)([str(shard) for shard in shards])
     if image_paths and video_paths and videos is None:
-        image, video = Path(image_paths[0]).name, Path(video_paths[0]).name
+        image, video = image_paths[0].name, video_paths[0].name
         raise SmaltiError(
             f"The folder {root} contains {len(image_paths)} images ({image}, ...) and {len(video_paths)} videos "
             f"({video}, ...): choose one kind with 'images:{root}' or 'videos:{root}'."

@@ -14,6 +14,8 @@ from typing import Any, ClassVar, NamedTuple
 from PIL import Image
 from torch.utils.data import Dataset
 
+from smalti.data.path_table import digest_names
+
 
 class ReadFailure(NamedTuple):
     """A sample or a shard that could not be read.
@@ -61,6 +63,14 @@ class Source(Dataset[Any]):
     def __str__(self) -> str:
         """Return the name of the source in messages."""
 
+    @abstractmethod
+    def digest(self) -> str:
+        """Return a SHA-256 of what the source contains, 64 hexadecimal digits, without reading images or videos.
+
+        It shows whether several processes, or a run and its continuation, have the same data in the same order. Files that
+        have the same names but different content are not distinguished.
+        """
+
     def origins(self) -> list[str] | None:
         """Return where each item comes from, such as the resolved path of its file; for shards, of each shard.
 
@@ -88,6 +98,10 @@ class IndexedSource(Source):
     @abstractmethod
     def name(self, index: int) -> str:
         """Return the name of the item at `index` in the log and, for images, in batches. It is unique in the source."""
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the names in order; see `Source.digest`."""
+        return digest_names(map(self.name, range(len(self))))
 
 
 class ImageSource(IndexedSource):
