@@ -23,7 +23,7 @@ def show(capsys, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("command", ["fit", "validate", "test"])
+@pytest.mark.parametrize("command", ["fit", "check", "validate", "test"])
 def test_the_help_is_short_and_lists_our_options_first(show, command):
     text = show(command, "--help")
     lines = text.splitlines()
@@ -41,7 +41,7 @@ def examples(text):
 
 
 def test_the_examples_of_the_help_are_valid(show, tmp_path, monkeypatch):
-    commands = examples(show("fit", "--help")) + examples(show("validate", "--help")) + examples(show("test", "--help"))
+    commands = [line for name in ("fit", "check", "validate", "test") for line in examples(show(name, "--help"))]
     assert len(commands) >= 10
     settings = show("fit", "-c", "quickstart.yaml", "--print_config")
     monkeypatch.chdir(tmp_path)
