@@ -38,7 +38,8 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 for success; 1 if the reader of standard output has closed the pipe; 2 for bad input, with one
-        sentence on standard error; 130 if interrupted (1 for training, which saves a checkpoint first).
+        sentence on standard error; 128 plus the number of the signal that ended it: 130 for Ctrl-C, and 143 for SIGTERM
+        in training. Training saves a checkpoint first.
     """
     try:
         try:

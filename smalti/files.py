@@ -14,6 +14,9 @@ from pathlib import Path
 
 from smalti.errors import SmaltiError
 
+PARTIAL_PREFIX = ".partial-"
+"""How the names of files begin that are being written."""
+
 
 @contextmanager
 def atomic_write(file: Path) -> Iterator[Path]:
@@ -32,7 +35,7 @@ def atomic_write(file: Path) -> Iterator[Path]:
         OSError: a folder cannot be created, or the file cannot be replaced.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".partial-{file.name}")
+    partial = file.with_name(f"{PARTIAL_PREFIX}{file.name}")
     try:
         yield partial
         _set_default_permissions(partial)

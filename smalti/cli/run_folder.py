@@ -4,7 +4,7 @@ A run has one folder, also if it is resumed:
 
     runs/version_0/
       config.yaml                    all settings; config_until_step_N.yaml has those before a change at step N
-      checkpoints/                   step=N.ckpt, and last.ckpt, which links to the newest
+      checkpoints/                   step=N.ckpt; last.ckpt and best.ckpt, which link to the newest and the best; best.json
       reconstructions/               images and videos of each validation
       events.out.tfevents.*          for TensorBoard
 """

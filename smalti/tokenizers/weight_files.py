@@ -15,8 +15,14 @@ from torch import Tensor
 from smalti.errors import SmaltiError
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a torch checkpoint to the CPU, with `weights_only`: no code in the file is run.
+def read_checkpoint(path: Path, *, weights_only: bool = True) -> dict[str, Any]:
+    """Read a torch checkpoint to the CPU through a memory map: processes share its pages, and unused parts are not read.
+
+    Files that torch wrote before version 1.6 cannot be mapped and are read completely.
+
+    Args:
+        path: the file.
+        weights_only: run no code in the file. False only for trusted files.
 
     Raises:
         SmaltiError: the file does not exist, is damaged, or contains objects that need code.
@@ -24,7 +30,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise SmaltiError(f"There is no file {path}.")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=weights_only, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         # torch raises this both for damaged files and for files that need code. A damaged archive is no valid zip file.
         if zipfile.is_zipfile(path):

@@ -1,8 +1,10 @@
 """Resumed, interrupted and diverging runs, and checkpoints that do not fit the recipe."""
 
+import json
 import logging
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import torch
 from smalti.errors import DivergedError, SmaltiError
 from smalti.tokenizers.bottlenecks import GQ
 from smalti.tokenizers.checkpoints import CHECKPOINT_KEY, load
+from smalti.tokenizers.weight_files import read_checkpoint
 from smalti.trainers import Checkpoints, GANLoss, PatchDiscriminator, TemporalDiscriminator
 from smalti.trainers.resuming import check_resumable
 
@@ -51,13 +54,13 @@ def test_a_resumed_run_equals_an_uninterrupted_one(training, trainer, data, smal
     assert states[0]["gan.lecam.average_real"] != 0
 
 
-def interrupt(module):
-    """Make a training send itself SIGINT in the middle of the gradient accumulation of its second step."""
+def interrupt(module, number=signal.SIGINT):
+    """Make a training send itself a signal in the middle of the gradient accumulation of its second step."""
     step = module.training_step
 
     def interrupted(batch, batch_idx):
         if module.global_step == 1 and batch_idx % 2 == 0:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
         return step(batch, batch_idx)
 
     module.training_step = interrupted
@@ -77,8 +80,9 @@ def test_an_interrupted_run_can_be_resumed_exactly(
     whole = trainer(**options)
     whole.fit(training(small(generative=True)), data())
     first = trainer(Checkpoints(every_n_train_steps=100, dirpath=tmp_path), enable_checkpointing=True, **options)
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as stopped:
         first.fit(interrupt(training(small(generative=True))), data())
+    assert stopped.value.code == 128 + signal.SIGINT
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
     assert signal.getsignal(signal.SIGINT) is handler
     second = trainer(**options)
@@ -92,8 +96,10 @@ def test_an_interrupted_run_can_be_resumed_exactly(
 @pytest.mark.parametrize("handler", [signal.SIG_DFL, lambda *_: None], ids=["SIG_DFL", "custom"])
 def test_any_interrupt_handler_is_restored(training, trainer, data, tmp_path, interrupt_handler, handler):
     interrupt_handler(handler)
+    previous = signal.getsignal(signal.SIGTERM)
     trainer(Checkpoints(dirpath=tmp_path), max_steps=1, enable_checkpointing=True).fit(training(), data())
     assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.getsignal(signal.SIGTERM) is previous
 
 
 def test_a_handler_that_python_cannot_restore_is_left_in_place(training, trainer, data, tmp_path, monkeypatch):
@@ -215,3 +221,93 @@ def test_a_run_that_fails_before_its_first_step_saves_nothing(training, trainer,
     with pytest.raises(ZeroDivisionError):
         run.fit(module, data(), ckpt_path=tmp_path / "last.ckpt")
     assert {file.name: file.read_bytes() for file in tmp_path.glob("*.ckpt")} == before
+
+
+def names(folder):
+    return sorted(file.name for file in folder.iterdir())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_keeps_the_last_good_checkpoint(training, trainer, data, tmp_path):
+    """The file under which the checkpoint is written leads to a full device."""
+    module = training()
+    step = module.training_step
+
+    def fill_disk(batch, batch_idx):
+        if module.global_step == 1:
+            (tmp_path / ".partial-step=2.ckpt").symlink_to("/dev/full")
+        return step(batch, batch_idx)
+
+    module.training_step = fill_disk
+    run = trainer(Checkpoints(1, dirpath=tmp_path), enable_checkpointing=True)
+    with pytest.raises(SmaltiError, match=r"step=2\.ckpt cannot be written \(No space left on device\).*: free disk"):
+        run.fit(module, data())
+    assert names(tmp_path) == ["last.ckpt", "step=1.ckpt"]
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 1
+
+
+def test_the_newest_the_best_and_milestones_are_kept(training, trainer, data, tmp_path, monkeypatch):
+    """Also after a resume, which knows the value of the best one. A file that was not finished is removed."""
+    values = iter([3.0, 5.0, 4.0, 4.5, 6.0, 7.0])
+    monkeypatch.setattr(type(training()), "_log_metrics", lambda self, stage: self.log("val/psnr", next(values)))
+    options = {"enable_checkpointing": True, "val_check_interval": 1, "limit_val_batches": 1, "max_epochs": -1}
+    for max_steps, kept, best in (
+        (2, [2], 2),
+        (4, [2, 3, 4], 2),
+        (6, [3, 6], 6),
+    ):
+        (tmp_path / ".partial-step=9.ckpt").touch()
+        checkpoints = Checkpoints(100, dirpath=tmp_path, milestones=3)
+        last = tmp_path / "last.ckpt"
+        run = trainer(checkpoints, max_steps=max_steps, **options)
+        run.fit(training(), data(), ckpt_path=last if last.exists() else None)
+        files = ["best.ckpt", "best.json", "last.ckpt", *(f"step={step}.ckpt" for step in kept)]
+        assert names(tmp_path) == files
+        assert (tmp_path / "best.ckpt").resolve().name == f"step={best}.ckpt"
+        assert last.resolve().name == f"step={max_steps}.ckpt"
+    # Checkpoints of a validation contain the live weights and the average, as others do.
+    saved = torch.load(tmp_path / "best.ckpt", weights_only=True)
+    name = "tokenizer.encoder.conv_in.weight"
+    assert not torch.equal(saved["state_dict"][name], saved["current_model_state"][name])
+    whole = training()
+    trainer(max_steps=6).fit(whole, data())
+    assert torch.equal(saved["state_dict"][name], whole.state_dict()[name])
+    assert json.loads((tmp_path / "best.json").read_text())["value"] == 7
+
+
+def test_an_unknown_metric_is_refused_and_no_validation_is_fine(training, trainer, data, tmp_path):
+    options = {"enable_checkpointing": True, "max_steps": 1, "val_check_interval": 1}
+    with pytest.raises(SmaltiError, match=r"val/ssim, which the validation does not measure: choose one of .*val/psnr"):
+        trainer(Checkpoints(dirpath=tmp_path, monitor="val/ssim"), **options).fit(training(), data())
+    run = trainer(Checkpoints(dirpath=tmp_path, monitor="val/ssim"), limit_val_batches=0, **options)
+    run.fit(training(), data())
+
+
+def test_slurm_requeues_the_job_after_all_steps_are_saved(training, trainer, data, tmp_path, monkeypatch):
+    """On the signal that SLURM sends before the time limit. Lightning's handler would save in the middle of a step."""
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" $(ls {tmp_path}/a) > {tmp_path}/called\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    for name, value in {"NTASKS": 1, "JOB_ID": 77, "JOB_NAME": "train", "PROCID": 0, "LOCALID": 0, "NODEID": 0}.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    run = trainer(Checkpoints(100, dirpath=tmp_path / "a"), enable_checkpointing=True, accumulate_grad_batches=2)
+    with pytest.raises(SystemExit) as stopped:
+        run.fit(interrupt(training(), signal.SIGUSR1), data())
+    assert stopped.value.code == 128 + signal.SIGUSR1
+    assert (tmp_path / "called").read_text().split() == ["requeue", "77", "last.ckpt", "step=2.ckpt"]
+    assert torch.load(tmp_path / "a" / "last.ckpt", weights_only=True)["global_step"] == 2
+
+
+def test_checkpoints_are_mapped_into_memory(training, trainer, data, tmp_path, monkeypatch):
+    """Processes of one machine share the pages, and a check before the start reads only the structure."""
+    run = trainer(Checkpoints(dirpath=tmp_path), max_steps=1, enable_checkpointing=True)
+    run.fit(training(), data())
+    checkpoint = read_checkpoint(tmp_path / "last.ckpt")
+    assert str(tmp_path / "step=1.ckpt") in Path("/proc/self/maps").read_text()
+    del checkpoint
+    calls, load_file = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda *args, **options: calls.append(options) or load_file(*args, **options))
+    resumed = trainer(Checkpoints(dirpath=tmp_path), max_steps=2, enable_checkpointing=True)
+    resumed.fit(training(), data(), ckpt_path=tmp_path / "last.ckpt")
+    assert [call["mmap"] for call in calls] == [True]
