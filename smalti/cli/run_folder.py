@@ -7,6 +7,7 @@ A run has one folder, also if it is resumed:
       checkpoints/                   step=N.ckpt; last.ckpt and best.ckpt, which link to the newest and the best; best.json
       reconstructions/               images and videos of each validation
       events.out.tfevents.*          for TensorBoard
+      slurm_job                      number of the SLURM job, by which the job finds its run after it was requeued
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
+JOB = "slurm_job"
 
 
 def find_run(checkpoint: str | Path | None) -> Path | None:
@@ -51,3 +53,5 @@ def write_config(folder: Path, text: str, step: int) -> None:
         names = (f"config_until_step_{step}{suffix}.yaml" for suffix in ("", *(f"_{n}" for n in range(2, 1000))))
         file.rename(next(folder / name for name in names if not (folder / name).exists()))
     file.write_text(text, encoding="utf-8")
+    if job := os.environ.get("SLURM_JOB_ID"):
+        (folder / JOB).write_text(f"{job}\n", encoding="utf-8")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from smalti.cli.last_good import KEYWORD, find_last_good, find_requeued
 from smalti.cli.recipes import BUILDERS, Recipe, format_recipe, load_recipes
 from smalti.cli.run_folder import CONFIG, find_run
 from smalti.errors import SmaltiError
@@ -34,8 +35,7 @@ def prepare_arguments(command: str, arguments: list[str]) -> list[str]:
     names, options = split_options(arguments, *_CONFIG_OPTIONS)
     recipes = [name or "" for name in names]
     options = _expand_builders(options)
-    checkpoints, _ = split_options(options, "--ckpt_path")
-    checkpoint = checkpoints[-1] if checkpoints else None
+    checkpoint, options = _resolve_checkpoint(command, recipes, options)
     run = find_run(checkpoint)
     if not recipes and run is not None:
         recipes = [str(run / CONFIG)]
@@ -67,6 +67,32 @@ def split_options(arguments: list[str], *names: str) -> tuple[list[str | None], 
         else:
             others.append(argument)
     return values, others
+
+
+def _resolve_checkpoint(command: str, recipes: list[str], options: list[str]) -> tuple[str | None, list[str]]:
+    """Return the checkpoint, with the path that the keyword "last-good" stands for, and the options with this path.
+
+    A SLURM job that was requeued resumes its own run if no checkpoint is given.
+    """
+    checkpoints, others = split_options(options, "--ckpt_path")
+    given = checkpoints[-1] if checkpoints else None
+    if given is not None and Path(given).name == KEYWORD:
+        folder = Path(given).parent if Path(given) != Path(KEYWORD) else _runs_folder(recipes, options)
+        resolved = find_last_good(folder)
+    elif given is None and command == "fit":
+        resolved = find_requeued(_runs_folder(recipes, options))
+    else:
+        resolved = None
+    return (given, options) if resolved is None else (str(resolved), [*others, "--ckpt_path", str(resolved)])
+
+
+def _runs_folder(recipes: list[str], options: list[str]) -> Path:
+    """Return the folder in which the logger creates the folders of runs: `runs` unless the recipe or an option sets it."""
+    values, _ = split_options(options, "--trainer.logger.save_dir", "--trainer.logger.init_args.save_dir")
+    recipe = load_recipes(*recipes)
+    logger = (recipe.get("trainer") or {}).get("logger")
+    arguments = logger.get("init_args") or {} if isinstance(logger, dict) else {}
+    return Path((values[-1] if values else None) or arguments.get("save_dir") or "runs")
 
 
 def _expand_builders(options: list[str]) -> list[str]:

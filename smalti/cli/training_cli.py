@@ -25,6 +25,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.optim.lr_scheduler import OneCycleLR
 
 from smalti.cli.audit_report import StopAfterAudit, describe_audit
+from smalti.cli.last_good import KEYWORD
 from smalti.cli.run_folder import CONFIG, find_run, write_config
 from smalti.cli.training_arguments import split_options
 from smalti.cli.training_errors import explain_error
@@ -202,8 +203,15 @@ class TrainingCLI(LightningCLI):
             SmaltiError: the checkpoint is damaged.
         """
         path = self._checkpoint()
-        if path is not None:
+        if path is None:
+            return
+        try:
             self._step = read_checkpoint(path).get("global_step", 0)
+        except SmaltiError as error:
+            raise SmaltiError(
+                f"{str(error).removesuffix('.')}: take the newest one that can be read, with --ckpt_path "
+                f"{path.parent.parent / KEYWORD}."
+            ) from error
 
     def instantiate_classes(self) -> None:
         """Check the losses, and build the data module, then the networks, which take much longer, and the trainer.

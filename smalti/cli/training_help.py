@@ -69,7 +69,8 @@ _TITLES = {
     "https://lightning.ai/docs/pytorch/stable/common/trainer.html",
 }
 _HELP = {
-    "ckpt_path": "checkpoint to resume from, or to measure; without -c, the settings of its run are used",
+    "ckpt_path": "checkpoint to resume from, or to measure; without -c, the settings of its run are used. last-good or "
+    "FOLDER/last-good: the newest checkpoint that can be read, of the run in FOLDER (default: runs) that saved last",
     "config": "recipe: a YAML file, or the name of an installed recipe; repeat the option to combine recipes",
     "print_config": "print all settings and exit",
     "seed_everything": "seed for weights, data order, crops and noise",

@@ -11,6 +11,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from smalti.__main__ import main
+from smalti.cli.training_arguments import prepare_arguments
 from smalti.trainers import TokenizerTraining
 
 TINY = """
@@ -215,3 +216,28 @@ def test_without_a_folder_the_command_to_resume_has_all_options(monkeypatch, cap
     options = "-c tiny.yaml --trainer.logger false --trainer.max_steps 1"
     command = f"smalti fit --import json {options} --ckpt_path {Path('checkpoints/last.ckpt').absolute()}"
     assert command in capsys.readouterr().out
+
+
+def test_a_half_checkpoint_is_refused_and_last_good_takes_the_one_before(capsys, monkeypatch):
+    """`last-good` takes the newest run. A SLURM job that was requeued resumes its own run the same way."""
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    fit("-c", "tiny.yaml", "--checkpoint.every_n_train_steps", 1, "--checkpoint.save_top_k", -1)
+    monkeypatch.setenv("SLURM_JOB_ID", "78")
+    monkeypatch.setenv("SLURM_JOB_NAME", "bash")
+    file = RUN / "checkpoints" / "step=3.ckpt"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    capsys.readouterr()
+    assert main(["fit", "--ckpt_path", str(LAST)]) == 2
+    refused = f"{LAST} is damaged or is no torch checkpoint: take the newest one that can be read, with --ckpt_path "
+    assert f"{refused}{RUN}/last-good.\n" in capsys.readouterr().err
+    expected = f"Resuming from {RUN}/checkpoints/step=2.ckpt (step 2). Skipped: {file} is damaged"
+    for options in (["--ckpt_path", "last-good"], ["--ckpt_path", f"{RUN}/last-good"], ["-c", "tiny.yaml"]):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", "1" if "-c" in options else "0")
+        monkeypatch.setenv("SLURM_JOB_ID", "77")
+        prepared = prepare_arguments("fit", options)
+        assert prepared[-2:] == ["--ckpt_path", f"{RUN}/checkpoints/step=2.ckpt"]
+        assert expected in capsys.readouterr().out
+    monkeypatch.setenv("SLURM_JOB_ID", "78")
+    assert "--ckpt_path" not in prepare_arguments("fit", ["-c", "tiny.yaml"])
+    assert main(["fit", "--ckpt_path", "nothing/last-good"]) == 2
+    assert "There is no checkpoint of a run in nothing" in capsys.readouterr().err
