@@ -62,6 +62,10 @@ class TrainingData(LightningDataModule):
         """Describe the validation samples that are also training samples; None if there are none."""
         return None
 
+    @abstractmethod
+    def digest(self) -> str:
+        """Return a SHA-256 of the training data, the same on ranks with the same data; see `Source.digest`."""
+
     def setup(self, stage: str) -> None:
         """Check the sources. On rank 0, warn if validation uses training samples."""
         self.check_sources(stage)
@@ -153,6 +157,10 @@ class SourceData(TrainingData):
     def find_overlap(self) -> str | None:
         """Describe the validation samples that are also training samples; None if there are none."""
         return describe_overlap(self._get("train"), self._get("validation"))
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the training data; see `Source.digest`."""
+        return self._get("train").digest()
 
     def train_dataloader(self) -> Loader:
         """Return a loader of complete training batches that starts at the trainer's position.

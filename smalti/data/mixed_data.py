@@ -9,6 +9,7 @@ import torch
 
 from smalti.data.data_modules import ImageData, TrainingData, VideoData
 from smalti.data.loader import Loader, warn_about_changes
+from smalti.data.path_table import digest_names
 from smalti.data.sampler import TrainingPosition
 from smalti.errors import SmaltiError
 from smalti.seeds import derive_seed
@@ -140,6 +141,10 @@ class MixedData(TrainingData):
     def find_overlap(self) -> str | None:
         """Describe the validation videos that are also training videos; None if there are none."""
         return self.videos.find_overlap()
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the training images and videos; see `Source.digest`."""
+        return digest_names([self.images.digest(), self.videos.digest()])
 
     def train_dataloader(self) -> MixedLoader:
         """Return a loader of complete training batches that starts at the trainer's position.
