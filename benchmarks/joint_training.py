@@ -39,7 +39,7 @@ def make_recipe(branch: str | None, steps: int) -> dict[str, Any]:
     recipe = load_recipes(RECIPE)
     recipe["trainer"] |= {"max_steps": steps, "val_check_interval": steps}
     model = recipe["model"]
-    model["scheduler"]["init_args"]["total_steps"] = steps
+    model["scheduler"]["init_args"]["warmup_steps"] = steps // 10
     tokenizer = model["tokenizer"]["init_args"]
     if branch is not None:
         tokenizer["bottleneck"] = tokenizer["bottleneck"]["init_args"][branch]

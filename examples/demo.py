@@ -48,7 +48,7 @@ def train(folder: Path, steps: int) -> Path:
     """Train with the quickstart recipe and return the folder of the run."""
     run_smalti(
         "fit", "-c", RECIPE, "--trainer.logger.init_args.save_dir", folder, "--trainer.max_steps", steps,
-        "--trainer.val_check_interval", min(275, steps), "--model.scheduler.init_args.total_steps", steps,
+        "--trainer.val_check_interval", min(275, steps), "--model.scheduler.warmup_steps", steps // 20,
     )  # fmt: skip
     return max(folder.glob("version_*"), key=lambda path: int(path.name.removeprefix("version_")))
 

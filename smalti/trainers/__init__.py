@@ -8,6 +8,7 @@ from smalti.trainers.gan import GANLoss, ReconstructionGANLoss
 from smalti.trainers.latent_statistics import LatentStatisticsCallback
 from smalti.trainers.losses import PerceptualLoss, ReconstructionLoss, WaveletLoss
 from smalti.trainers.module import TokenizerTraining
+from smalti.trainers.schedules import WarmupSchedule
 from smalti.trainers.throughput import Throughput
 from smalti.trainers.visualization import ReconstructionGrid
 from smalti.trainers.warm_start import WarmStart
@@ -28,5 +29,6 @@ __all__ = [
     "TokenizerEMA",
     "TokenizerTraining",
     "WarmStart",
+    "WarmupSchedule",
     "WaveletLoss",
 ]

@@ -34,6 +34,7 @@ from smalti.trainers.losses.reconstruction import build_loss_dict, reconstructio
 from smalti.trainers.losses.weighting import LossNames, describe_weights, select_weights, weighted_sum
 from smalti.trainers.nan_guard import BufferBackup, check_finite
 from smalti.trainers.resuming import apply_optimizer_settings, check_resumable
+from smalti.trainers.schedules import build_schedule
 from smalti.trainers.step_summary import StepResult, StepSummary
 from smalti.trainers.unused_parameters import UnusedParameters
 from smalti.trainers.validation_metrics import ValidationMetrics, sample_metrics
@@ -351,7 +352,7 @@ class TokenizerTraining(pl.LightningModule):
         """Build one optimizer with one parameter group per network, and its learning rate schedule.
 
         Raises:
-            SmaltiError: the schedule cannot be built, or OneCycleLR ends before the last step of the run.
+            SmaltiError: see `smalti.trainers.schedules.build_schedule`.
         """
         optimizer, scheduler = self._build_optimizer()
         if scheduler is None:
@@ -371,20 +372,7 @@ class TokenizerTraining(pl.LightningModule):
         optimizer = self.optimizer(groups)
         if self.scheduler is None:
             return optimizer, None
-        try:
-            scheduler = self.scheduler(optimizer)
-        except (TypeError, ValueError, ZeroDivisionError) as error:
-            raise SmaltiError(
-                f"The learning rate schedule cannot be built ({error}): check model.scheduler."
-            ) from error
-        if isinstance(scheduler, torch.optim.lr_scheduler.OneCycleLR):
-            total_steps, max_steps = scheduler.total_steps, self.trainer.max_steps
-            if not 0 < max_steps <= total_steps:
-                raise SmaltiError(
-                    f"The schedule OneCycleLR ends after {total_steps} steps, but the trainer's max_steps is {max_steps}: "
-                    "set both to the same number with --model.scheduler.total_steps and --trainer.max_steps."
-                )
-        return optimizer, scheduler
+        return optimizer, build_schedule(self.scheduler, optimizer, self.trainer.max_steps)
 
     # Validation and test
 

@@ -14,6 +14,7 @@ from smalti.cli.recipe_files import recipe_folder, recipe_names
 from smalti.cli.recipes import load_recipes
 from smalti.data import ImageData, MixedData, VideoData  # noqa: F401 - recipes name the classes that are imported
 from smalti.trainers import TokenizerTraining
+from smalti.trainers.schedules import build_schedule
 
 DATA_RECIPES = [name for name in recipe_names() if name.startswith("data/")]
 MODEL_RECIPES = [name for name in recipe_names() if name not in DATA_RECIPES]
@@ -72,7 +73,8 @@ def test_every_recipe_builds_its_whole_model(name):
     optimizer = model.optimizer(model.tokenizer.parameters())
     assert type(optimizer).__name__ == recipe["model"]["optimizer"]["class_path"]
     if model.scheduler is not None:
-        assert model.scheduler(optimizer).total_steps == recipe["trainer"]["max_steps"]
+        steps = recipe["trainer"]["max_steps"]
+        assert build_schedule(model.scheduler, optimizer, steps).total_steps == steps
 
 
 @pytest.mark.parametrize("name", DATA_RECIPES)

@@ -66,7 +66,7 @@ def test_the_examples_of_the_help_are_valid(show, tmp_path, monkeypatch):
         ("--model.losses.help", ("PerceptualLoss", "WaveletLoss")),
         ("--model.tokenizer.help", ("wetok", "onevae", "ltx", "Tokenizer")),
         ("--model.optimizer.help", ("Adam ", "AdamW")),
-        ("--model.scheduler.help", ("OneCycleLR", "CosineAnnealingLR")),
+        ("--model.scheduler.help", ("WarmupSchedule", "CosineAnnealingLR")),
         ("--data.help", ("ImageData", "VideoData", "MixedData")),
         ("--trainer.logger.help", ("TensorBoardLogger", "WandbLogger")),
     ],

@@ -6,7 +6,8 @@ import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LinearLR, OneCycleLR, SequentialLR
 
 from smalti.errors import SmaltiError
-from smalti.trainers import Checkpoints
+from smalti.trainers import Checkpoints, WarmupSchedule
+from smalti.trainers.schedules import warmup_factor
 
 
 class Rates(pl.Callback):
@@ -52,6 +53,14 @@ def test_a_longer_schedule_holds_from_the_position_of_the_checkpoint(fit, schedu
     resumed, _ = fit(6, resume=True, scheduler=lambda optimizer: schedule(optimizer, 6))
     whole, _ = fit(6, scheduler=lambda optimizer: schedule(optimizer, 6))
     torch.testing.assert_close(resumed, whole[3:], rtol=0, atol=0)
+
+
+def test_max_steps_alone_extends_a_finished_run(fit):
+    """The schedule has no length of its own. The run continues like one with the new length from the start."""
+    options = {"scheduler": lambda optimizer: WarmupSchedule(optimizer, warmup_steps=2)}
+    fit(4, **options)
+    resumed, _ = fit(7, resume=True, **options)
+    assert [rates[0][0] for rates in resumed] == [1e-3 * warmup_factor(step, 2, total_steps=7) for step in (4, 5, 6)]
 
 
 def test_a_changed_learning_rate_applies_and_the_averages_of_the_optimizer_are_kept(fit):
