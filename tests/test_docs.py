@@ -40,8 +40,8 @@ SKIPPED = {
     "tensorboard --logdir runs": "is a server",
 }
 """Commands that do not run, and why."""
-LAUNCHERS = r"torchrun .*?-m smalti |srun .*?smalti "
-"""Starts several processes with the same command, which runs in this process instead."""
+LAUNCHERS = {r"torchrun .*?-m smalti ": "smalti ", r"sbatch examples/train\.sbatch ": "smalti fit "}
+"""Start several processes with the same command, which runs in this process instead."""
 TEXT = ("text", "bibtex")
 """Languages of blocks that do not run."""
 MAX_LENGTH = 120
@@ -104,7 +104,7 @@ def test_blocks_are_in_a_known_language(page):
 def test_commands_and_recipes_in_the_text_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     assert set(re.findall(r"`smalti ([a-z]+)", text)) <= set(COMMANDS)
-    assert set(re.findall(r"\b((?:data|wetok|onevae|ltx)/\w+\.yaml)", text)) <= set(recipe_names())
+    assert set(re.findall(r"\b((?:data|cluster|wetok|onevae|ltx)/\w+\.yaml)", text)) <= set(recipe_names())
 
 
 @pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md"])
@@ -116,6 +116,17 @@ def test_links_lead_to_files_and_headings(page):
         if heading:
             titles = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
             assert heading in {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}, target
+
+
+def test_the_slurm_script_is_a_shell_script_and_its_resources_are_those_of_the_recipe():
+    script = ROOT / "examples" / "train.sbatch"
+    subprocess.run(["bash", "-n", script], check=True)
+    text = script.read_text(encoding="utf-8")
+    settings = dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(\S+))?", text, re.MULTILINE))
+    trainer = load_recipes("cluster/32gpus.yaml")["trainer"]
+    assert int(settings["nodes"]) == trainer["num_nodes"]
+    assert int(settings["ntasks-per-node"]) == int(settings["gpus-per-node"]) == trainer["devices"]
+    assert {"requeue", "signal"} <= settings.keys()
 
 
 # Running them
@@ -226,7 +237,9 @@ def run_command(command, monkeypatch):
     """Run a command of a page in this process."""
     runs = sorted(Path("runs").glob("version_*"), key=lambda run: int(run.name.rpartition("_")[2]))
     command = command.replace("version_N", runs[-1].name if runs else "version_N")
-    program, *words = shlex.split(re.sub(LAUNCHERS, "smalti ", command))
+    for launcher, started in LAUNCHERS.items():
+        command = re.sub(launcher, started, command)
+    program, *words = shlex.split(command)
     if program == "export":
         monkeypatch.setenv(*words[0].split("="))
     elif program == "unset":

@@ -21,12 +21,13 @@ def run(name: str, arguments: list[str]) -> int:
     """Print the name and the first comment of each recipe, model recipes first."""
     CommandParser(name, "List the installed recipes.", _EXAMPLES).parse(arguments)
     names = sorted(recipe_names(), key=lambda recipe: ("/" in recipe, recipe))  # the quickstart first
-    data_recipes = [recipe for recipe in names if recipe.startswith("data/")]
+    data_recipes, cluster_recipes = ([name for name in names if name.startswith(f)] for f in ("data/", "cluster/"))
     _print_recipes(
         "Model recipes: smalti fit -c wetok/f16.yaml --data.train my/photos --data.validation my/val",
-        [recipe for recipe in names if recipe not in data_recipes],
+        [recipe for recipe in names if recipe not in (*data_recipes, *cluster_recipes)],
     )
     _print_recipes("Data recipes: smalti fit -c wetok/f16.yaml -c data/photos.yaml", data_recipes)
+    _print_recipes("Several GPUs: smalti fit -c mine.yaml -c cluster/8gpus.yaml", cluster_recipes)
     print(_HINTS.format(folder=recipe_folder()))
     return 0
 

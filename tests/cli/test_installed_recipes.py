@@ -17,7 +17,8 @@ from smalti.trainers import TokenizerTraining
 from smalti.trainers.schedules import build_schedule
 
 DATA_RECIPES = [name for name in recipe_names() if name.startswith("data/")]
-MODEL_RECIPES = [name for name in recipe_names() if name not in DATA_RECIPES]
+CLUSTER_RECIPES = [name for name in recipe_names() if name.startswith("cluster/")]
+MODEL_RECIPES = [name for name in recipe_names() if name not in (*DATA_RECIPES, *CLUSTER_RECIPES)]
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -30,7 +31,7 @@ def test_the_command_in_the_recipe_shows_all_settings(name, capsys, monkeypatch)
     assert len(lines[1]) < 120
     options = [name if re.fullmatch(r"my_\w+\.yaml", word) else word for word in command[2:]]
     assert name in options
-    given = ["-c", name] if name in MODEL_RECIPES else options
+    given = ["-c", name] if name in MODEL_RECIPES else options[:4]
     with pytest.raises(SystemExit) as stopped:
         main(["fit", *given, "--print_config"])
     assert not stopped.value.code
@@ -84,6 +85,22 @@ def test_a_data_recipe_replaces_all_settings_of_the_data(name):
         assert load_recipes(model, name)["data"] == data, model
 
 
+def test_cluster_recipes_keep_the_samples_per_step_and_the_steps_between_validations():
+    """They go with any recipe that is trained on several GPUs, and change nothing but the trainer."""
+    assert CLUSTER_RECIPES
+    for name in CLUSTER_RECIPES:
+        assert load_recipes(name).keys() == {"trainer"}
+        for model in MODEL_RECIPES:
+            alone, combined = load_recipes(model), load_recipes(model, name)
+            trainer = combined.pop("trainer")
+            micro_batches = trainer["accumulate_grad_batches"]
+            assert trainer["devices"] * trainer.get("num_nodes", 1) * micro_batches == 32
+            single = alone.pop("trainer")
+            assert combined == alone
+            if not model.endswith("quickstart.yaml"):
+                assert trainer["val_check_interval"] == micro_batches * single["val_check_interval"]
+
+
 @pytest.mark.parametrize("name", MODEL_RECIPES)
 def test_model_recipes_need_only_the_data_that_a_user_gives(name):
     data = load_recipes(name)["data"]
@@ -133,4 +150,4 @@ def test_the_list_of_recipes_starts_with_the_quickstart_and_names_all(capsys):
     listed = [line.split()[0] for line in lines if re.match(r"  \S+\.yaml  ", line)]
     assert listed[0] == "quickstart.yaml"
     assert sorted(listed) == recipe_names()
-    assert listed[-len(DATA_RECIPES) :] == DATA_RECIPES
+    assert listed[-len(DATA_RECIPES + CLUSTER_RECIPES) :] == DATA_RECIPES + CLUSTER_RECIPES
