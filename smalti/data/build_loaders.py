@@ -114,8 +114,12 @@ def evaluation_loader(
     """Build a loader that yields every sample exactly once over all processes. Unreadable samples are left out and logged.
 
     Files come in order: process `rank` gets every world_size-th file, starting with file `rank`. The transform cuts one
-    clip from each video. Shards are distributed over the processes and their workers; if there are fewer shards than
-    workers, some workers are idle. Processes may get different numbers of batches.
+    clip from each video. Local shards are dealt by samples: each process, and each of its workers, reads consecutive
+    samples in equal numbers, give or take one. URLs are dealt as a whole; if there are fewer URLs than workers, some
+    workers are idle. Processes may get different numbers of batches.
+
+    The samples of local shards are counted first. If `world_size` is not 1 and a process group exists, rank 0 counts for
+    all ranks, which must then call this in the same order.
 
     Args:
         source: images or videos, in files or shards.
@@ -147,7 +151,10 @@ def evaluation_loader(
         dataset = IndexedEvaluationDataset(source, transform)
         batches = DataLoader(dataset, batch_size=batch_size, sampler=indices, **options)
     else:
-        dataset = ShardEvaluationDataset(_as_shards(source), transform, rank, world_size)
+        shards = _as_shards(source)
+        if world_size > 1:
+            shards.share_sizes()
+        dataset = ShardEvaluationDataset(shards, transform, rank, world_size)
         batches = DataLoader(dataset, batch_size=batch_size, **options)
     return Loader(batches, source=str(source), max_bad=max_bad, samples=samples)
 

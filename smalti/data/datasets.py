@@ -207,7 +207,7 @@ class IndexedEvaluationDataset(Dataset[LoadedSample]):
 
 
 class ShardEvaluationDataset(IterableDataset[LoadedSample]):
-    """Yields every sample of the shards once, over all processes and their workers. Each shard is read by one worker.
+    """Yields every sample of the shards once, over all processes and their workers; see `Shards.deal`.
 
     Args:
         source: the shards.
@@ -225,13 +225,16 @@ class ShardEvaluationDataset(IterableDataset[LoadedSample]):
     def __iter__(self) -> Iterator[LoadedSample]:
         info = get_worker_info()
         worker, num_workers = (info.id, info.num_workers) if info else (0, 1)
-        num_shards = len(self.source.urls[self.rank :: self.world_size])
-        reader, num_readers = self.rank + self.world_size * worker, self.world_size * num_workers
-        for item in self.source.read_partition(reader, num_readers):
-            if isinstance(item, ReadFailure):
-                yield LoadedSample(None, "", (item._replace(num_shards=num_shards),), requested=0)
-            else:
-                yield _load(_shard_item(self.source, item), self.transform)
+        readers = range(self.rank * num_workers, (self.rank + 1) * num_workers)
+        parts = [self.source.deal(reader, self.world_size * num_workers) for reader in readers]
+        # The loader adds up what the workers of a process report.
+        num_shards = len({segment.shard for part in parts for segment in part})
+        for segment in parts[worker]:
+            for item in self.source.read_segment(segment, num_shards):
+                if isinstance(item, ReadFailure):
+                    yield LoadedSample(None, "", (item,), requested=0)
+                else:
+                    yield _load(_shard_item(self.source, item), self.transform)
 
 
 def _indexed_item(source: IndexedSource, index: int) -> LazyItem:

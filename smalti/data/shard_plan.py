@@ -1,4 +1,4 @@
-"""Which samples of which shards a process reads in an epoch, and in which order.
+"""Which samples of which shards a process reads in an epoch of training, and in which order; and in evaluation.
 
     shards in random order, one pass after another, without end:   | 003.tar | 000.tar | 002.tar | 001.tar | 002.tar | ...
     samples of an epoch over all processes:                        [          epoch 0              |          epoch 1  ...
@@ -35,6 +35,28 @@ class Segment(NamedTuple):
     shard: int
     first: int
     stop: int
+
+
+def deal_samples(sizes: Sequence[int], reader: int, num_readers: int) -> list[Segment]:
+    """Return what one of several readers reads of shards, so that together they read every sample once.
+
+    Each reader gets consecutive samples, in equal numbers give or take one. A shard without samples is missing or damaged:
+    one reader gets it as an empty segment, to report it.
+
+    Args:
+        sizes: number of samples in each shard.
+        reader: index of the reader.
+        num_readers: number of readers.
+    """
+    total = sum(sizes)
+    begin, end = (total * index // num_readers for index in (reader, reader + 1))
+    empty = [Segment(shard, 0, 0) for shard, size in enumerate(sizes) if not size][reader::num_readers]
+    starts = accumulate(sizes, initial=0)
+    parts = (
+        Segment(shard, max(begin - start, 0), min(end - start, size))
+        for shard, (start, size) in enumerate(zip(starts, sizes, strict=False))
+    )
+    return empty + [part for part in parts if part.first < part.stop]
 
 
 class RankPlan(NamedTuple):

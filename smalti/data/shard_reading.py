@@ -64,21 +64,23 @@ def read_shard(url: str, suffixes: Set[str], num_shards: int, first: int = 0) ->
             read from there; any other shard is read from its start.
 
     Yields:
-        The samples. A truncated shard yields its complete samples, then a `ReadFailure`; a shard that cannot be opened
-        yields a `ReadFailure` only.
+        The samples, beginning with that of index `first`, or with the start of the shard if `first` is 0. A truncated shard
+        yields its complete samples, then a `ReadFailure`; a shard that cannot be opened yields a `ReadFailure` only.
     """
     delays = iter(RETRY_DELAYS if is_url(url) else ())
     offset = find_sample(url, suffixes, first) if first and not is_url(url) else None
     to_skip = first if offset is None else 0
+    started = not first
     num_read = 0
     while True:
         errors: list[Exception] = []
         for sample in islice(_read_stream(url, offset or 0, suffixes, errors), num_read, None):
             num_read += 1
-            if not to_skip:
+            if to_skip:
+                to_skip -= sample.content is not None
+            elif started or sample.content is not None:
+                started = True
                 yield sample
-            elif sample.content is not None:
-                to_skip -= 1
         if not errors:
             return
         delay = next(delays, None)

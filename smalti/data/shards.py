@@ -14,6 +14,7 @@ from smalti.data.folder_index import IMAGE_SUFFIXES
 from smalti.data.path_table import digest_names
 from smalti.data.shard_headers import read_sample_headers
 from smalti.data.shard_patterns import expand_pattern, is_url
+from smalti.data.shard_plan import Segment, deal_samples
 from smalti.data.shard_reading import EncodedSample, read_shard, read_shards
 from smalti.data.sources import ReadFailure, Source, VideoSegment
 from smalti.distributed import compute_on_rank_0
@@ -139,9 +140,36 @@ class Shards(Source, IterableDataset[EncodedSample | ReadFailure]):
             raise UnreadableImageError(sample.name, "no image in the sample")
         return decode_image(sample.content)
 
-    def read_partition(self, index: int, num_readers: int) -> Iterator[EncodedSample | ReadFailure]:
-        """Read every num_readers-th shard, starting with shard `index`. A reader without shards gets nothing."""
-        return read_shards(self.urls[index::num_readers], self.suffixes)
+    def deal(self, reader: int, num_readers: int) -> list[Segment]:
+        """Return what one of several readers reads, so that together they read every sample once; see `read_segment`.
+
+        Local shards are dealt by samples, in equal numbers give or take one. URLs are dealt as a whole, because reading
+        from the middle of one transfers what comes before: a reader may get nothing.
+
+        Args:
+            reader: index of the reader.
+            num_readers: number of readers.
+        """
+        if self.local:
+            return deal_samples(self.sizes(), reader, num_readers)
+        return [Segment(shard, 0, 0) for shard in range(reader, len(self.urls), num_readers)]
+
+    def read_segment(self, segment: Segment, num_shards: int) -> Iterator[EncodedSample | ReadFailure]:
+        """Read a part of a shard in order: its samples, and those without an image or video that follow each.
+
+        The last part of a local shard, and the one part of a URL, are read to the end, whatever their length.
+
+        Args:
+            segment: a part that `deal` returned.
+            num_shards: number of shards to report in a failure.
+        """
+        last = not self.local or segment.stop >= self.sizes()[segment.shard]
+        count = 0
+        for item in self.read_shard(segment.shard, segment.first, num_shards):
+            count += isinstance(item, EncodedSample) and item.content is not None
+            if count > segment.stop - segment.first and not last:
+                return
+            yield item
 
     def read_shard(
         self, index: int, first: int = 0, num_shards: int | None = None

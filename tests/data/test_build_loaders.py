@@ -1,8 +1,10 @@
 """Loaders of images: order, augmentation, distribution over processes and workers, and unreadable samples."""
 
+import contextlib
 import io
 import itertools
 import logging
+import tarfile
 from collections import Counter
 from pathlib import Path
 
@@ -90,15 +92,47 @@ def test_evaluation_uses_every_image_once_over_the_processes(count, world_size, 
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("world_size", [1, 2, 5])
-def test_evaluation_uses_every_sample_of_shards_once(make_shards, workers, world_size):
-    shards = Shards(make_shards(4, 3))
+def test_evaluation_deals_the_samples_of_shards_evenly_and_uses_each_once(make_shards, workers, world_size):
+    """Also if there are fewer shards than processes."""
+    shards = Shards(make_shards(3, 4))
     names = [
-        name
+        [name for batch in evaluation_loader(shards, SMALL, 2, workers, rank, world_size) for name in batch.names]
         for rank in range(world_size)
-        for batch in evaluation_loader(shards, SMALL, 2, workers, rank, world_size)
-        for name in batch.names
     ]
-    assert sorted(names) == [sample.name for sample in shards]
+    assert sorted(itertools.chain(*names)) == [sample.name for sample in shards]
+    assert {len(part) for part in names} <= {12 // world_size, -(-12 // world_size)}
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_evaluation_on_any_number_of_processes_reports_each_failure_of_shards_once(tmp_path, mode):
+    """Samples without an image, a truncated shard, an empty one, and a wrong list of samples."""
+    png = io.BytesIO()
+    Image.new("RGB", (4, 4), "white").save(png, "PNG")
+    for shard in range(4):
+        with tarfile.open(tmp_path / f"{shard}.tar", mode) as tar:
+            for index, suffix in enumerate(["cls", "png", "cls", "png", "png", "cls", "cls", "png", "png", "cls"]):
+                info = tarfile.TarInfo(f"{shard}{index}.{suffix}")
+                info.size = len(png.getvalue())
+                tar.addfile(info, io.BytesIO(png.getvalue()))
+    data = (tmp_path / "1.tar").read_bytes()
+    (tmp_path / "1.tar").write_bytes(data[: 7 * len(data) // 10])
+    (tmp_path / "2.tar").write_bytes(b"")
+    expected = None
+    for samples in (None, [9, 1, 2, 3]):
+        for world_size in (1, 2, 3, 7):
+            shards = Shards(str(tmp_path / "*.tar"), samples)
+            names, failures, requested = Counter(), Counter(), 0
+            for rank in range(world_size):
+                loader = evaluation_loader(shards, image_to_pixels, 1, 0, rank, world_size, max_bad=1.0)
+                with contextlib.suppress(SmaltiError):  # more than all of the shards of a process may be damaged
+                    names.update(name for batch in loader for name in batch.names)
+                failures.update(name for name in loader.skipped.names if not name.endswith(".tar"))
+                requested += loader.skipped.requested
+            assert set(names.values()) | set(failures.values()) == {1}
+            expected = expected or (names, failures, requested)
+            assert (names, failures, requested) == expected
+    assert len(expected[0]) >= 10
+    assert len(expected[1]) >= 10
 
 
 def test_evaluation_batches_of_files_do_not_depend_on_workers(make_folder):
