@@ -249,7 +249,7 @@ def run_command(command, monkeypatch):
     elif program == "smalti":
         if words[0] == "import" and not Path(words[2]).exists():
             write_published(words[1], words[2], words[words.index("--config") + 1])
-        if words[0] == "fit":
+        if words[0] in ("fit", "check"):
             words += shrink(words)
         monkeypatch.setattr(sys, "argv", ["smalti"])
         try:
