@@ -164,7 +164,8 @@ class GANLoss(nn.Module):
 
     def _fake_logits(self, reconstruction: Tensor, original: Tensor) -> Tensor:
         """Return the float32 logits of the reconstruction being an original."""
-        return self.discriminator(reconstruction).float()
+        # One dtype and one memory layout for both inputs, because a compiled discriminator has a graph for each.
+        return self.discriminator(reconstruction.to(original.dtype).contiguous()).float()
 
     def _real_and_fake_logits(self, reconstruction: Tensor, original: Tensor) -> tuple[Tensor, Tensor]:
         """Return the float32 logits of the original being an original, and of the reconstruction being an original."""

@@ -22,6 +22,7 @@ from smalti.tokenizers.checkpoints import CHECKPOINT_KEY
 from smalti.tokenizers.configurable import get_config
 from smalti.tokenizers.layers.activation_checkpointing import enable_activation_checkpointing
 from smalti.tokenizers.tokenizer import Tokenizer
+from smalti.trainers.compilation import compile_network
 from smalti.trainers.gan import GANLoss, adaptive_weight
 from smalti.trainers.losses.base import ReconstructionLoss
 from smalti.trainers.losses.provenance import (
@@ -91,11 +92,13 @@ class TokenizerTraining(pl.LightningModule):
         frozen: parts of the tokenizer that are not trained and stay in evaluation mode: "encoder", "bottleneck", "decoder".
         gradient_checkpointing: recompute the activations inside the tokenizer's blocks in the backward pass. The gradients
             are the same. Training needs less memory and takes about a third longer.
+        compile: compile encoder, decoder and discriminator with `torch.compile`, see `compile_network`. The losses are the
+            same up to rounding errors, except that compiled networks draw other random numbers.
 
     Raises:
         SmaltiError: a weight has an unknown name, no reconstruction loss has a positive weight, `frozen` names an unknown
-            part or leaves nothing to train, a name in `losses` is taken, or `gradient_checkpointing` is set for a tokenizer
-            without blocks that support it.
+            part or leaves nothing to train, a name in `losses` is taken, `gradient_checkpointing` is set for a tokenizer
+            without blocks that support it, or `compile` is set together with `gan.adaptive`.
     """
 
     def __init__(
@@ -109,6 +112,7 @@ class TokenizerTraining(pl.LightningModule):
         frozen: list[TokenizerPart] | None = None,
         *,
         gradient_checkpointing: bool = False,
+        compile: bool = False,  # noqa: A002 (PyTorch's name)
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
@@ -134,6 +138,8 @@ class TokenizerTraining(pl.LightningModule):
             raise SmaltiError(
                 "No block of this tokenizer supports gradient checkpointing: remove gradient_checkpointing from the recipe."
             )
+        if compile:
+            self._compile_networks()
         self.train()
         self._seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
         self._unused_parameters: UnusedParameters | None = None
@@ -158,6 +164,17 @@ class TokenizerTraining(pl.LightningModule):
                 f"The tokenizer has no parameters to train (model.frozen: {', '.join(self.frozen) or 'none'}): remove a "
                 "part from model.frozen. In Python, call requires_grad_() on a tokenizer that was loaded."
             )
+
+    def _compile_networks(self) -> None:
+        """Compile encoder, decoder and discriminator. Bottlenecks and losses run eagerly: some communicate with ranks."""
+        if self.gan is not None and self.gan.adaptive:
+            raise SmaltiError(
+                "With compile, the decoder has one backward pass as a whole, and gan.adaptive would run it three times per "
+                "step: remove model.compile or model.gan.adaptive from the recipe."
+            )
+        discriminators = [] if self.gan is None else [self.gan.discriminator]
+        for network in (self.tokenizer.encoder, self.tokenizer.decoder, *discriminators):
+            compile_network(network)
 
     def _name_metrics(self, names: LossNames) -> list[str]:
         """Return the names of everything that a training step can log, without "train/"."""
