@@ -24,7 +24,9 @@ class KL(Bottleneck):
             batch and positions. It does not depend on the resolution. Latent diffusion's code (arXiv 2112.10752) sums this
             loss over the n positions of an image, and the reconstruction losses over its 3 H W values. Losses here are
             means. Its weight w corresponds to w n / (3 H W) here, which is w / (3 s^2) for an encoder of spatial stride s:
-            1e-6 with s = 8 corresponds to 5.2e-9. For clips, divide by the temporal stride too.
+            1e-6 with s = 8 corresponds to 5.2e-9. For clips, divide by the temporal stride too. The recipes choose larger
+            weights: a channel that is used has about 3 nats (`benchmarks/RESULTS.md`), so that w times 3 dim is about 1% of
+            the pixel losses.
 
     Args:
         dim: channels of the latent. The input has the means first, then the log-variances.
