@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 
-from smalti.errors import SmaltiError
+from smalti.errors import SmaltiError, explain_killed_worker
 from smalti.extensions import import_requested_modules
 from smalti.version import __version__
 
@@ -77,6 +77,11 @@ def _run(arguments: list[str]) -> int:
         return _fail(f"smalti {name}", str(error))
     except PermissionError as error:
         return _fail(f"smalti {name}", f"You have no permission to access {error.filename}: check its permissions.")
+    except RuntimeError as error:
+        killed = explain_killed_worker(error)
+        if killed is None:
+            raise
+        return _fail(f"smalti {name}", str(killed))
     except KeyboardInterrupt:
         return 130
 

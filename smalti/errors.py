@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class SmaltiError(Exception):
     """Bad input that the user can fix. The command line prints the message and exits with code 2.
@@ -61,3 +63,26 @@ class UnreadableError(SmaltiError):
 
 class DivergedError(SmaltiError):
     """A loss or gradient is NaN or infinite. Training stops before the weights are updated."""
+
+
+def explain_killed_worker(error: RuntimeError) -> SmaltiError | None:
+    """Return the error for users if a process that loads data was killed; None for any other error.
+
+    PyTorch raises the error where the main process waits for data, or, when a worker ends, at any other place.
+    """
+    pattern = r"DataLoader worker \(pid\S* ([\d, ]+)\) (?:is killed by signal: ([^.]*)|exited)"
+    match = re.match(pattern, str(error))
+    if match is None:
+        return None
+    pids, signal = match.groups(default="")
+    if signal.startswith("Bus error"):
+        remedy = (
+            "shared memory is too small: increase it (`docker run --shm-size 16g`), or decrease the number of workers"
+        )
+    else:
+        remedy = (
+            "memory may be short: decrease the number of workers (for shards, also their `buffer`), or give the job more "
+            "memory"
+        )
+    cause = f" ({signal})" if signal else ""
+    return SmaltiError(f"A process that loads data (pid {pids}) was killed{cause}; {remedy}.")

@@ -52,6 +52,36 @@ def test_a_file_without_permission_gives_one_sentence(capsys, monkeypatch):
     assert "no permission to access secret" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("DataLoader worker (pid 7) is killed by signal: Killed. ", "(pid 7) was killed (Killed); memory may be short"),
+        ("DataLoader worker (pid(s) 7, 8) exited unexpectedly", "(pid 7, 8) was killed; memory may be short"),
+        (
+            "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out of "
+            "shared memory. Please try to raise your shared memory limit.",
+            "shared memory is too small: increase it",
+        ),
+        ("Caught RuntimeError in DataLoader worker process 0.", None),
+    ],
+)
+def test_a_killed_data_worker_gives_one_sentence(capsys, monkeypatch, message, expected):
+    """PyTorch may raise it anywhere, for example in a training step."""
+
+    def die(*_):
+        raise RuntimeError(message)
+
+    monkeypatch.setattr("smalti.commands.recipes.run", die)
+    if expected is None:
+        with pytest.raises(RuntimeError, match="Caught"):
+            main(["recipes"])
+        return
+    assert main(["recipes"]) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert error.count("\n") == 1
+
+
 def test_help_does_not_import_torch():
     code = "import sys; from smalti.__main__ import main; main(['--help']); print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from multiprocessing.connection import wait
 from typing import Any
 
 from torch.utils.data import DataLoader
 
 from smalti.data.datasets import LoadedBatch
 from smalti.data.sampler import TrainingPosition, TrainingSampler
-from smalti.errors import SmaltiError
+from smalti.errors import SmaltiError, explain_killed_worker
 from smalti.types import Batch
 
 logger = logging.getLogger("smalti.data")
@@ -77,7 +79,7 @@ class Loader:
         skipped: the samples that could not be read so far.
 
     Raises:
-        SmaltiError: `max_bad` is not in [0, 1]; while iterating, too many samples are unreadable.
+        SmaltiError: `max_bad` is not in [0, 1]; while iterating, too many samples are unreadable, or a worker was killed.
     """
 
     def __init__(
@@ -112,7 +114,7 @@ class Loader:
             self._order.sampler.position = self._order.get_position()
         requested, unreadable = 0, 0
         broken_shards: dict[str, float] = {}
-        for loaded in self._batches:
+        for loaded in self._load():
             requested, unreadable = requested + loaded.requested, unreadable + loaded.unreadable
             broken_shards |= {failure.name: 1 / failure.num_shards for failure in loaded.failures if failure.num_shards}
             self.skipped.add(loaded)
@@ -125,6 +127,25 @@ class Loader:
         self._check_limit(unreadable, self._samples or requested, sum(broken_shards.values()))
         if broken_shards and not requested:
             raise self._error(f"{self._source} contains no readable sample")
+
+    def _load(self) -> Iterator[LoadedBatch]:
+        """Iterate over the batches of the DataLoader.
+
+        Raises:
+            SmaltiError: a worker was killed.
+        """
+        iterator = iter(self._batches)
+        try:
+            yield from iterator
+        except (RuntimeError, OSError, EOFError) as error:
+            killed = _find_killed_worker(error, getattr(iterator, "_workers", []))
+            if killed is None:
+                raise
+            # While the workers are registered, PyTorch raises the error again whenever any child process ends.
+            with suppress(RuntimeError):
+                iterator._shutdown_workers()  # pyright: ignore[reportAttributeAccessIssue]
+            self.close()
+            raise killed from error
 
     def close(self) -> None:
         """Stop workers that were kept for another epoch.
@@ -157,6 +178,26 @@ class Loader:
         others = len(self.skipped.names) - len(examples)
         listed = ", ".join(examples) + (f" and {others} more" if others else "")
         return SmaltiError(f"{problem}: {listed}; fix or remove them, or increase max_bad.")
+
+
+def _find_killed_worker(error: Exception, workers: list[Any]) -> SmaltiError | None:
+    """Return the error for users if a worker was killed; None if the loader failed for another reason.
+
+    Args:
+        error: what the loader raised. If a worker was killed after it announced a batch, the connection to it fails.
+        workers: the processes.
+    """
+    if isinstance(error, RuntimeError):
+        return explain_killed_worker(error)
+    try:
+        ended = wait([worker.sentinel for worker in workers], timeout=1.0)
+        for worker in workers:
+            worker.join(1.0 if worker.sentinel in ended else 0.0)  # its exit code may come a little later
+        killed = [str(worker.pid) for worker in workers if worker.exitcode]
+    except RuntimeError as raised_by_signal_handler:
+        return explain_killed_worker(raised_by_signal_handler)
+    message = f"DataLoader worker (pid(s) {', '.join(killed)}) exited unexpectedly"
+    return explain_killed_worker(RuntimeError(message)) if killed else None
 
 
 def warn_about_changes(saved: dict[str, Any], current: dict[str, Any]) -> None:

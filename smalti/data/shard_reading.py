@@ -185,4 +185,6 @@ def _select_content(sample: dict[str, object], suffixes: Set[str]) -> bytes | No
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return " ".join(str(error.args[0] if error.args else error).partition(" @ ")[0].split()) or type(error).__name__

@@ -4,6 +4,9 @@ import contextlib
 import io
 import itertools
 import logging
+import os
+import signal
+import subprocess
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -300,6 +303,23 @@ def test_truncated_shards_count_as_a_fraction_of_the_shards(make_shards, caplog)
             list(loader)
 
 
+@pytest.mark.parametrize("max_bad", [0.2, 0.5])
+def test_a_shard_that_disappears_during_training_is_named(make_shards, max_bad):
+    """It counts as bad: the next epoch continues without it if max_bad allows it, and ends with its name otherwise."""
+    shards = Shards(make_shards(4, 4), buffer=1)
+    position = TrainingPosition()
+    loader = training_loader(shards, RANDOM_CROP, batch_size=2, max_bad=max_bad, get_position=lambda: position)
+    assert len(list(loader)) == 8
+    Path(shards.urls[2]).unlink()
+    position = TrainingPosition(1)
+    if max_bad < 0.25:
+        with pytest.raises(SmaltiError, match=r"25% of the shards could not be read .*002\.tar \(No such file"):
+            list(loader)
+    else:
+        assert sum(len(batch.names) for batch in loader) == 16
+        assert set(loader.skipped.names) == {shards.urls[2]}
+
+
 def test_shard_samples_without_an_image_are_skipped(tmp_path):
     stream = io.BytesIO()
     Image.new("RGB", (4, 4), "white").save(stream, "PNG")
@@ -342,6 +362,23 @@ def test_invalid_arguments_raise_an_error(make_folder, make_shards):
 
 
 @pytest.mark.slow
+class KillsItsProcess(GrayImages):
+    """The process that reads image 5 is killed, as the kernel does when memory is short."""
+
+    def __getitem__(self, index):
+        if index == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+
+def test_a_worker_that_is_killed_gives_one_sentence():
+    message = r"loads data \(pid [\d, ]+\) was killed.*; memory may be short: .*workers"
+    with pytest.raises(SmaltiError, match=message) as caught:
+        list(evaluation_loader(KillsItsProcess(8), image_to_pixels, 1, workers=1))
+    assert "\n" not in str(caught.value)
+    assert subprocess.run(["true"], check=True).returncode == 0  # PyTorch does not raise it again when a process ends
+
+
 def test_workers_can_be_spawned(make_shards):
     shards = Shards(make_shards(2, 4), samples=8, buffer=2)
     plan = ShardPlan(shards.sizes(), samples=8, batch_size=2, lanes=2, world_size=1, seed=0)
