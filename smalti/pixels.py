@@ -37,7 +37,14 @@ def uint8_to_pixels(images: Tensor) -> Tensor:
     >>> uint8_to_pixels(torch.tensor([0, 255], dtype=torch.uint8)).tolist()
     [-1.0, 1.0]
     """
-    return images.float() / 127.5 - 1
+    # Divides by a tensor, because CUDA multiplies by the rounded reciprocal of a number: the result would differ by a bit.
+    divisor = torch.full((), 127.5, device=images.device)
+    return images.to(torch.float32, copy=True).div_(divisor).sub_(1)
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """Convert uint8 as `uint8_to_pixels`. Tensors of other types are returned unchanged."""
+    return uint8_to_pixels(images) if images.dtype == torch.uint8 else images
 
 
 def image_to_pixels(image: Image.Image) -> Tensor:

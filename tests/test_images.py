@@ -16,7 +16,7 @@ from smalti.data import Folder
 from smalti.data.packaged_files import locate
 from smalti.data.packaged_photos import _SKIMAGE, _SKLEARN
 from smalti.errors import SmaltiError
-from smalti.images import UnreadableImageError, decode_image
+from smalti.images import UnreadableImageError, decode_image, decode_tensor
 from smalti.pixels import pixels_to_uint8
 
 
@@ -27,9 +27,12 @@ def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
 
 
 def values(data: bytes | str | Path) -> torch.Tensor:
+    """Decode an image with both functions, which must agree."""
     image = decode_image(data)
     assert image.mode == "RGB"
-    return pil_to_tensor(image).int()
+    pixels = pil_to_tensor(image)
+    assert torch.equal(decode_tensor(data, lambda size: 1), pixels)
+    return pixels.int()
 
 
 def png(width: int, height: int, depth: int, color_type: int, rows: bytes, extra: bytes = b"") -> bytes:
@@ -73,6 +76,27 @@ def test_exif_orientation_is_applied(coffee, orientation):
     exif[0x0112] = orientation
     expected = coffee if upright is None else coffee.transpose(upright)
     torch.testing.assert_close(values(encode(coffee, exif=exif)), pil_to_tensor(expected).int(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("orientation", [1, 2, 6, 7])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("factor", [2, 8])
+def test_jpeg_files_are_reduced_while_decoding(mode, orientation, factor):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    with Image.open(locate("coffee.png", _SKIMAGE)) as photo:
+        data = encode(photo.convert("RGB").resize((195, 120)).convert(mode), "JPEG", quality=90, exif=exif)
+    full = decode_image(data)
+    sizes = []
+    reduced = decode_tensor(data, lambda size: sizes.append(size) or factor)
+    assert sizes == [full.size]
+    assert reduced.shape == (3, -(-full.height // factor), -(-full.width // factor))
+    expected = full.resize(reduced.shape[:0:-1], Image.Resampling.BICUBIC)
+    assert (reduced.float() - pil_to_tensor(expected)).abs().mean() < 10
+
+
+def test_other_formats_are_not_reduced(coffee):
+    assert decode_tensor(encode(coffee), lambda size: pytest.fail("asked")).shape == (3, 64, 96)
 
 
 def test_grayscale_and_bilevel_images_become_equal_channels():

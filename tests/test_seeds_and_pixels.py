@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from smalti.pixels import frames_as_images, image_to_pixels, pixels_to_uint8, uint8_to_pixels
+from smalti.pixels import frames_as_images, image_to_pixels, pixels_to_uint8, to_pixels, uint8_to_pixels
 from smalti.seeds import derive_seed
 
 integers = st.integers(-(2**63), 2**63 - 1)
@@ -39,6 +39,9 @@ def test_8_bit_images_round_trip_exactly():
     pixels = uint8_to_pixels(levels)
     assert (pixels.min(), pixels.max()) == (-1, 1)
     assert torch.equal(pixels_to_uint8(pixels), levels)
+    assert torch.equal(pixels, torch.arange(256.0) / 127.5 - 1)
+    assert torch.equal(to_pixels(levels), pixels)
+    assert to_pixels(pixels) is pixels
     assert pixels_to_uint8(torch.tensor([-3.0, 0.0031, 7.0])).tolist() == [0, 128, 255]
     image = Image.frombytes("RGB", (2, 1), bytes([0, 128, 255, 1, 2, 3]))
     assert torch.equal(pixels_to_uint8(image_to_pixels(image))[:, 0, 0], torch.tensor([0, 128, 255]))

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from smalti.data.clip_transforms import ClipTransform, VideoEvaluationTransform
 from smalti.data.datasets import (
@@ -24,7 +25,6 @@ from smalti.data.shard_plan import ShardPlan
 from smalti.data.shards import Shards
 from smalti.data.sources import IndexedSource, Source
 from smalti.errors import SmaltiError
-from smalti.pixels import image_to_pixels
 
 logger = logging.getLogger("smalti.data")
 
@@ -41,6 +41,7 @@ def training_loader(
     rank: int = 0,
     world_size: int = 1,
     get_position: Callable[[], TrainingPosition] = TrainingPosition,
+    as_uint8: bool = False,
 ) -> Loader:
     """Build a loader of complete training batches. Order and augmentation depend only on seed, epoch and index.
 
@@ -58,6 +59,7 @@ def training_loader(
         rank: rank of this process.
         world_size: number of processes.
         get_position: returns the training position. It is called at the start of each iteration.
+        as_uint8: whether to yield 8-bit pixels unconverted, to be converted by `smalti.pixels.to_pixels` on another device.
 
     Raises:
         SmaltiError: an epoch has less than one batch per process, shards contain no samples, or must be counted but are not
@@ -98,7 +100,9 @@ def training_loader(
         lanes = LaneBatchSampler(sampler, batch_size, lambda epoch: plan.plan_rank(epoch, rank).batch_lanes, workers)
         batches = DataLoader(dataset, batch_sampler=lanes, **options)
     order = TrainingOrder(sampler, get_position, settings)
-    return Loader(batches, source=str(source), max_bad=max_bad, samples=samples // world_size, order=order)
+    return Loader(
+        batches, source=str(source), max_bad=max_bad, samples=samples // world_size, as_uint8=as_uint8, order=order
+    )
 
 
 def evaluation_loader(
@@ -110,6 +114,7 @@ def evaluation_loader(
     world_size: int = 1,
     max_bad: float = 0.01,
     keep_workers: bool = False,
+    as_uint8: bool = False,
 ) -> Loader:
     """Build a loader that yields every sample exactly once over all processes. Unreadable samples are left out and logged.
 
@@ -132,6 +137,7 @@ def evaluation_loader(
         max_bad: maximum fraction of unreadable samples; see `Loader`.
         keep_workers: whether to keep the workers for the next iteration. Call `close` to stop them when the loader is no
             longer needed.
+        as_uint8: whether to yield 8-bit pixels unconverted, as in `training_loader`.
 
     Raises:
         SmaltiError: a number is out of range, or the transform is for the other kind of source; while iterating, too many
@@ -141,7 +147,7 @@ def evaluation_loader(
         raise SmaltiError(f"batch_size is {batch_size}: give at least 1.")
     if transform is None:
         batch_size = 1
-        transform = VideoEvaluationTransform(None, resize=None, crop=None) if source.videos else image_to_pixels
+        transform = VideoEvaluationTransform(None, resize=None, crop=None) if source.videos else pil_to_tensor
     _check_kind(source, transform)
     options = _worker_options(workers, keep_workers)
     samples = None
@@ -156,7 +162,7 @@ def evaluation_loader(
             shards.share_sizes()
         dataset = ShardEvaluationDataset(shards, transform, rank, world_size)
         batches = DataLoader(dataset, batch_size=batch_size, **options)
-    return Loader(batches, source=str(source), max_bad=max_bad, samples=samples)
+    return Loader(batches, source=str(source), max_bad=max_bad, samples=samples, as_uint8=as_uint8)
 
 
 def _samples_per_epoch(shards: Shards, rank: int) -> int:

@@ -16,6 +16,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from smalti.data.image_transforms import ASPECT_RATIO, EvaluationTransform, ImageTransform, TrainingTransform
 from smalti.data.sources import VideoSegment
 from smalti.errors import SmaltiError
+from smalti.pixels import to_pixels
 from smalti.video import UnreadableVideoError, normalize_frame_rate, probe, read_frames
 
 DECODING_THREADS = 1
@@ -61,7 +62,7 @@ class ClipTransform(nn.Module):
 
     @abstractmethod
     def frame_transform(self, first: Image.Image) -> ImageTransform:
-        """Return the transform of all frames of a clip, given the first frame."""
+        """Return the transform of all frames of a clip, given the first frame. Its result may be uint8."""
 
     def forward(self, segment: VideoSegment) -> Clip:
         """Cut a clip from a video.
@@ -69,6 +70,11 @@ class ClipTransform(nn.Module):
         Raises:
             UnreadableVideoError: the video cannot be read, or is too short.
         """
+        clip = self.to_uint8(segment)
+        return clip._replace(pixels=to_pixels(clip.pixels))
+
+    def to_uint8(self, segment: VideoSegment) -> Clip:
+        """Cut a clip as `forward`, but leave its pixels in uint8, which loaders convert after the transfer."""
         start = self.start_time(segment)
         try:
             pixels = self._cut(segment, start)
@@ -149,7 +155,7 @@ class VideoTrainingTransform(ClipTransform):
 
     def frame_transform(self, first: Image.Image) -> ImageTransform:
         """Draw one crop and one flip for all frames."""
-        return self._spatial.draw(first)
+        return self._spatial.draw(first.size)
 
 
 class VideoEvaluationTransform(ClipTransform):
@@ -188,7 +194,7 @@ class VideoEvaluationTransform(ClipTransform):
 
     def frame_transform(self, first: Image.Image) -> ImageTransform:
         """Return the resize and center crop."""
-        return self._spatial
+        return self._spatial.to_uint8
 
 
 class _TooShortError(UnreadableVideoError):

@@ -21,6 +21,8 @@ from smalti.data.shards import Shards, VideoShards
 from smalti.data.source_spec import open_source
 from smalti.data.sources import IndexedSource, Source
 from smalti.errors import SmaltiError
+from smalti.pixels import to_pixels
+from smalti.types import Batch
 
 logger = logging.getLogger("smalti.data")
 
@@ -39,12 +41,17 @@ class TrainingData(LightningDataModule):
 
     A run that is killed at any step and resumed from a checkpoint continues with exactly the batches that it would have
     seen, for any number of workers.
+
+    Attributes:
+        is_running: whether a trainer uses this data module, from `setup` to `teardown`. Loaders then leave the conversion
+            of 8-bit pixels to `on_after_batch_transfer`.
     """
 
     def __init__(self) -> None:
         super().__init__()
         # A process gets no validation samples if there are fewer samples than processes.
         self.allow_zero_length_dataloader_with_multiple_devices = True
+        self.is_running = False
         self._loaders: list[Closable] = []
 
     def check_sources(self, stage: str, option: str = "data") -> None:
@@ -68,6 +75,7 @@ class TrainingData(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Check the sources. On rank 0, warn if validation uses training samples."""
+        self.is_running = self.trainer is not None
         self.check_sources(stage)
         if stage == "fit" and self.rank_and_world_size()[0] == 0 and (overlap := self.find_overlap()):
             logger.warning(
@@ -82,8 +90,15 @@ class TrainingData(LightningDataModule):
         """Return the validation loader."""
         return self.val_dataloader()
 
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Convert 8-bit pixels to [-1, 1] on the device of the model. The trainer transfers a quarter of the bytes."""
+        pixels = to_pixels(batch.pixels)
+        # The trainer converts floating-point numbers to its precision before the transfer.
+        return Batch(self.trainer.precision_plugin.convert_input(pixels) if self.trainer else pixels, batch.names)
+
     def teardown(self, stage: str) -> None:
         """Stop the workers."""
+        self.is_running = False
         while self._loaders:
             self._loaders.pop().close()
 
@@ -167,25 +182,29 @@ class SourceData(TrainingData):
 
         Its length is that of the complete epoch.
         """
-        return self.close_at_teardown(self.build_training_loader(*self.rank_and_world_size(), self.position))
+        loader = self.build_training_loader(*self.rank_and_world_size(), self.position, as_uint8=self.is_running)
+        return self.close_at_teardown(loader)
 
     def val_dataloader(self) -> Loader:
         """Return a loader that yields every validation sample once."""
-        return self.close_at_teardown(self.build_validation_loader(*self.rank_and_world_size()))
+        loader = self.build_validation_loader(*self.rank_and_world_size(), as_uint8=self.is_running)
+        return self.close_at_teardown(loader)
 
-    def build_training_loader(self, rank: int, world_size: int, get_position: Callable[[], TrainingPosition]) -> Loader:
+    def build_training_loader(
+        self, rank: int, world_size: int, get_position: Callable[[], TrainingPosition], as_uint8: bool = False
+    ) -> Loader:
         """Build the training loader of a process; see `training_loader`."""
         return training_loader(
             self._get("train"), self._transforms[0], batch_size=self.batch_size, workers=self.workers,
             repeats=self.repeats, seed=self.seed, max_bad=self.max_bad, rank=rank, world_size=world_size,
-            get_position=get_position,
+            get_position=get_position, as_uint8=as_uint8,
         )  # fmt: skip
 
-    def build_validation_loader(self, rank: int, world_size: int) -> Loader:
+    def build_validation_loader(self, rank: int, world_size: int, as_uint8: bool = False) -> Loader:
         """Build the validation loader of a process; see `evaluation_loader`."""
         return evaluation_loader(
             self._get("validation"), self._transforms[1], self.batch_size, self.workers, rank, world_size, self.max_bad,
-            keep_workers=True,
+            keep_workers=True, as_uint8=as_uint8,
         )  # fmt: skip
 
     def require(self, *names: str, option: str = "data") -> None:

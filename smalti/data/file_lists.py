@@ -60,6 +60,10 @@ class ImageFiles(_FileList, ImageSource):
     def __getitem__(self, index: int) -> Image.Image:
         return decode_image(self.paths[index])
 
+    def image_file(self, index: int) -> Path | None:
+        """Return the path of the image; None in a subclass that changes what is decoded."""
+        return self.paths[index] if type(self).__getitem__ is ImageFiles.__getitem__ else None
+
 
 class VideoFiles(_FileList, VideoSource):
     """Video files in a given order.

@@ -3,19 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
 
 from smalti.errors import SmaltiError
-from smalti.pixels import image_to_pixels
+from smalti.images import decode_tensor
+from smalti.pixels import uint8_to_pixels
 
 ImageTransform = Callable[[Image.Image], Tensor]
-"""Function from an 8-bit RGB image to (3, H, W) float32 pixels in [-1, 1]."""
+"""Function from an 8-bit RGB image to (3, H, W), either uint8 or float32 pixels in [-1, 1]."""
 
 BICUBIC = v2.InterpolationMode.BICUBIC
+
+OVERSAMPLING = 1.5
+"""A crop of a JPEG file is decoded with at least this many times the height and width of the result."""
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A crop of an image, resized to a square and possibly flipped.
+
+    Attributes:
+        top: first row of the crop in pixels; `left`, `height` and `width` likewise.
+        size: height and width of the result in pixels.
+        flip: whether the result is flipped horizontally.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+    size: int
+    flip: bool
+
+    def __call__(self, image: Image.Image | Tensor, factor: int = 1) -> Tensor:
+        """Cut the crop from an image.
+
+        The bicubic filter is that of Pillow, computed by torch, which is several times faster; levels differ by at most 2.
+
+        Args:
+            image: RGB image, or (3, H, W) uint8.
+            factor: factor by which this image is smaller than the image that the crop was drawn for. The edges of the crop
+                are rounded to its pixels.
+
+        Returns:
+            (3, size, size) uint8.
+        """
+        left, top = round(self.left / factor), round(self.top / factor)
+        right, bottom = round((self.left + self.width) / factor), round((self.top + self.height) / factor)
+        if isinstance(image, Tensor):
+            pixels = image[:, top:bottom, left:right]
+        else:
+            pixels = F.pil_to_tensor(image.crop((left, top, right, bottom)))
+        pixels = F.resize(pixels, [self.size, self.size], interpolation=BICUBIC, antialias=True)
+        return pixels.flip(-1) if self.flip else pixels
+
+    def reduction(self) -> int:
+        """Return the largest factor by which the image may be reduced before the crop: 1, 2, 4 or 8.
+
+        The reduced crop has at least `OVERSAMPLING` times the height and width of the result. Its edges, which are rounded
+        to reduced pixels, move by at most a third of a pixel of the result.
+        """
+        largest = min(self.height, self.width) / (OVERSAMPLING * self.size)
+        return max(factor for factor in (1, 2, 4, 8) if factor <= max(1, largest))
 
 
 ASPECT_RATIO = (3 / 4, 4 / 3)
@@ -60,26 +116,52 @@ class TrainingTransform(nn.Module):
             )
         scale, aspect_ratio = (scale[0], scale[1]), (aspect_ratio[0], aspect_ratio[1])
         self._crop = v2.RandomResizedCrop(size, scale, aspect_ratio, interpolation=BICUBIC, antialias=True)
+        self._size = size
         self._flip = flip
 
     def forward(self, image: Image.Image) -> Tensor:
         """Transform an RGB image of any size to (3, size, size) float32 in [-1, 1]."""
-        return self.draw(image)(image)
+        return uint8_to_pixels(self.to_uint8(image))
 
-    def draw(self, image: Image.Image) -> ImageTransform:
-        """Draw one crop and one flip for several images of the same size as this one, such as the frames of a clip.
+    def to_uint8(self, image: Image.Image) -> Tensor:
+        """Transform an RGB image of any size to (3, size, size) uint8, which loaders convert after the transfer."""
+        return self.draw(image.size)(image)
+
+    def decode_to_uint8(self, file: Path | bytes) -> Tensor:
+        """Decode and transform an image file. The crop and the flip are those of the decoded image.
+
+        A JPEG file is decoded at a half, a quarter or an eighth of its size if the crop keeps `OVERSAMPLING` times the
+        resolution of the result; see `Crop`.
+
+        Args:
+            file: path of the file, or its bytes.
 
         Returns:
-            A function from an image to (3, size, size) float32 in [-1, 1].
+            (3, size, size) uint8.
+
+        Raises:
+            UnreadableImageError: see `decode_image`.
         """
-        crop = self._crop.make_params([image])
+        crops: list[Crop] = []
+
+        def draw(size: tuple[int, int]) -> int:
+            crops.append(self.draw(size))
+            return crops[0].reduction()
+
+        pixels = decode_tensor(file, draw)  # draws if the file is a JPEG
+        crop = crops[0] if crops else self.draw((pixels.shape[2], pixels.shape[1]))
+        return crop(pixels, crop.reduction() if crops else 1)
+
+    def draw(self, size: tuple[int, int]) -> Crop:
+        """Draw one crop and one flip for all images of a size, such as the frames of a clip.
+
+        Args:
+            size: (width, height) of the images in pixels.
+        """
+        width, height = size
+        params = self._crop.make_params([torch.empty(0, height, width)])
         flip = self._flip and float(torch.rand(1)) < 0.5
-
-        def apply(frame: Image.Image) -> Tensor:
-            pixels = image_to_pixels(self._crop.transform(frame, crop))
-            return pixels.flip(-1) if flip else pixels
-
-        return apply
+        return Crop(**params, size=self._size, flip=flip)
 
 
 class EvaluationTransform(nn.Module):
@@ -113,7 +195,11 @@ class EvaluationTransform(nn.Module):
 
     def forward(self, image: Image.Image) -> Tensor:
         """Transform an RGB image of any size to (3, H, W) float32 in [-1, 1]; H = W = crop unless `crop` is None."""
-        return image_to_pixels(self._crop(self._resize(image)))
+        return uint8_to_pixels(self.to_uint8(image))
+
+    def to_uint8(self, image: Image.Image) -> Tensor:
+        """Transform an image as `forward`, to uint8, which loaders convert after the transfer."""
+        return F.pil_to_tensor(self._crop(self._resize(image)))
 
 
 def _check_size(size: int) -> None:

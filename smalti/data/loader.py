@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from smalti.data.datasets import LoadedBatch
 from smalti.data.sampler import TrainingPosition, TrainingSampler
 from smalti.errors import SmaltiError, explain_killed_worker
+from smalti.pixels import to_pixels
 from smalti.types import Batch
 
 logger = logging.getLogger("smalti.data")
@@ -72,6 +73,7 @@ class Loader:
         source: name of the source in messages.
         max_bad: maximum fraction of unreadable samples.
         samples: number of samples requested per epoch; None if not known in advance.
+        as_uint8: whether to yield 8-bit pixels unconverted, to be converted by `smalti.pixels.to_pixels` on another device.
         order: order of training, where every batch must be complete and an iteration may start within an epoch; None for
             evaluation, where unreadable samples are left out.
 
@@ -89,6 +91,7 @@ class Loader:
         source: str,
         max_bad: float,
         samples: int | None,
+        as_uint8: bool = False,
         order: TrainingOrder | None = None,
     ) -> None:
         if not 0 <= max_bad <= 1:
@@ -98,6 +101,7 @@ class Loader:
         self._source = source
         self._max_bad = max_bad
         self._samples = samples
+        self._as_uint8 = as_uint8
         self._order = order
 
     def __len__(self) -> int:
@@ -123,7 +127,7 @@ class Loader:
                 raise self._error(f"No readable replacement was found for an unreadable sample of {self._source}")
             self._check_limit(unreadable, self._samples, sum(broken_shards.values()))
             if batch is not None:
-                yield batch
+                yield batch if self._as_uint8 else Batch(to_pixels(batch.pixels), batch.names)
         self._check_limit(unreadable, self._samples or requested, sum(broken_shards.values()))
         if broken_shards and not requested:
             raise self._error(f"{self._source} contains no readable sample")

@@ -152,9 +152,10 @@ class MixedData(TrainingData):
         Its length is that of the complete epoch.
         """
         rank, world_size = self.rank_and_world_size()
+        as_uint8 = self.is_running
         loader = MixedLoader(
-            EndlessBatches(lambda position: self.images.build_training_loader(rank, world_size, position)),
-            EndlessBatches(lambda position: self.videos.build_training_loader(rank, world_size, position)),
+            EndlessBatches(lambda position: self.images.build_training_loader(rank, world_size, position, as_uint8)),
+            EndlessBatches(lambda position: self.videos.build_training_loader(rank, world_size, position, as_uint8)),
             image_share=self.image_share,
             seed=self.seed,
             get_position=self.position,
@@ -163,4 +164,5 @@ class MixedData(TrainingData):
 
     def val_dataloader(self) -> Loader:
         """Return a loader that yields one clip of every validation video."""
-        return self.close_at_teardown(self.videos.build_validation_loader(*self.rank_and_world_size()))
+        loader = self.videos.build_validation_loader(*self.rank_and_world_size(), as_uint8=self.is_running)
+        return self.close_at_teardown(loader)

@@ -140,6 +140,10 @@ class Shards(Source, IterableDataset[EncodedSample | ReadFailure]):
             raise UnreadableImageError(sample.name, "no image in the sample")
         return decode_image(sample.content)
 
+    def image_file(self, sample: EncodedSample) -> bytes | None:
+        """Return the bytes of the image file of a sample; None in a subclass that changes what is decoded."""
+        return sample.content if type(self).decode is Shards.decode else None
+
     def deal(self, reader: int, num_readers: int) -> list[Segment]:
         """Return what one of several readers reads, so that together they read every sample once; see `read_segment`.
 

@@ -115,6 +115,14 @@ class ImageSource(IndexedSource):
             UnreadableImageError: the image is corrupt.
         """
 
+    def image_file(self, index: int) -> Path | bytes | None:
+        """Return the image file at `index`, or its bytes, if the image is what `decode_image` returns for it.
+
+        Training then decodes large JPEG files only at the resolution that their crops need. None, the default, if there is
+        no such file.
+        """
+        return None
+
 
 class VideoSource(IndexedSource):
     """Base class of sources of videos. In batches, a clip is named by its video and its start in seconds."""

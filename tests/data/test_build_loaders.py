@@ -34,7 +34,7 @@ from smalti.data.datasets import IndexedTrainingDataset, ShardTrainingDataset, c
 from smalti.data.sampler import SampleKey, TrainingPosition, TrainingSampler
 from smalti.data.shard_plan import ShardPlan
 from smalti.errors import SmaltiError
-from smalti.pixels import image_to_pixels
+from smalti.pixels import image_to_pixels, uint8_to_pixels
 
 RANDOM_CROP = TrainingTransform(8)
 SMALL = EvaluationTransform(8, 8)
@@ -167,6 +167,42 @@ def test_training_batches_do_not_depend_on_workers_but_on_epoch_and_seed(kind, m
         assert equal(batches, load_epochs(source, epochs=2, workers=workers, **options))
     assert not equal(batches[:4], batches[4:])
     assert not equal(batches, load_epochs(source, epochs=2, seed=1, **options))
+
+
+def test_workers_send_8_bits_which_become_pixels_in_the_loader(make_folder, make_shards):
+    for source in (Folder(make_folder(6)), Shards(make_shards(2, 3), samples=6)):
+        options = {"batch_size": 6, "seed": 2}
+        (batch,) = training_loader(source, RANDOM_CROP, **options)
+        (levels,) = training_loader(source, RANDOM_CROP, **options, as_uint8=True)
+        assert batch.names == levels.names
+        assert (batch.pixels.dtype, levels.pixels.dtype) == (torch.float32, torch.uint8)
+        assert torch.equal(batch.pixels, uint8_to_pixels(levels.pixels))
+        (batch,), (levels,) = (evaluation_loader(source, SMALL, 6, as_uint8=as_uint8) for as_uint8 in (False, True))
+        assert levels.pixels.dtype == torch.uint8
+        assert torch.equal(batch.pixels, uint8_to_pixels(levels.pixels))
+
+
+def test_overridden_methods_of_sources_and_transforms_are_called(make_folder, make_shards):
+    class Inverted(TrainingTransform):
+        def forward(self, image):
+            return -super().forward(image)
+
+    class WhiteFolder(Folder):
+        def __getitem__(self, index):
+            return Image.new("RGB", super().__getitem__(index).size, "white")
+
+    class WhiteShards(Shards):
+        def decode(self, sample):
+            return Image.new("RGB", super().decode(sample).size, "white")
+
+    root, shards = make_folder(4), make_shards(2, 2)
+    (batch,), (inverted,) = (
+        training_loader(Folder(root), transform(8), batch_size=4) for transform in (TrainingTransform, Inverted)
+    )
+    assert torch.equal(inverted.pixels, -batch.pixels)
+    for source in (WhiteFolder(root), WhiteShards(shards)):
+        (batch,) = training_loader(source, TrainingTransform(8), batch_size=4)
+        assert batch.pixels.eq(1).all()
 
 
 def test_keys_determine_samples_in_any_order_and_preserve_the_global_generator(make_folder, make_shards):

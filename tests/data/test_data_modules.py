@@ -15,13 +15,18 @@ CONFIGS = Path(__file__).parents[2] / "configs" / "data"
 
 
 class RecordNames(LightningModule):
-    """A model that records the names of validation samples."""
+    """A model that records the names of validation samples. They are transferred in 8 bits."""
 
     def __init__(self):
         super().__init__()
         self.names = []
 
+    def on_before_batch_transfer(self, batch, dataloader_idx):
+        assert batch.pixels.dtype == torch.uint8
+        return batch
+
     def validation_step(self, batch, batch_idx):
+        assert batch.pixels.dtype == torch.float32
         assert batch.pixels.shape[1:] == (3, 16, 16)
         self.names += batch.names
 

@@ -1,13 +1,31 @@
 """Transforms of images to pixels."""
 
+import io
+
 import pytest
 import torch
 from PIL import Image
-from torchvision.transforms.v2.functional import to_pil_image
+from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from smalti.data import EvaluationTransform, Photos, TrainingTransform
 from smalti.errors import SmaltiError
-from smalti.pixels import image_to_pixels
+from smalti.images import decode_image
+from smalti.pixels import image_to_pixels, uint8_to_pixels
+
+
+def encode_photos() -> list[bytes]:
+    """Encode the packaged photos as JPEG."""
+    files = []
+    for photo in Photos("all"):
+        stream = io.BytesIO()
+        photo.save(stream, "JPEG", quality=92)
+        files.append(stream.getvalue())
+    return files
+
+
+def decibels(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(20 * torch.log10(255 / (a.float() - b.float()).square().mean().sqrt().clamp(min=0.1)))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 90), (90, 3), (31, 32), (64, 64), (400, 300)])
@@ -57,3 +75,43 @@ def test_arguments_out_of_range_raise_an_error():
             TrainingTransform(*arguments)
     with pytest.raises(SmaltiError, match="size is 0"):
         EvaluationTransform(0)
+
+
+def test_crops_are_those_of_torchvision_on_pillow_images():
+    transform = TrainingTransform(96)
+    crop = v2.RandomResizedCrop(96, scale=(0.25, 1.0), interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
+    for seed, photo in enumerate(Photos("all")):
+        torch.manual_seed(seed)
+        expected = pil_to_tensor(crop(photo))
+        expected = expected.flip(-1) if torch.rand(1) < 0.5 else expected
+        torch.manual_seed(seed)
+        pixels = transform.to_uint8(photo)
+        assert (pixels.int() - expected.int()).abs().max() <= 2
+        torch.manual_seed(seed)
+        assert torch.equal(transform(photo), uint8_to_pixels(pixels))
+
+
+def test_crops_of_reduced_jpeg_files_are_close_to_those_of_decoded_files():
+    transform = TrainingTransform(48)
+    factors = []
+    for data in encode_photos():
+        image = decode_image(data)
+        for seed in range(4):
+            torch.manual_seed(seed)
+            crop = transform.draw(image.size)
+            factor = crop.reduction()
+            factors.append(factor)
+            assert min(crop.height, crop.width) >= 1.5 * 48 * factor
+            torch.manual_seed(seed)
+            pixels = transform.decode_to_uint8(data)
+            # The edges of the crop move by at most half a reduced pixel: a third of a pixel of the result.
+            edges = [round(edge / factor) * factor for edge in (crop.left, crop.top)]
+            edges += [
+                round((crop.left + crop.width) / factor) * factor,
+                round((crop.top + crop.height) / factor) * factor,
+            ]
+            resized = image.crop(tuple(edges)).resize((48, 48), Image.Resampling.BICUBIC)
+            expected = pil_to_tensor(resized).flip(-1) if crop.flip else pil_to_tensor(resized)
+            assert decibels(pixels, expected) > 38
+            assert decibels(pixels, crop(image)) > 27
+    assert set(factors) == {2, 4, 8}
