@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 
 from smalti.__main__ import _COMMANDS as COMMANDS
 from smalti.__main__ import main
+from smalti.cli.last_good import KEYWORD, find_last_good
 from smalti.cli.recipe_files import recipe_names
 from smalti.cli.recipes import load_recipes
 
@@ -203,6 +204,8 @@ def shrink(arguments):
     """Return options that make a command of `smalti fit` fast."""
     values = list(itertools.pairwise(arguments))
     checkpoint = next((value for option, value in values if option == "--ckpt_path"), None)
+    if checkpoint == KEYWORD:
+        checkpoint = find_last_good(Path("runs"))
     recipes = [value for option, value in values if option == "-c"]
     recipe = load_recipes(*(recipes or [Path(checkpoint).parents[1] / "config.yaml"]))
     steps = 1 if checkpoint is None else 2

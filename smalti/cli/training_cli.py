@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import signal
 import sys
+import threading
 import warnings
 from argparse import ArgumentError
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import lightning.pytorch as pl
 import yaml
@@ -55,7 +57,12 @@ from smalti.trainers.latent_statistics import LatentStatisticsCallback
 from smalti.trainers.log_progress import LogProgress
 from smalti.trainers.losses.base import ReconstructionLoss
 from smalti.trainers.losses.provenance import Provenance, loss_provenance
+from smalti.trainers.rank_errors import RankCrashError, RankError
+from smalti.trainers.rank_watch import RankWatch
 
+AnyCallback = TypeVar("AnyCallback", bound=pl.Callback)
+_PATIENCE = 60.0
+"""Seconds that the processes of other ranks may need to exit after training."""
 _LIGHTNING_LOGGERS = ("lightning.pytorch", "lightning.fabric")
 
 
@@ -170,6 +177,7 @@ class TrainingCLI(LightningCLI):
         parser.add_lightning_class_args(ReconstructionGrid, "visualization")
         parser.add_lightning_class_args(LatentStatisticsCallback, "statistics")
         parser.add_lightning_class_args(WarmStart, "warm_start")
+        parser.add_lightning_class_args(RankWatch, "watch")
         parser.add_lightning_class_args(pl.Trainer, "trainer")
         defaults = {f"trainer.{name}": value for name, value in self.trainer_defaults.items() if name != "callbacks"}
         parser.set_defaults(defaults)
@@ -319,16 +327,23 @@ class TrainingCLI(LightningCLI):
         folder = Path(logger.log_dir) if is_main and isinstance(logger, TensorBoardLogger) else None
         if folder is not None:
             run_folder.remember_files(folder)
+        watch = self._callback(RankWatch)
         try:
-            self.trainer.fit(**kwargs)
-        except BaseException as error:  # Lightning exits after Ctrl-C
+            with _end_children_on_sigterm(self.trainer, watch):
+                self.trainer.fit(**kwargs)
+        except BaseException as error:
             if is_main and (run_folder.already_saved or not isinstance(error, SmaltiError)):
                 self._print_how_to_resume(run_folder)
+            if isinstance(error, (RankError, RankCrashError)) and error.__cause__ is None and not is_main:
+                # The rank that has failed prints the message, and so does rank 0, whose output people read.
+                raise SystemExit(2 if isinstance(error, SmaltiError) else 1) from None
             raise
         else:
             if is_main:
                 self._print_next_steps(run_folder)
         finally:
+            if watch is not None:
+                watch.end_children(_PATIENCE)
             if folder is not None:
                 run_folder.remove_new_files(folder)
 
@@ -368,8 +383,12 @@ class TrainingCLI(LightningCLI):
             print(f"The run stopped at step {step}. To resume it: {self._resume_command(checkpoint)}", flush=True)
 
     def _run_folder(self) -> RunFolder:
+        return self._callback(RunFolder) or RunFolder(self.parser, self.config)
+
+    def _callback(self, kind: type[AnyCallback]) -> AnyCallback | None:
+        """Return the callback of a class; None if the trainer has none."""
         callbacks: list[Any] = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
-        return next((c for c in callbacks if isinstance(c, RunFolder)), RunFolder(self.parser, self.config))
+        return next((callback for callback in callbacks if isinstance(callback, kind)), None)
 
     def _last_checkpoint(self) -> Path | None:
         """Return the newest checkpoint of this run, or else the one that it started from; None without any."""
@@ -423,6 +442,30 @@ def _limit_imports() -> Iterator[None]:
         yield
     finally:
         parsing_settings["import_path_verdicts"] = verdicts
+
+
+@contextmanager
+def _end_children_on_sigterm(trainer: pl.Trainer, watch: RankWatch | None) -> Iterator[None]:
+    """Let SIGTERM before the first step also end the processes that Lightning has launched for other ranks.
+
+    When training starts, `Checkpoints` handles the signal.
+    """
+
+    def end(number: int, _frame: Any) -> None:
+        for child in [*getattr(trainer.strategy.launcher, "procs", []), *(watch.children if watch is not None else [])]:
+            child.send_signal(number)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    main_thread = threading.current_thread() is threading.main_thread()
+    if not main_thread or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _check_loss(settings: Any) -> None:

@@ -28,6 +28,8 @@ Examples:
   # resume a run that was interrupted, and extend one that has finished
   smalti fit --ckpt_path runs/version_0/checkpoints/last.ckpt
   smalti fit --ckpt_path runs/version_0/checkpoints/last.ckpt --trainer.max_steps 500000
+  # resume the run that saved last, from its newest checkpoint that can be read
+  smalti fit --ckpt_path last-good
   # with a tokenizer that uses classes of your own
   smalti fit -c my-recipe.yaml --import my_package.my_module
   # with a recipe that you do not trust: refuse shards that are commands (pipe:) and classes of other packages
@@ -65,6 +67,7 @@ _TITLES = {
     "visualization": "visualization: reconstructions that are written at each validation",
     "statistics": "statistics: mean and standard deviation of each latent channel",
     "warm_start": "warm_start: start from the weights of another tokenizer",
+    "watch": "watch: end all processes if one of them fails or dies",
     "trainer": "trainer: Lightning's Trainer; its other options work too, see "
     "https://lightning.ai/docs/pytorch/stable/common/trainer.html",
 }

@@ -101,8 +101,9 @@ def training_loader(
         batches = DataLoader(dataset, batch_sampler=lanes, **options)
     order = TrainingOrder(sampler, get_position, settings)
     return Loader(
-        batches, source=str(source), max_bad=max_bad, samples=samples // world_size, as_uint8=as_uint8, order=order
-    )
+        batches, source=str(source), max_bad=max_bad, samples=samples // world_size, as_uint8=as_uint8, order=order,
+        keep_errors=world_size > 1,
+    )  # fmt: skip
 
 
 def evaluation_loader(

@@ -76,12 +76,17 @@ class Loader:
         as_uint8: whether to yield 8-bit pixels unconverted, to be converted by `smalti.pixels.to_pixels` on another device.
         order: order of training, where every batch must be complete and an iteration may start within an epoch; None for
             evaluation, where unreadable samples are left out.
+        keep_errors: whether to set `error` and repeat the last batch instead of raising an error: this process can take
+            part in the collectives of the step, in which all processes learn that it has failed. An error before the first
+            batch is raised.
 
     Attributes:
         skipped: the samples that could not be read so far.
+        error: why no batch can be loaded anymore, with `keep_errors`; None as long as there is no error.
 
     Raises:
-        SmaltiError: `max_bad` is not in [0, 1]; while iterating, too many samples are unreadable, or a worker was killed.
+        SmaltiError: `max_bad` is not in [0, 1]; while iterating, too many samples are unreadable in this process, or a
+            worker was killed.
     """
 
     def __init__(
@@ -93,6 +98,7 @@ class Loader:
         samples: int | None,
         as_uint8: bool = False,
         order: TrainingOrder | None = None,
+        keep_errors: bool = False,
     ) -> None:
         if not 0 <= max_bad <= 1:
             raise SmaltiError(f"max_bad is {max_bad}: give the maximum fraction of unreadable samples, from 0 to 1.")
@@ -103,6 +109,9 @@ class Loader:
         self._samples = samples
         self._as_uint8 = as_uint8
         self._order = order
+        self._keep_errors = keep_errors
+        self.error: Exception | None = None
+        self._last: Batch | None = None
 
     def __len__(self) -> int:
         """Return the number of batches of a complete epoch, wherever it starts.
@@ -113,12 +122,27 @@ class Loader:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
+        if not self._keep_errors:
+            yield from self._load()
+            return
+        try:
+            for batch in self._load():
+                self._last = batch
+                yield batch
+        except Exception as error:  # any: the other processes wait for this one
+            if self._last is None:
+                raise
+            self.error = error
+            while True:
+                yield self._last
+
+    def _load(self) -> Iterator[Batch]:
         # A generator runs when its first batch is requested. By then, a trainer that resumes knows its position.
         if self._order:
             self._order.sampler.position = self._order.get_position()
         requested, unreadable = 0, 0
         broken_shards: dict[str, float] = {}
-        for loaded in self._load():
+        for loaded in self._load_unchecked():
             requested, unreadable = requested + loaded.requested, unreadable + loaded.unreadable
             broken_shards |= {failure.name: 1 / failure.num_shards for failure in loaded.failures if failure.num_shards}
             self.skipped.add(loaded)
@@ -132,7 +156,7 @@ class Loader:
         if broken_shards and not requested:
             raise self._error(f"{self._source} contains no readable sample")
 
-    def _load(self) -> Iterator[LoadedBatch]:
+    def _load_unchecked(self) -> Iterator[LoadedBatch]:
         """Iterate over the batches of the DataLoader.
 
         Raises:

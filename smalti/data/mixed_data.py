@@ -66,6 +66,11 @@ class MixedLoader:
         self.video_batches_per_epoch = len(videos.loader)
         self.image_batches_per_epoch = max(1, round(self.video_batches_per_epoch * image_share / (1 - image_share)))
 
+    @property
+    def error(self) -> Exception | None:
+        """Why no batch can be loaded anymore, see `Loader`."""
+        return self._images.loader.error or self._videos.loader.error
+
     def __len__(self) -> int:
         """Return the number of batches of a complete epoch, wherever it starts."""
         return self.image_batches_per_epoch + self.video_batches_per_epoch

@@ -8,6 +8,7 @@ from smalti.trainers.gan import GANLoss, ReconstructionGANLoss
 from smalti.trainers.latent_statistics import LatentStatisticsCallback
 from smalti.trainers.losses import PerceptualLoss, ReconstructionLoss, WaveletLoss
 from smalti.trainers.module import TokenizerTraining
+from smalti.trainers.rank_watch import RankWatch
 from smalti.trainers.schedules import WarmupSchedule
 from smalti.trainers.throughput import Throughput
 from smalti.trainers.visualization import ReconstructionGrid
@@ -21,6 +22,7 @@ __all__ = [
     "LatentStatisticsCallback",
     "PatchDiscriminator",
     "PerceptualLoss",
+    "RankWatch",
     "ReconstructionGANLoss",
     "ReconstructionGrid",
     "ReconstructionLoss",

@@ -17,10 +17,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from smalti.distributed import compute_on_rank_0, gather
-from smalti.errors import DivergedError, SmaltiError
+from smalti.errors import SmaltiError
 from smalti.files import PARTIAL_PREFIX, atomic_write
 from smalti.trainers.checkpoint_files import CheckpointFiles, UnwritableCheckpointError, remove_partial_files
 from smalti.trainers.module import TokenizerTraining
+from smalti.trainers.rank_errors import RAISED_TOGETHER
 from smalti.trainers.stop_signals import Stopped, StopSignals
 from smalti.types import Batch
 
@@ -31,7 +32,9 @@ BEST = "best.json"
 
 
 class Checkpoints(ModelCheckpoint):
-    """Saves checkpoints at regular steps, and when training ends: at the last step, after a signal, or after a NaN.
+    """Saves checkpoints at regular steps, and when training ends: at the last step, or when all ranks stop together.
+
+    They stop together after a signal, a NaN, or an error of the training data on one rank.
 
     In the folder of the checkpoints, `last.ckpt` links to the newest one, and `best.ckpt` to the one with the best
     validation. Files are replaced atomically: if a checkpoint cannot be written, the ones before it stay.
@@ -171,7 +174,7 @@ class Checkpoints(ModelCheckpoint):
         """Save if all ranks stop together. A single rank would wait for the others forever."""
         if isinstance(exception, (KeyboardInterrupt, UnwritableCheckpointError)):
             return
-        together = isinstance(exception, (Stopped, DivergedError)) or trainer.world_size == 1
+        together = isinstance(exception, RAISED_TOGETHER) or trainer.world_size == 1
         if together and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self._save_now(trainer)
         if isinstance(exception, Stopped) and self._signals is not None:

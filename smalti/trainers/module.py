@@ -34,6 +34,7 @@ from smalti.trainers.losses.provenance import (
 from smalti.trainers.losses.reconstruction import build_loss_dict, reconstruction_loss_names, reconstruction_losses
 from smalti.trainers.losses.weighting import LossNames, describe_weights, select_weights, weighted_sum
 from smalti.trainers.nan_guard import BufferBackup, check_finite
+from smalti.trainers.rank_errors import RankCrashError, RankError, raise_together
 from smalti.trainers.resuming import apply_optimizer_settings, check_resumable
 from smalti.trainers.schedules import build_schedule
 from smalti.trainers.step_summary import StepResult, StepSummary
@@ -72,8 +73,8 @@ class TokenizerTraining(pl.LightningModule):
     step. Validation measures both branches; `val/psnr` is measured on the default branch of evaluation mode. Validation and
     test also log the losses of the recipe.
 
-    The ranks exchange losses, NaN checks, unused parameters and requests to stop in one all-reduce per optimizer step, see
-    `smalti.trainers.step_summary`.
+    The ranks exchange losses, NaN checks, failures, unused parameters and requests to stop in one all-reduce per optimizer
+    step, see `smalti.trainers.step_summary`.
 
     All random numbers of a step depend only on the seed, the epoch, the index of the batch and the rank: a resumed run
     draws the same numbers as an uninterrupted one.
@@ -243,7 +244,8 @@ class TokenizerTraining(pl.LightningModule):
             total = self._unused_parameters.complete(total)
         if self._trainer is not None and not self.trainer.fit_loop._should_accumulate():
             unused = self._unused_parameters
-            self._summary.start([self._stop_requested, *(unused.reached() if unused is not None else [])])
+            failed = self._data_error is not None
+            self._summary.start([self._stop_requested, failed, *(unused.reached() if unused is not None else [])])
         return total
 
     def compute_losses(
@@ -311,6 +313,7 @@ class TokenizerTraining(pl.LightningModule):
         Raises:
             DivergedError: a loss or a gradient norm is NaN or infinite, in this process or another. Infinite gradient norms
                 are left to the gradient scaler, if there is one. The buffers are those before the step.
+            RankError, RankCrashError: a batch could not be loaded, in this process or another. The same holds then.
         """
         assert self._summary is not None
         summary, self._summary = self._summary, None
@@ -318,13 +321,15 @@ class TokenizerTraining(pl.LightningModule):
         norms = {group["name"]: self._gradient_norm(group["params"]) for group in optimizer.param_groups}
         self.step_result = result = summary.finish(list(norms.values()))
         norms_on_host = dict(zip(norms, result.norms, strict=True))
+        self._stop_agreed, failed, *reached = result.flags
         try:
+            if failed:
+                raise_together(self._data_error)
             self._check_finite(summary, result, norms_on_host)
-        except DivergedError:
+        except (DivergedError, RankError, RankCrashError):
             if self._buffer_backup is not None:
                 self._buffer_backup.restore()
             raise
-        self._stop_agreed, *reached = result.flags
         if self._unused_parameters is not None:
             self._unused_parameters.remove_gradients(reached)
         self.log_dict({f"train/{name}": mean for name, mean in result.means.items() if name != "loss"})
@@ -351,6 +356,11 @@ class TokenizerTraining(pl.LightningModule):
         if getattr(self.trainer.precision_plugin, "scaler", None) is None:
             gradients = {f"gradient of the {name}": norm for name, norm in norms.items()}
             check_finite(gradients, self.global_step, self._sample_names)
+
+    @property
+    def _data_error(self) -> Exception | None:
+        """Why the training loader of this process repeats its last batch; None if it does not."""
+        return getattr(self.trainer.train_dataloader, "error", None)
 
     def request_stop(self) -> None:
         """Ask all ranks to stop after an optimizer step. May be called at any time, also in a signal handler."""

@@ -436,3 +436,20 @@ def test_files_without_a_root_are_named_by_their_file_names(make_folder):
         "000.jpg",
         "001.jpg",
     ]
+
+
+def test_a_process_among_others_repeats_its_last_batch_instead_of_raising_an_error(make_folder):
+    """It can take part in the collectives of the step. An error before the first batch is raised."""
+    source = Folder(make_folder(8))
+    loader = training_loader(source, TrainingTransform(8), batch_size=2, world_size=2)
+    batches = iter(loader)
+    first = next(batches)
+    assert loader.error is None
+    loader._check_limit = lambda *_: 1 / 0
+    for _ in range(2):
+        assert next(batches) is first
+        assert isinstance(loader.error, ZeroDivisionError)
+    alone = training_loader(source, TrainingTransform(8), batch_size=2, world_size=2)
+    alone._check_limit = loader._check_limit
+    with pytest.raises(ZeroDivisionError):
+        next(iter(alone))

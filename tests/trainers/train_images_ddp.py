@@ -57,7 +57,7 @@ def main(devices, out, start, poison):
     on_gpu = devices > 1 and not poison
     strategy = FakeGPUStrategy() if on_gpu else "ddp" if devices > 1 else "auto"
     counts = Counts(FakeGPU())
-    callbacks = [Audit(), TokenizerEMA(0.5), counts, Checkpoints(dirpath=out), ReconstructionGrid()]
+    callbacks = [Audit(), TokenizerEMA(0.5), counts, Checkpoints(dirpath=out, monitor=None), ReconstructionGrid()]
     trainer = pl.Trainer(
         accelerator="cpu", devices=devices, strategy=strategy, max_steps=start + 1, logger=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, val_check_interval=1,
