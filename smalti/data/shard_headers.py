@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import lzma
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator, Set
 from itertools import islice
 from typing import NamedTuple
@@ -51,7 +53,7 @@ def read_sample_headers(path: str, suffixes: Set[str], mode: str = "r:*") -> Ite
                 if not matched and "." + extension.lower().rpartition(".")[2] in suffixes:
                     matched = True
                     yield SampleHeader(name, offset)
-    except (tarfile.TarError, OSError, EOFError):
+    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError):
         return
 
 

@@ -51,14 +51,37 @@ def read_report(folder: Path) -> Report:
             metric: {name: float(row[metric]) for name, row in rows.items() if row.get(metric)}
             for metric in content["metrics"]
         }
+        if "samples_sha256" in content:  # else it is of an earlier version, see `check_comparable`
+            _check_content(content)
     except FileNotFoundError as error:
         raise SmaltiError(
             f"{folder} is not a report ({Path(error.filename).name} is missing): pass the folder that `smalti evaluate "
             "--out` wrote."
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error, RecursionError) as error:
         raise SmaltiError(f"The report in {folder} is damaged ({error}): evaluate again.") from error
     return Report(folder, content, samples)
+
+
+def _check_content(content: dict[str, Any]) -> None:
+    """Check the types of what the comparison uses.
+
+    Raises:
+        ValueError: an entry has another type. Further errors if it is missing.
+    """
+    codebook = content["codebook"]
+    metrics = [*content["metrics"].values()]
+    correct = {
+        "metrics": all(isinstance(metric["higher_is_better"], bool) for metric in metrics),
+        "values": all(isinstance(metric["value"], int | float) for metric in metrics),
+        "protocol": isinstance(content["protocol"]["name"], str),
+        "networks": isinstance(content["networks"], dict),
+        "data": isinstance(content["data"], dict) and isinstance(content["samples"], int),
+        "codebook": codebook is None or isinstance(codebook["bits_per_pixel"], int | float),
+    }
+    for name, is_correct in correct.items():
+        if not is_correct:
+            raise ValueError(f"the type of the {name} is wrong")
 
 
 def check_comparable(reports: Sequence[Report]) -> None:

@@ -161,11 +161,10 @@ def _read_training_checkpoint(path: Path) -> tuple[Config, dict[str, Tensor]]:
         raise SmaltiError(
             f"{path} is a checkpoint, but not of smalti's training: import models of other projects with `smalti import`."
         )
-    weights = {
-        name.removeprefix(_PREFIX): tensor
-        for name, tensor in checkpoint["state_dict"].items()
-        if name.startswith(_PREFIX)
-    }
+    state = checkpoint.get("state_dict")
+    if not (isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())):
+        raise SmaltiError(f"{path} is damaged (it has no weights): use another checkpoint of the run.")
+    weights = {name.removeprefix(_PREFIX): tensor for name, tensor in state.items() if name.startswith(_PREFIX)}
     return checkpoint[CHECKPOINT_KEY], weights
 
 

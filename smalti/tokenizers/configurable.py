@@ -138,7 +138,7 @@ def _build(config: Config) -> Configurable:
     _bind(cls, arguments)
     try:
         return cls(**arguments)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:  # an argument of a wrong type
         raise SmaltiError(f"{public_path(cls)} cannot be built from its configuration: {error}.") from error
 
 
@@ -159,6 +159,8 @@ def _bind(cls: type[Configurable], arguments: dict[str, Any]) -> dict[str, Any]:
 def _find_class(config: Any) -> type[Configurable]:
     if not (isinstance(config, dict) and isinstance(config.get("class_path"), str)):
         raise SmaltiError("The configuration of the tokenizer has no class_path: it was not written by smalti.")
+    if not isinstance(config.get("init_args") or {}, dict):
+        raise SmaltiError(f"The arguments of {config['class_path']} in a configuration are not named: it is damaged.")
     path: str = config["class_path"]
     module_name, _, class_name = path.rpartition(".")
     if path.startswith(_TRUSTED_PREFIX):

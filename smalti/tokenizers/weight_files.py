@@ -39,7 +39,7 @@ def read_checkpoint(path: Path, *, weights_only: bool = True) -> dict[str, Any]:
                 "its plain state dict to a separate file."
             ) from error
         raise SmaltiError(f"{path} is damaged or is no torch checkpoint.") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # the unpickler raises errors of any kind for a damaged file
         raise SmaltiError(f"{path} is damaged or is no torch checkpoint.") from error
     if not isinstance(checkpoint, dict):
         raise SmaltiError(f"{path} contains a {type(checkpoint).__name__}, not a checkpoint with named weights.")
