@@ -261,7 +261,11 @@ class TrainingCLI(LightningCLI):
         return built[self._command].data
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Build the trainer, with progress as lines of text, and the logger of the run that is continued."""
+        """Build the trainer, with progress as lines of text, and the logger of the run that is continued.
+
+        Raises:
+            SmaltiError: Lightning refuses the settings.
+        """
         if self._checks:
             return self._instantiate_checking_trainer()
         callbacks = self._get(self.config_init, "trainer.callbacks") or []
@@ -278,12 +282,18 @@ class TrainingCLI(LightningCLI):
             self.trainer_defaults["callbacks"] += [Throughput(), LearningRateMonitor("step")]
         if self._command == "fit":
             self.trainer_defaults["callbacks"].append(self._audit)
-        return super().instantiate_trainer(**kwargs)
+        return self._build_trainer(**kwargs)
+
+    def _build_trainer(self, **kwargs: Any) -> pl.Trainer:
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except ValueError as error:  # such as a strategy that does not exist, or that needs a GPU
+            raise SmaltiError(f"The trainer cannot be built: {error}") from error
 
     def _instantiate_checking_trainer(self) -> pl.Trainer:
         """Build a trainer that writes nothing, validates nothing and stops when the audit has finished."""
         self.trainer_defaults["callbacks"] += [self._audit, StopAfterAudit(self._audit)]
-        trainer = super().instantiate_trainer(
+        trainer = self._build_trainer(
             logger=False,
             limit_val_batches=0,
             num_sanity_val_steps=0,

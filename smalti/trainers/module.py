@@ -9,6 +9,7 @@ from typing import Any, Literal, cast, get_args
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -194,6 +195,20 @@ class TokenizerTraining(pl.LightningModule):
         return self.tokenizer(x)[0]
 
     # Training
+
+    def setup(self, stage: str) -> None:
+        """Refuse strategies that split a network over processes, before Lightning does so.
+
+        Raises:
+            SmaltiError: the strategy shards weights.
+        """
+        strategy = self.trainer.strategy
+        if isinstance(strategy, (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)):
+            raise SmaltiError(
+                f"{type(strategy).__name__} shards the weights, but averaged weights, GAN losses and checkpoints need them "
+                "whole on each process: use --trainer.strategy ddp, with --model.gradient_checkpointing true or "
+                "smaller batches if memory is short."
+            )
 
     def on_fit_start(self) -> None:
         """Log unused and missing weights. Prepare DDP for unused parameters, and disable its broadcast of buffers.

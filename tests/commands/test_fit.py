@@ -171,6 +171,13 @@ def test_invalid_settings_print_one_sentence(recipe, capsys, tmp_path):
     assert "nowhere.yaml" in refused("-c", "nowhere.yaml")
     assert "'l7'" in refused("--model.weights", "{l1: 1.0, l7: 1.0}", "--trainer.max_steps", 1)
     assert "No reconstruction loss" in refused("--model.weights", "{commitment: 1.0}")
+    assert "shards the weights" in refused(
+        "--trainer.accelerator",
+        "cpu",
+        "--trainer.strategy",
+        "{class_path: lightning.pytorch.strategies.ModelParallelStrategy}",
+    )
+    assert "requires a GPU" in refused("--trainer.accelerator", "cpu", "--trainer.strategy", "fsdp")
     assert "no tokenizer at" in refused("--warm_start.path", "nowhere", "--trainer.max_steps", 1)
     assert "nothing" in refused(
         "--data.init_args.train", "{class_path: smalti.data.Folder, init_args: {path: nothing}}"

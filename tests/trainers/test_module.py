@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
 from smalti.errors import SmaltiError
 from smalti.trainers import GANLoss, PatchDiscriminator, PerceptualLoss, ReconstructionGANLoss, TemporalDiscriminator
@@ -201,3 +202,11 @@ def test_bf16_true_trains_with_a_perceptual_loss_and_a_gan_loss(training, traine
     assert len(run.recorder.rows) == 2
     assert next(module.tokenizer.parameters()).dtype == torch.bfloat16
     assert float(module.gan.lecam.average_real) != 0
+
+
+@pytest.mark.parametrize("strategy", [FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy])
+def test_strategies_that_shard_weights_are_refused(training, strategy):
+    module = training()
+    module._trainer = SimpleNamespace(strategy=strategy.__new__(strategy))
+    with pytest.raises(SmaltiError, match=rf"{strategy.__name__} shards the weights.*--trainer.strategy ddp"):
+        module.setup("fit")
