@@ -96,9 +96,7 @@ def _load(name: str, folder: Path, loading: tuple[str, ...]) -> Recipe:
     bases = content.pop("base", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not (isinstance(bases, list) and all(isinstance(base, str) for base in bases)):
-        raise SmaltiError(
-            f"{place} has the base {json.dumps(bases, default=str)}: give the name of a recipe, or a list of names."
-        )
+        raise SmaltiError(f"{place} has the base {json.dumps(bases)}: give the name of a recipe, or a list of names.")
     recipe: Recipe = {}
     for base in bases:
         recipe = _merge(recipe, _load(base, folder, loading))
@@ -121,9 +119,7 @@ def _merge_class(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> Mappin
     path, other = earlier.get("class_path"), later.get("class_path")
     for value in (path, other):
         if not isinstance(value, str | None):
-            raise SmaltiError(
-                f"A recipe has the class_path {json.dumps(value, default=str)}: give the name of a class."
-            )
+            raise SmaltiError(f"A recipe has the class_path {json.dumps(value)}: give the name of a class.")
     if other is not None and not _is_same_class(path, other):
         return later
     arguments = _merge(_get_arguments(earlier), _get_arguments(later))
