@@ -144,7 +144,7 @@ def test_several_recipes_train_on_two_processes(recipe, tmp_path):
     """The processes that DDP launches get the same recipes, also those of a run that is resumed, and its folder."""
     (tmp_path / "variant.yaml").write_text("model: {weights: {mse: 1.0}}")
     options = "--trainer.max_steps 2 --checkpoint.every_n_train_steps 100 --trainer.devices 2 --trainer.strategy ddp"
-    options = [*options.split(), "--trainer.accelerator", "cpu"]
+    options = [*options.split(), "--trainer.accelerator", "cpu", "--checkpoint.monitor", "null"]
     command = [sys.executable, "-m", "smalti", "fit", *recipe, "-c", "variant.yaml", *options]
     resume = [*command[:4], "--ckpt_path", "runs/version_0/checkpoints/last.ckpt", *options, "--trainer.max_steps", "3"]
     for words in (command, resume):
