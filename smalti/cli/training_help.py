@@ -40,8 +40,8 @@ Examples:
 _CHECK = """Check a recipe before a long run: run its first steps, with the GAN losses from the start, and write nothing.
 
 Checks that every weighted loss trains the networks that it should and no others, that the optimizer changes every
-network, that frozen parts do not change, and that all processes have the same weights and data. Prints a table of the losses
-and an estimate of the memory. Takes the options of `smalti fit`, which does the same checks in its first steps.
+network, that frozen parts do not change, and that all processes have the same weights and data. Prints a table of the
+losses and an estimate of the memory. Takes the options of `smalti fit`, which does the same checks in its first steps.
 
 Examples:
   smalti check -c quickstart.yaml

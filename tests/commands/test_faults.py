@@ -37,9 +37,11 @@ data:
 def test_a_run_that_is_killed_terminated_and_cut_off_from_its_data_equals_one_without_faults(tmp_path):
     """SIGKILL, SIGTERM and an error of the data, each on one of two processes, and each at a random step.
 
-    Both processes end each time, with a message that names the rank, and the run resumes exactly.
+    Both processes end each time, with a message that names the rank, and the run resumes exactly, in its own folder. The
+    process that DDP launches gets both recipes, also when the run is resumed.
     """
     (tmp_path / "recipe.yaml").write_text(RECIPE)
+    (tmp_path / "variant.yaml").write_text("model: {weights: {mse: 1.0}}")
 
     def fit(fault, *options):
         paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -52,9 +54,11 @@ def test_a_run_that_is_killed_terminated_and_cut_off_from_its_data_equals_one_wi
         return done, f"{fault} {time.monotonic() - start}\n{done.stdout}\n{done.stderr}"
 
     killed, terminated, failed = sorted(random.sample(range(2, 9), 3))
-    recipe = ["-c", "recipe.yaml", "--trainer.logger.name"]
+    recipe = ["-c", "recipe.yaml", "-c", "variant.yaml", "--trainer.logger.name"]
     done, output = fit("none:0:0", *recipe, "whole")
     assert done.returncode == 0, output
+    assert output.count("The run is saved") == 1, output  # not once per rank
+    assert "WARNING" not in output.upper()
     done, output = fit(f"SIGKILL:1:{killed}", *recipe, "faulty")
     assert done.returncode == 1, output
     assert "error: Rank 1 was killed by SIGKILL." in done.stderr, output
@@ -73,6 +77,7 @@ def test_a_run_that_is_killed_terminated_and_cut_off_from_its_data_equals_one_wi
         torch.load(tmp_path / "runs" / name / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
         for name in ("whole", "faulty")
     )
+    assert [path.name for path in sorted((tmp_path / "runs").glob("*/*"))] == ["version_0"] * 2
     assert whole["global_step"] == faulty["global_step"] == 10
     for key in ("state_dict", "current_model_state"):
         assert whole[key].keys() == faulty[key].keys()

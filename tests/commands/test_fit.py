@@ -139,26 +139,6 @@ def test_a_second_recipe_changes_losses_and_weights_by_name(recipe, capsys, tmp_
     assert model["losses"]["edges"]["class_path"] == "smalti.trainers.WaveletLoss"
 
 
-@pytest.mark.slow
-def test_several_recipes_train_on_two_processes(recipe, tmp_path):
-    """The processes that DDP launches get the same recipes, also those of a run that is resumed, and its folder."""
-    (tmp_path / "variant.yaml").write_text("model: {weights: {mse: 1.0}}")
-    options = "--trainer.max_steps 2 --checkpoint.every_n_train_steps 100 --trainer.devices 2 --trainer.strategy ddp"
-    options = [*options.split(), "--trainer.accelerator", "cpu", "--checkpoint.monitor", "null"]
-    command = [sys.executable, "-m", "smalti", "fit", *recipe, "-c", "variant.yaml", *options]
-    resume = [*command[:4], "--ckpt_path", "runs/version_0/checkpoints/last.ckpt", *options, "--trainer.max_steps", "3"]
-    for words in (command, resume):
-        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
-        assert done.returncode == 0, done.stderr
-        output = done.stdout + done.stderr
-        assert output.count("Saved ") == output.count("The run is saved") == 1  # not once per rank
-        assert "WARNING" not in output.upper()
-    run = tmp_path / "runs" / "version_0"
-    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["version_0"]
-    assert [path.name for path in sorted((run / "checkpoints").iterdir())] == ["last.ckpt", "step=3.ckpt"]
-    assert (run / "config_until_step_2.yaml").is_file()
-
-
 def test_invalid_settings_print_one_sentence(recipe, capsys, tmp_path):
     def refused(*options):
         assert fit(recipe, *options) == 2
@@ -171,12 +151,6 @@ def test_invalid_settings_print_one_sentence(recipe, capsys, tmp_path):
     assert "nowhere.yaml" in refused("-c", "nowhere.yaml")
     assert "'l7'" in refused("--model.weights", "{l1: 1.0, l7: 1.0}", "--trainer.max_steps", 1)
     assert "No reconstruction loss" in refused("--model.weights", "{commitment: 1.0}")
-    assert "shards the weights" in refused(
-        "--trainer.accelerator",
-        "cpu",
-        "--trainer.strategy",
-        "{class_path: lightning.pytorch.strategies.ModelParallelStrategy}",
-    )
     assert "requires a GPU" in refused("--trainer.accelerator", "cpu", "--trainer.strategy", "fsdp")
     assert "no tokenizer at" in refused("--warm_start.path", "nowhere", "--trainer.max_steps", 1)
     assert "nothing" in refused(
