@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from smalti.cli.training_cli import _pin_networks
+from smalti.cli.run_callback import pin_networks
 from smalti.errors import SmaltiError
 from smalti.trainers import Checkpoints, PerceptualLoss
 from smalti.trainers.losses import provenance
@@ -49,6 +49,6 @@ def test_a_pinned_network_is_verified():
 
 def test_the_settings_of_a_run_pin_the_network():
     settings = {"perceptual": {"init_args": {"network": "efflite0", "sha256": None}}, "own": {"init_args": {}}}
-    _pin_networks(settings, {"perceptual": {"metric": "m", "sha256": "c8"}, "own": {"sha256": "39"}})
+    pin_networks(settings, {"perceptual": {"metric": "m", "sha256": "c8"}, "own": {"sha256": "39"}})
     assert settings == {"perceptual": {"init_args": {"network": "efflite0", "sha256": "c8"}}, "own": {"init_args": {}}}
-    _pin_networks(None, {})
+    pin_networks(None, {})
