@@ -394,7 +394,7 @@ class TokenizerTraining(pl.LightningModule):
         """Build one optimizer with one parameter group per network, and its learning rate schedule.
 
         Raises:
-            SmaltiError: see `smalti.trainers.schedules.build_schedule`.
+            SmaltiError: the optimizer would clip scaled gradients, or see `smalti.trainers.schedules.build_schedule`.
         """
         optimizer, scheduler = self._build_optimizer()
         if scheduler is None:
@@ -412,6 +412,12 @@ class TokenizerTraining(pl.LightningModule):
                 group["lr"] = self.gan.learning_rate
             groups.append(group)
         optimizer = self.optimizer(groups)
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            raise SmaltiError(
+                "With precision 16-mixed, a fused optimizer removes the scale of the gradients inside of its step, after "
+                "clipping: set model.optimizer.fused to false, or train with precision bf16-mixed."
+            )
         if self.scheduler is None:
             return optimizer, None
         return optimizer, build_schedule(self.scheduler, optimizer, self.trainer.max_steps)

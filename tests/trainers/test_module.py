@@ -210,3 +210,12 @@ def test_strategies_that_shard_weights_are_refused(training, strategy):
     module._trainer = SimpleNamespace(strategy=strategy.__new__(strategy))
     with pytest.raises(SmaltiError, match=rf"{strategy.__name__} shards the weights.*--trainer.strategy ddp"):
         module.setup("fit")
+
+
+def test_a_fused_optimizer_that_would_clip_scaled_gradients_is_refused(training):
+    module = training(optimizer=lambda groups: torch.optim.Adam(groups, lr=1e-3, fused=True))
+    module._trainer = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=None))
+    module.configure_optimizers()
+    module._trainer.precision_plugin.scaler = torch.amp.GradScaler("cpu")
+    with pytest.raises(SmaltiError, match="16-mixed, a fused optimizer"):
+        module.configure_optimizers()
