@@ -91,7 +91,7 @@ _HELP = {
     "trainer.accelerator": "cpu, gpu, mps or auto",
     "trainer.devices": "number of devices, or a list of indices such as [0,2]",
     "trainer.num_nodes": "number of machines",
-    "trainer.strategy": "ddp for several devices",
+    "trainer.strategy": "ddp for several devices; fsdp2 shards the weights over them",
     "trainer.precision": "32-true, bf16-mixed or 16-mixed",
     "trainer.max_steps": "optimizer steps of the run; -1: no limit",
     "trainer.max_time": "stop after this time, as DD:HH:MM:SS",

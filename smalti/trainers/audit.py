@@ -21,6 +21,7 @@ from smalti.trainers.ema import TokenizerEMA
 from smalti.trainers.memory_estimate import MemoryEstimate, SavedTensors, estimate_memory
 from smalti.trainers.module import TokenizerTraining
 from smalti.trainers.nan_guard import BufferBackup
+from smalti.trainers.sharding import is_sharded, local_part
 from smalti.trainers.unused_parameters import reached_leaves
 from smalti.types import Batch
 
@@ -125,7 +126,7 @@ class Audit(Callback):
         module = cast(TokenizerTraining, pl_module)
         self._first_step = trainer.global_step
         problems: list[str] = []
-        if not any(isinstance(p, DTensor) for p in module.parameters()):
+        if not is_sharded(module):
             self.losses, activations = _audit_losses(trainer, module, batch)
             problems = [p for loss in self.losses if (p := _find_problem(loss, module)) is not None]
             callbacks: list[Any] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
@@ -283,7 +284,7 @@ def _shared_weights(module: TokenizerTraining) -> list[int]:
 @torch.no_grad()
 def _checksums(tensors: Iterable[Tensor]) -> list[int]:
     """Return for each tensor a number that changes if its bits change. The host waits for the device once."""
-    local = [tensor.to_local() if isinstance(tensor, DTensor) else tensor.detach() for tensor in tensors]
+    local = [local_part(tensor.detach()) for tensor in tensors]
     sums = [tensor.view(_INTEGERS[tensor.element_size()]).sum(dtype=torch.int64) for tensor in local]
     return torch.stack(sums).tolist() if sums else []
 

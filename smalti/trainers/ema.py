@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from smalti.errors import SmaltiError
+from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.trainers.module import TokenizerTraining
+from smalti.trainers.sharding import FSDP2Strategy, gather_shards, local_part, reshard
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +58,8 @@ class _AveragedTokenizer(AveragedModel):
 
     @torch.no_grad()
     def _move_to(self, tokenizer: nn.Module, decay: float) -> None:
-        averages: list[Tensor] = list(self.module.parameters())
-        current = [p.to(average) for average, p in zip(averages, tokenizer.parameters(), strict=True)]
+        averages: list[Tensor] = [local_part(p) for p in self.module.parameters()]
+        current = [local_part(p).to(average) for average, p in zip(averages, tokenizer.parameters(), strict=True)]
         get_ema_multi_avg_fn(decay)(averages, current, 0)
         for average, buffer in zip(self.module.buffers(), tokenizer.buffers(), strict=True):
             average.copy_(buffer)
@@ -101,6 +103,13 @@ class TokenizerEMA(EMAWeightAveraging):
             module.tokenizer, device=trainer.strategy.root_device, decay=self._decay
         )
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Shard the average if the weights are sharded. Copy live weights that rank 0 has sent to the other ranks."""
+        average = cast(_AveragedTokenizer, self._average_model)
+        if isinstance(trainer.strategy, FSDP2Strategy):
+            trainer.strategy.shard(cast(Tokenizer, average.module))
+        self._copy_before_start(cast(TokenizerTraining, pl_module))
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -131,7 +140,7 @@ class TokenizerEMA(EMAWeightAveraging):
         """Store the average as the tokenizer's weights, and all live weights as `current_model_state`, like Lightning."""
         if self._average_model is None:
             return
-        state = self._average_model.state_dict()
+        state = gather_shards(self._average_model.state_dict())
         average = {_PREFIX + name.removeprefix("module."): v for name, v in state.items() if name.startswith("module.")}
         checkpoint["current_model_state"] = checkpoint["state_dict"]
         checkpoint["state_dict"] = {**checkpoint["state_dict"], **average}
@@ -157,7 +166,9 @@ class TokenizerEMA(EMAWeightAveraging):
         self._copy_before_start(cast(TokenizerTraining, pl_module))  # earlier versions saved the initialization
 
     def _swap_models(self, pl_module: pl.LightningModule) -> None:
-        super()._swap_models(cast(TokenizerTraining, pl_module).tokenizer)  # pyright: ignore[reportArgumentType]
+        tokenizer = cast(TokenizerTraining, pl_module).tokenizer
+        reshard(tokenizer)
+        super()._swap_models(tokenizer)  # pyright: ignore[reportArgumentType]
         self._swapped = not self._swapped
 
     def _copy_average_to_current(self, pl_module: pl.LightningModule) -> None:

@@ -11,7 +11,8 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
@@ -20,11 +21,12 @@ from smalti.errors import DivergedError, SmaltiError
 from smalti.legacy import upgrade_checkpoint
 from smalti.seeds import derive_seed
 from smalti.tokenizers.checkpoints import CHECKPOINT_KEY
-from smalti.tokenizers.configurable import get_config
+from smalti.tokenizers.configurable import Config, get_config
 from smalti.tokenizers.layers.activation_checkpointing import enable_activation_checkpointing
 from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.trainers.compilation import compile_network
 from smalti.trainers.gan import GANLoss, adaptive_weight
+from smalti.trainers.gradients import average_gradients, clip_gradient_values, clip_gradients, gradient_norm
 from smalti.trainers.losses.base import ReconstructionLoss
 from smalti.trainers.losses.provenance import (
     PROVENANCE_KEY,
@@ -38,6 +40,7 @@ from smalti.trainers.nan_guard import BufferBackup, check_finite
 from smalti.trainers.rank_errors import RankCrashError, RankError, raise_together
 from smalti.trainers.resuming import apply_optimizer_settings, check_resumable
 from smalti.trainers.schedules import build_schedule
+from smalti.trainers.sharding import FSDP2Strategy, is_sharded, reshard, unshard
 from smalti.trainers.step_summary import StepResult, StepSummary
 from smalti.trainers.unused_parameters import UnusedParameters
 from smalti.trainers.validation_metrics import ValidationMetrics, sample_metrics
@@ -149,6 +152,9 @@ class TokenizerTraining(pl.LightningModule):
         self._sample_names: list[str] = []
         self._summary: StepSummary | None = None
         self._buffer_backup: BufferBackup | None = None
+        self._compiled = compile
+        self._config: Config | None = None
+        self._whole_parameters: list[nn.Parameter] = []
         self._stop_requested = self._stop_agreed = False
         self.step_result: StepResult | None = None
         """The last optimizer step over all ranks; None before the first step."""
@@ -197,18 +203,38 @@ class TokenizerTraining(pl.LightningModule):
     # Training
 
     def setup(self, stage: str) -> None:
-        """Refuse strategies that split a network over processes, before Lightning does so.
+        """Refuse strategies and settings that cannot work together, before Lightning does so.
 
         Raises:
-            SmaltiError: the strategy shards weights.
+            SmaltiError: the strategy shards weights in another way than fsdp2, or a setting does not work with fsdp2.
         """
         strategy = self.trainer.strategy
         if isinstance(strategy, (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)):
             raise SmaltiError(
-                f"{type(strategy).__name__} shards the weights, but averaged weights, GAN losses and checkpoints need them "
-                "whole on each process: use --trainer.strategy ddp, with --model.gradient_checkpointing true or "
-                "smaller batches if memory is short."
+                f"{type(strategy).__name__} shards all weights, but GAN losses, averaged weights and checkpoints need more "
+                "than it offers: use --trainer.strategy fsdp2."
             )
+        if not isinstance(strategy, FSDP2Strategy):
+            return
+        self._config = get_config(self.tokenizer)  # sharding changes the classes of the modules
+        for is_set, setting, reason in (
+            (self._compiled, "model.compile", "sharded networks cannot be compiled to one graph"),
+            (
+                self.gan is not None and self.gan.adaptive,
+                "model.gan.adaptive",
+                "it needs gradients of the decoder's last layer, which is sharded",
+            ),
+            (
+                getattr(self.trainer.precision_plugin, "scaler", None) is not None,
+                "precision 16-mixed",
+                "each process would scale its shards of the gradients differently",
+            ),
+        ):
+            if is_set:
+                raise SmaltiError(
+                    f"{setting} does not work with strategy fsdp2, because {reason}: remove it, or use "
+                    f"{'bf16-mixed or ' if 'precision' in setting else ''}--trainer.strategy ddp."
+                )
 
     def on_fit_start(self) -> None:
         """Log unused and missing weights. Prepare DDP for unused parameters, and disable its broadcast of buffers.
@@ -225,9 +251,14 @@ class TokenizerTraining(pl.LightningModule):
                 log.log(level, message)
         self._summary = self._buffer_backup = self._unused_parameters = self.step_result = None
         self._stop_requested = self._stop_agreed = False
+        self._whole_parameters = []
         if isinstance(self.trainer.strategy.model, DistributedDataParallel):
             self.trainer.strategy.model.broadcast_buffers = False
             self._unused_parameters = UnusedParameters(self.parameters())
+        elif is_sharded(self):
+            # A sharded parameter is unused on all ranks or on none. Gradients of the others are averaged here, not by DDP.
+            self._whole_parameters = [p for p in self.parameters() if p.requires_grad and not isinstance(p, DTensor)]
+            self._unused_parameters = UnusedParameters(self._whole_parameters)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed the random numbers of the step."""
@@ -332,8 +363,9 @@ class TokenizerTraining(pl.LightningModule):
         """
         assert self._summary is not None
         summary, self._summary = self._summary, None
-        # Data parallelism has averaged the gradients: the norms are the same on all ranks.
-        norms = {group["name"]: self._gradient_norm(group["params"]) for group in optimizer.param_groups}
+        average_gradients(self._whole_parameters)
+        # All gradients are averaged now: the norms are the same on all ranks.
+        norms = {group["name"]: gradient_norm(group["params"], self.device) for group in optimizer.param_groups}
         self.step_result = result = summary.finish(list(norms.values()))
         norms_on_host = dict(zip(norms, result.norms, strict=True))
         self._stop_agreed, failed, *reached = result.flags
@@ -354,14 +386,9 @@ class TokenizerTraining(pl.LightningModule):
             return
         for group in optimizer.param_groups:
             if gradient_clip_algorithm == "value":
-                torch.nn.utils.clip_grad_value_(group["params"], gradient_clip_val)
+                clip_gradient_values(group["params"], gradient_clip_val)
             else:
-                torch.nn.utils.clip_grads_with_norm_(group["params"], gradient_clip_val, norms[group["name"]])
-
-    def _gradient_norm(self, parameters: list[Tensor]) -> Tensor:
-        """Return the norm of all gradients, a scalar on the device of the model, also if there are no gradients."""
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        return torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros((), device=self.device)
+                clip_gradients(group["params"], gradient_clip_val, norms[group["name"]])
 
     def _check_finite(self, summary: StepSummary, result: StepResult, norms: dict[str, Tensor]) -> None:
         """Raise a DivergedError on all ranks if a loss or a gradient is NaN or infinite on any of them."""
@@ -432,8 +459,13 @@ class TokenizerTraining(pl.LightningModule):
         """Collect the metrics of a batch, and return the reconstruction for callbacks."""
         return self._measure(batch, batch_idx)
 
+    def on_validation_epoch_start(self) -> None:
+        """Gather sharded weights: a rank may have fewer batches than the others. Averaged weights are in place already."""
+        unshard(self.tokenizer)
+
     def on_validation_epoch_end(self) -> None:
         """Log the means over all samples of all processes."""
+        reshard(self.tokenizer)
         self._log_metrics("val")
 
     def on_test_epoch_end(self) -> None:
@@ -471,7 +503,7 @@ class TokenizerTraining(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the configuration from which `smalti.load` builds the tokenizer, the seed, and the networks of the losses."""
-        checkpoint[CHECKPOINT_KEY] = get_config(self.tokenizer)
+        checkpoint[CHECKPOINT_KEY] = self._config or get_config(self.tokenizer)
         checkpoint[_SEED_KEY] = self._seed
         checkpoint[PROVENANCE_KEY] = loss_provenance(self.losses)
 

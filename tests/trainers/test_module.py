@@ -205,10 +205,10 @@ def test_bf16_true_trains_with_a_perceptual_loss_and_a_gan_loss(training, traine
 
 
 @pytest.mark.parametrize("strategy", [FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy])
-def test_strategies_that_shard_weights_are_refused(training, strategy):
+def test_other_strategies_that_shard_weights_are_refused(training, strategy):
     module = training()
     module._trainer = SimpleNamespace(strategy=strategy.__new__(strategy))
-    with pytest.raises(SmaltiError, match=rf"{strategy.__name__} shards the weights.*--trainer.strategy ddp"):
+    with pytest.raises(SmaltiError, match=rf"{strategy.__name__} shards all weights.*--trainer.strategy fsdp2"):
         module.setup("fit")
 
 
