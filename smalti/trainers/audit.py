@@ -21,7 +21,7 @@ from smalti.trainers.ema import TokenizerEMA
 from smalti.trainers.memory_estimate import MemoryEstimate, SavedTensors, estimate_memory
 from smalti.trainers.module import TokenizerTraining
 from smalti.trainers.nan_guard import BufferBackup
-from smalti.trainers.sharding import is_sharded, local_part
+from smalti.trainers.sharding import is_sharded, local_part, reshard, unshard
 from smalti.trainers.unused_parameters import reached_leaves
 from smalti.types import Batch
 
@@ -85,15 +85,15 @@ class Audit(Callback):
     - Frozen parts and the networks of losses have not changed.
     - All ranks still have the same weights: gradients are averaged over ranks.
 
-    The audit costs one forward pass and changes neither weights, buffers nor random numbers of the run. With sharded
-    weights (FSDP), gradients cannot be followed: only the checks after the first steps run.
+    The audit costs one forward pass and changes neither weights, buffers nor random numbers of the run. Sharded weights are
+    gathered for it; their memory is not estimated.
 
     Args:
         patience: optimizer steps after which an unchanged group is an error. A gradient scaler, or a schedule that starts
             at 0, may skip the first ones.
 
     Attributes:
-        losses: the weighted losses; empty before the first step and with sharded weights.
+        losses: the weighted losses; empty before the first step.
         memory: the estimate; None before the first step and with sharded weights.
         changed: for each parameter group with gradients, whether its parameters have changed so far.
         finished: whether nothing is left to check.
@@ -125,10 +125,12 @@ class Audit(Callback):
             return
         module = cast(TokenizerTraining, pl_module)
         self._first_step = trainer.global_step
-        problems: list[str] = []
-        if not is_sharded(module):
-            self.losses, activations = _audit_losses(trainer, module, batch)
-            problems = [p for loss in self.losses if (p := _find_problem(loss, module)) is not None]
+        sharded = is_sharded(module)
+        unshard(module.tokenizer)
+        self.losses, activations = _audit_losses(trainer, module, batch)
+        problems = [p for loss in self.losses if (p := _find_problem(loss, module)) is not None]
+        reshard(module.tokenizer)
+        if not sharded:
             callbacks: list[Any] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
             averaged = any(isinstance(callback, TokenizerEMA) for callback in callbacks)
             self.memory = estimate_memory(module, activations, averaged=averaged)

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,26 @@ def train():
     return script.train
 
 
+def run_ranks(*arguments):
+    """Run the script as two ranks, and return the exit code and the messages of each.
+
+    Lightning would launch the second one only when the first has imported everything.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), *arguments],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment | {"LOCAL_RANK": str(rank)},
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    messages = [rank.communicate(timeout=300)[0] for rank in ranks]
+    return [(rank.returncode, text) for rank, text in zip(ranks, messages, strict=True)]
+
+
 def assert_equal_checkpoints(folder, other, step):
     one, two = (torch.load(path / f"step={step}.ckpt", weights_only=True) for path in (folder, other))
     assert one["global_step"] == two["global_step"] == step
@@ -41,17 +62,16 @@ def assert_equal_checkpoints(folder, other, step):
 def test_sharded_training_equals_one_process(train, tmp_path):
     """Two processes continue the run of one, and one process continues the run of two."""
     train(tmp_path / "one")
-    command = [sys.executable, str(SCRIPT), str(tmp_path / "two"), str(tmp_path / "one" / "step=1.ckpt")]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
-    assert done.returncode == 0, done.stderr
-    assert "FSDP2-wrapped" not in done.stderr
+    for code, messages in run_ranks(str(tmp_path / "two"), str(tmp_path / "one" / "step=1.ckpt")):
+        assert code == 0, messages
+        assert "FSDP2-wrapped" not in messages
     for step in (2, 3):
         assert_equal_checkpoints(tmp_path / "one", tmp_path / "two", step)
     train(tmp_path / "resumed", checkpoint=tmp_path / "two" / "step=2.ckpt")
     assert_equal_checkpoints(tmp_path / "one", tmp_path / "resumed", 3)
-    shares = [json.loads((tmp_path / "two" / f"shares_{rank}.json").read_text()) for rank in (0, 1)]
+    results = [json.loads((tmp_path / "two" / f"result_{rank}.json").read_text()) for rank in (0, 1)]
+    assert results[0]["losses"] == json.loads((tmp_path / "one" / "result_0.json").read_text())["losses"] != {}
+    shares = [result["shares"] for result in results]
     for name in ("weights", "gradients", "average", "optimizer"):
         assert shares[0][name] + shares[1][name] == pytest.approx(1)
         assert shares[0][name] == pytest.approx(0.5, abs=0.02)

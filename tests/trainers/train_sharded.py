@@ -59,19 +59,20 @@ def train(out, devices=1, checkpoint=None):
         gradient_checkpointing=devices > 1,
     )  # fmt: skip
     average = TokenizerEMA(0.5)
-    shares = Shares(average)
+    shares, audit = Shares(average), Audit()
     checkpoints = Checkpoints(every_n_train_steps=1, save_top_k=-1, dirpath=out, monitor=None)
     trainer = pl.Trainer(
         accelerator="cpu", devices=devices, strategy="fsdp2" if devices > 1 else "auto", max_steps=STEPS, logger=False,
         accumulate_grad_batches=2, gradient_clip_val=0.1, num_sanity_val_steps=0, val_check_interval=2,
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=out,
-        callbacks=[Audit(), average, checkpoints, RankWatch(), shares],
+        callbacks=[audit, average, checkpoints, RankWatch(), shares],
     )  # fmt: skip
     data = UnevenImages(
         Photos("train"), Photos("validation"), size=32, batch_size=4 // devices, repeats=2, workers=0, flip=False
     )
     trainer.fit(module, data, ckpt_path=checkpoint)
-    (Path(out) / f"shares_{trainer.global_rank}.json").write_text(json.dumps(shares.shares))
+    result = {"shares": shares.shares, "losses": {loss.name: loss.parts for loss in audit.losses}}
+    (Path(out) / f"result_{trainer.global_rank}.json").write_text(json.dumps(result))
 
 
 if __name__ == "__main__":
