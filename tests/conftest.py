@@ -1,10 +1,16 @@
 """Shared fixtures: small real tokenizers, parity vectors, a photo. Limits the number of threads."""
 
 import json
+import logging
 import math
 import os
+import runpy
+import socket
+import sys
+import traceback
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -159,3 +165,58 @@ def no_network(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.hub.download_url_to_file", download)
     monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path / "hub"))
     monkeypatch.delenv("SMALTI_WEIGHTS", raising=False)
+
+
+class Finished(NamedTuple):
+    """A process that has ended, with everything that it has printed."""
+
+    returncode: int
+    output: str
+
+
+@pytest.fixture
+def run_ranks(tmp_path):
+    """Return a function that runs a script as the ranks of one training. They find each other like those of torchrun.
+
+    The processes are forks of this one, which saves the time of their imports.
+    """
+
+    def run(script, *arguments, ranks=2):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        logs = [tmp_path / f"{Path(script).stem}-{port}-{rank}.log" for rank in range(ranks)]
+        children = [
+            _fork(Path(script), arguments, log, environment | ({"LOCAL_RANK": str(rank)} if ranks > 1 else {}))
+            for rank, log in enumerate(logs)
+        ]
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        return [Finished(code, log.read_text()) for code, log in zip(codes, logs, strict=True)]
+
+    return run
+
+
+def _fork(script, arguments, log, environment):
+    """Start a process that runs a script and prints to a file. Return its number."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        file = log.open("w", buffering=1)
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        sys.stdout = sys.stderr = file
+        logging.root.handlers.clear()  # those of pytest
+        os.environ.update(environment)
+        sys.path[:0] = [str(script.parent), str(Path(__file__).parent)]
+        sys.argv = [str(script), *arguments]
+        runpy.run_path(str(script), run_name="__main__")
+        code = 0
+    except BaseException as error:  # any: the process must not continue with the tests of its parent
+        code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(code)

@@ -1,11 +1,12 @@
 """Run one of two processes that evaluate a dataset together: results for photos and clips, and errors of either process.
 
-    python distributed_worker.py RANK STORE OUT
+    LOCAL_RANK=RANK MASTER_ADDR=... MASTER_PORT=... python distributed_worker.py FOLDER
 
-Writes the results to the JSON file OUT. STORE is a file through which the processes find each other.
+Writes the results to FOLDER/RANK.json.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -45,9 +46,10 @@ def catch_error(tokenizer, batches, metrics=None):
 
 
 def main():
-    rank, store, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+    rank = int(os.environ["LOCAL_RANK"])
+    out = Path(sys.argv[1]) / f"{rank}.json"
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
     image_metrics = [PSNR(), SSIM(), PerceptualDistance(EffLite0Perceptual()), FrechetDistance(EffLite0Network())]
     clip_metrics = [PSNR(), PSNRClip(), SSIM(), FrechetDistance(EffLite0MotionNetwork())]
     tokenizer, video_tokenizer = make_tokenizer(generative=True), make_video_tokenizer()

@@ -1,7 +1,5 @@
 """Evaluation on images: exact means, reproducible noise, several processes."""
 
-import subprocess
-import sys
 from json import loads
 from pathlib import Path
 
@@ -170,19 +168,11 @@ def test_a_nan_in_a_reconstruction_names_the_sample(build_tokenizer, photo_batch
 
 @pytest.mark.slow
 def test_two_processes_return_the_results_of_one(
-    tmp_path, build_tokenizer, photo_batches, metrics, video_tokenizer, clip_batches, motion_proxy
+    tmp_path, run_ranks, build_tokenizer, photo_batches, metrics, video_tokenizer, clip_batches, motion_proxy
 ):
-    script = Path(__file__).with_name("distributed_worker.py")
     outs = [tmp_path / "0.json", tmp_path / "1.json"]
-    workers = [
-        subprocess.Popen([sys.executable, str(script), str(rank), str(tmp_path / "store"), str(out)])
-        for rank, out in enumerate(outs)
-    ]
-    try:
-        assert [worker.wait(timeout=600) for worker in workers] == [0, 0]
-    finally:
-        for worker in workers:
-            worker.kill()
+    for rank in run_ranks(Path(__file__).with_name("distributed_worker.py"), str(tmp_path)):
+        assert rank.returncode == 0, rank.output
     options = {"seed": 3, "num_examples": 2}
     images = evaluate(build_tokenizer(generative=True).double(), photo_batches(batch_size=3), metrics, **options)
     clip_metrics = [PSNR(), PSNRClip(), SSIM(), FrechetDistance(motion_proxy)]

@@ -6,9 +6,6 @@ loss.
 
 import itertools
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,20 +14,8 @@ import torch
 HERE = Path(__file__).parent
 
 
-def train_images(devices, out, start=0, *flags):
-    return run_script("train_images_ddp.py", out, str(devices), str(out), str(start), *flags)
-
-
-def run_script(name, out, *arguments):
-    out.mkdir()
-    command = [sys.executable, str(HERE / name), *arguments]
-    paths = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, env=environment)
-
-
 @pytest.mark.slow
-def test_two_processes_equal_one_with_both_batches(tmp_path):
+def test_two_processes_equal_one_with_both_batches(tmp_path, run_ranks):
     """One step before the start of the GAN loss, and one after it.
 
     More steps would amplify rounding errors, because the quantizer is discontinuous. Only the run with two processes uses
@@ -39,10 +24,13 @@ def test_two_processes_equal_one_with_both_batches(tmp_path):
     start = 1
     results = []
     for devices in (1, 2):
-        done = train_images(devices, tmp_path / f"{devices}", start)
-        assert done.returncode == 0, done.stderr
-        saved = [line for line in done.stderr.splitlines() if line.startswith("Saved")]
-        assert len(saved) == 1, done.stderr
+        out = tmp_path / f"{devices}"
+        out.mkdir()
+        ranks = run_ranks(HERE / "train_images_ddp.py", str(devices), str(out), str(start), ranks=devices)
+        output = "".join(rank.output for rank in ranks)
+        assert not any(rank.returncode for rank in ranks), output
+        saved = [line for line in output.splitlines() if line.startswith("Saved")]
+        assert len(saved) == 1, output
         results.append(json.loads((tmp_path / f"{devices}" / "result.json").read_text()))
     one, two = results
     assert one["global_step"] == two["global_step"] == start + 1
@@ -60,18 +48,20 @@ def test_two_processes_equal_one_with_both_batches(tmp_path):
 
 
 @pytest.mark.slow
-def test_all_processes_stop_if_one_has_an_infinite_loss(tmp_path):
-    done = train_images(2, tmp_path / "run", 1, "poison")
-    assert done.returncode != 0
-    assert "NaN or infinite: l1" in done.stderr
+def test_all_processes_stop_if_one_has_an_infinite_loss(tmp_path, run_ranks):
+    (tmp_path / "run").mkdir()
+    ranks = run_ranks(HERE / "train_images_ddp.py", "2", str(tmp_path / "run"), "1", "poison")
+    assert all(rank.returncode for rank in ranks)
+    assert "NaN or infinite: l1" in ranks[1].output
     assert (tmp_path / "run" / "last.ckpt").exists()
 
 
 @pytest.mark.slow
-def test_unused_parameters_do_not_change_on_two_processes(tmp_path):
+def test_unused_parameters_do_not_change_on_two_processes(tmp_path, run_ranks):
     """Parameters that no micro-batch of a step used, on any process, do not change despite weight decay."""
-    done = run_script("train_images_and_clips_ddp.py", tmp_path / "run", str(tmp_path / "run"))
-    assert done.returncode == 0, done.stderr
+    (tmp_path / "run").mkdir()
+    ranks = run_ranks(HERE / "train_images_and_clips_ddp.py", str(tmp_path / "run"))
+    assert not any(rank.returncode for rank in ranks), ranks[0].output
     one, two = (torch.load(tmp_path / "run" / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert one["branches"] == two["branches"]
     for weights, other in zip(one["steps"], two["steps"], strict=True):

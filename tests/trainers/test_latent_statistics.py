@@ -1,9 +1,6 @@
 """Latent statistics: exact, over all ranks, and stored with the tokenizer."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -162,12 +159,12 @@ def test_settings_without_effect_are_refused(training, trainer, data, clips):
 
 
 RANK = """
-import json, sys, torch
+import json, os, torch
 from torch import distributed
 from smalti.tokenizers.latent_statistics import LatentStatistics
 from smalti.trainers.latent_statistics import update_statistics
-rank = int(sys.argv[1])
-distributed.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=2)
+rank = int(os.environ["LOCAL_RANK"])
+distributed.init_process_group("gloo", rank=rank, world_size=2)
 statistics = LatentStatistics(3)
 for n in range(2):
     z = torch.randn(2, 8, 3, generator=torch.Generator().manual_seed(n)) + torch.tensor([0.0, 5.0, 1.0])
@@ -178,16 +175,9 @@ print(json.dumps([statistics.mean.tolist(), statistics.std.tolist()]))
 
 
 @pytest.mark.slow
-def test_two_processes_share_their_statistics(tmp_path):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", RANK]
-    ranks = [
-        subprocess.Popen(
-            [*command, str(n), str(tmp_path / "rendezvous")], stdout=subprocess.PIPE, text=True, env=environment
-        )
-        for n in range(2)
-    ]
-    one, two = (json.loads(rank.communicate(timeout=300)[0].splitlines()[-1]) for rank in ranks)
+def test_two_processes_share_their_statistics(tmp_path, run_ranks):
+    (tmp_path / "rank.py").write_text(RANK)
+    one, two = (json.loads(rank.output.splitlines()[-1]) for rank in run_ranks(tmp_path / "rank.py"))
     assert one == two
     batches = [
         torch.randn(2, 8, 3, generator=torch.Generator().manual_seed(n)) + torch.tensor([0.0, 5.0, 1.0])

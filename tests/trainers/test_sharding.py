@@ -2,10 +2,6 @@
 
 import importlib.util
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,26 +24,6 @@ def train():
     return script.train
 
 
-def run_ranks(*arguments):
-    """Run the script as two ranks, and return the exit code and the messages of each.
-
-    Lightning would launch the second one only when the first has imported everything.
-    """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), *arguments],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment | {"LOCAL_RANK": str(rank)},
-        )
-        for rank in (0, 1)
-    ]  # fmt: skip
-    messages = [rank.communicate(timeout=300)[0] for rank in ranks]
-    return [(rank.returncode, text) for rank, text in zip(ranks, messages, strict=True)]
-
-
 def assert_equal_checkpoints(folder, other, step):
     one, two = (torch.load(path / f"step={step}.ckpt", weights_only=True) for path in (folder, other))
     assert one["global_step"] == two["global_step"] == step
@@ -59,10 +35,10 @@ def assert_equal_checkpoints(folder, other, step):
 
 
 @pytest.mark.slow
-def test_sharded_training_equals_one_process(train, tmp_path):
+def test_sharded_training_equals_one_process(train, tmp_path, run_ranks):
     """Two processes continue the run of one, and one process continues the run of two."""
     train(tmp_path / "one")
-    for code, messages in run_ranks(str(tmp_path / "two"), str(tmp_path / "one" / "step=1.ckpt")):
+    for code, messages in run_ranks(SCRIPT, str(tmp_path / "two"), str(tmp_path / "one" / "step=1.ckpt")):
         assert code == 0, messages
         assert "FSDP2-wrapped" not in messages
     for step in (2, 3):
