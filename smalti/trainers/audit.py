@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 from smalti.distributed import gather
 from smalti.errors import SmaltiError
 from smalti.trainers.ema import TokenizerEMA
+from smalti.trainers.keep_dtype import view_bits
 from smalti.trainers.memory_estimate import MemoryEstimate, SavedTensors, estimate_memory
 from smalti.trainers.module import TokenizerTraining
 from smalti.trainers.nan_guard import BufferBackup
@@ -26,9 +27,6 @@ from smalti.trainers.unused_parameters import reached_leaves
 from smalti.types import Batch
 
 log = logging.getLogger(__name__)
-
-_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Integer types by size in bytes."""
 
 
 @dataclass(frozen=True)
@@ -287,7 +285,7 @@ def _shared_weights(module: TokenizerTraining) -> list[int]:
 def _checksums(tensors: Iterable[Tensor]) -> list[int]:
     """Return for each tensor a number that changes if its bits change. The host waits for the device once."""
     local = [local_part(tensor.detach()) for tensor in tensors]
-    sums = [tensor.view(_INTEGERS[tensor.element_size()]).sum(dtype=torch.int64) for tensor in local]
+    sums = [view_bits(tensor).sum(dtype=torch.int64) for tensor in local]
     return torch.stack(sums).tolist() if sums else []
 
 

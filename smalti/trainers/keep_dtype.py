@@ -7,8 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Integer types by size in bytes."""
+
+
+def view_bits(tensor: Tensor) -> Tensor:
+    """Return a view of the bits of a tensor as integers of the same size."""
+    return tensor.view(_INTEGERS[tensor.element_size()])
 
 
 def keep_dtype(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -24,6 +29,6 @@ def keep_dtype(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         if not tensor.is_floating_point():
             return fn(tensor)
         # Conversions of modules change floating-point tensors only: `fn` moves the bits of an integer tensor.
-        return fn(tensor.view(_INTEGERS[tensor.element_size()])).view(tensor.dtype)
+        return fn(view_bits(tensor)).view(tensor.dtype)
 
     return move
