@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import TypeVar
+
+E = TypeVar("E", bound=BaseException)
 
 
 class SmaltiError(Exception):
@@ -59,6 +62,14 @@ class UnreadableError(SmaltiError):
     def __reduce__(self) -> tuple[type[UnreadableError], tuple[str, str, str | None]]:
         """Pickle the constructor arguments: data loader workers send the error to the main process."""
         return type(self), (self.name, self.reason, self.remedy)
+
+
+def find_cause(error: BaseException, kind: type[E]) -> E | None:
+    """Return the first error of a class among an error and its causes, which a library may have wrapped; else None."""
+    current: BaseException | None = error
+    while current is not None and not isinstance(current, kind):
+        current = current.__cause__ or current.__context__
+    return current
 
 
 class DivergedError(SmaltiError):

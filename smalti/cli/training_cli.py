@@ -35,7 +35,7 @@ from smalti.cli.training_errors import explain_error
 from smalti.cli.training_help import TrainingParser, arrange_help
 from smalti.data import ImageData, MixedData, Source, VideoData  # noqa: F401 - `--help` lists the classes that are imported
 from smalti.data.data_modules import TrainingData
-from smalti.errors import SmaltiError
+from smalti.errors import SmaltiError, find_cause
 from smalti.extensions import (
     UNTRUSTED_OPTION,
     import_object,
@@ -135,7 +135,7 @@ class TrainingCLI(LightningCLI):
         try:
             self.config = parser.parse_args([self._command, *sys.argv[2:]])
         except ArgumentError as error:
-            cause = _find_smalti_error(error)
+            cause = find_cause(error, SmaltiError)
             raise cause or SmaltiError(explain_error(str(error), self._parser(self._command))) from error
 
     # Objects
@@ -368,7 +368,7 @@ def run_training(command: str, arguments: list[str]) -> None:
         with _limit_imports():
             TrainingCLI(command, arguments)
     except (ArgumentError, ValueError) as error:
-        cause = _find_smalti_error(error)
+        cause = find_cause(error, SmaltiError)
         if cause is not None:
             raise cause from error
         if not isinstance(error, ArgumentError):
@@ -458,13 +458,3 @@ def _summarize_logger(logger: Any) -> tuple[Any, ...] | None:
         return None
     arguments = settings.get("init_args") or {}
     return tuple(arguments.get(name) for name in ("save_dir", "name", "version"))
-
-
-def _find_smalti_error(error: BaseException) -> SmaltiError | None:
-    """Return the SmaltiError among an error and its causes, which a library may have wrapped; None if there is none."""
-    current: BaseException | None = error
-    while current is not None:
-        if isinstance(current, SmaltiError):
-            return current
-        current = current.__cause__ or current.__context__
-    return None

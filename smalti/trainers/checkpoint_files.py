@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from smalti.errors import SmaltiError
+from smalti.errors import SmaltiError, find_cause
 from smalti.files import PARTIAL_PREFIX, atomic_write
 from smalti.tokenizers.weight_files import read_checkpoint
 
@@ -45,7 +45,7 @@ class CheckpointFiles(TorchCheckpointIO):
                 stream.flush()
                 os.fsync(stream.fileno())  # a rename must not reach the disk before the data
         except (OSError, RuntimeError) as error:
-            cause = _find_os_error(error)
+            cause = find_cause(error, OSError)  # torch raises a RuntimeError after an error of the file
             if cause is None:
                 raise
             raise UnwritableCheckpointError(
@@ -71,10 +71,3 @@ def remove_partial_files(folder: Path) -> None:
     """Remove what a process left that was killed while it wrote a checkpoint. No other process may write to the folder."""
     for file in folder.glob(f"{PARTIAL_PREFIX}*.ckpt"):
         file.unlink(missing_ok=True)
-
-
-def _find_os_error(error: BaseException | None) -> OSError | None:
-    """Return the OSError among an error and its causes. torch raises a RuntimeError after an error of the file."""
-    while error is not None and not isinstance(error, OSError):
-        error = error.__cause__ or error.__context__
-    return error
