@@ -38,21 +38,24 @@ def gradient_norm(parameters: Iterable[Tensor], device: torch.device) -> Tensor:
 def clip_gradients(parameters: Iterable[Tensor], limit: float, norm: Tensor) -> None:
     """Scale gradients so that their norm is at most the limit, as `torch.nn.utils.clip_grads_with_norm_` does.
 
+    All gradients are scaled at once, not one after the other, also if some are shards and some are not.
+
     Args:
         parameters: parameters without a gradient are ignored.
         limit: maximum norm.
         norm: the norm, from `gradient_norm`.
     """
-    scale = (limit / (norm + 1e-6)).clamp(max=1.0)
-    for gradient in _local_gradients(parameters):
-        gradient.mul_(scale)
+    if gradients := _local_gradients(parameters):
+        scale = (limit / (norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(gradients, scale)  # pyright: ignore[reportPrivateImportUsage]
 
 
 @torch.no_grad()
 def clip_gradient_values(parameters: Iterable[Tensor], limit: float) -> None:
     """Clamp each value of the gradients to [-limit, limit]."""
-    for gradient in _local_gradients(parameters):
-        gradient.clamp_(-limit, limit)
+    if gradients := _local_gradients(parameters):
+        torch._foreach_clamp_min_(gradients, -limit)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_clamp_max_(gradients, limit)  # pyright: ignore[reportPrivateImportUsage]
 
 
 @torch.no_grad()
