@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from smalti.trainers import Audit, TokenizerTraining
-from smalti.trainers.memory_estimate import format_bytes
+from smalti.trainers.number_format import format_bytes
 
 
 class StopAfterAudit(Callback):

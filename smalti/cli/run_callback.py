@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from smalti.cli.run_folder import write_config
 from smalti.trainers import TokenizerTraining
 from smalti.trainers.losses.provenance import Provenance, loss_provenance
+from smalti.trainers.number_format import abbreviate
 
 
 class RunFolder(SaveConfigCallback):
@@ -99,12 +100,5 @@ def _describe_model(module: pl.LightningModule) -> str:
     counts = {
         name: sum(p.numel() for p in child.parameters() if p.requires_grad) for name, child in module.named_children()
     }
-    parts = [f"{name} {_abbreviate(count)}" for name, count in counts.items() if count]
+    parts = [f"{name} {abbreviate(count)}" for name, count in counts.items() if count]
     return f"Trained parameters: {', '.join(parts)}. Device: {module.trainer.num_devices} x {module.device.type}"
-
-
-def _abbreviate(number: int) -> str:
-    for unit, size in (("G", 10**9), ("M", 10**6), ("K", 10**3)):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return str(number)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from smalti.distributed import world_size
 from smalti.trainers.module import TokenizerTraining
+from smalti.trainers.number_format import format_bytes
 
 
 @dataclass(frozen=True)
@@ -89,14 +90,6 @@ class SavedTensors:
         if storage.data_ptr() not in self._ignored:
             self._sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
-
-
-def format_bytes(size: int) -> str:
-    """Return a size with a unit, such as "1.5 GB"."""
-    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
-        if size >= factor:
-            return f"{size / factor:.3g} {unit}"
-    return f"{size} bytes"
 
 
 def _size(tensors: Iterable[Tensor]) -> int:
