@@ -10,26 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-RECIPE = """
-trainer: {max_steps: 10, val_check_interval: 4, limit_val_batches: 1, accelerator: cpu, devices: 2, strategy: ddp}
-ema: {decay: 0.5}
-checkpoint: {every_n_train_steps: 1}
+RECIPE = f"""
+base: {Path(__file__).parent / "tiny.yaml"}
+trainer: {{max_steps: 10, val_check_interval: 4, devices: 2, strategy: ddp}}
+checkpoint: {{every_n_train_steps: 1}}
 model:
-  tokenizer:
-    class_path: wetok
-    init_args:
-      bottleneck: {class_path: FSQ, init_args: {levels: [5, 5]}}
-      stride: 4
-      channels: 8
-      multipliers: [1]
-      blocks: 1
-      groups: null
-  weights: {l1: 1.0, adversarial: 0.1, lecam: 0.05}
-  gan: {start: 2, discriminator: {class_path: PatchDiscriminator, init_args: {channels: 8, layers: 1}}}
-  optimizer: {class_path: Adam, init_args: {lr: 1.0e-3}}
-data:
-  class_path: ImageData
-  init_args: {train: faults.FaultyPhotos, validation: photos:validation, size: 16, batch_size: 1, workers: 0}
+  weights: {{adversarial: 0.1, lecam: 0.05}}
+  gan: {{start: 2, discriminator: {{class_path: PatchDiscriminator, init_args: {{channels: 8, layers: 1}}}}}}
+data: {{train: faults.FaultyPhotos, batch_size: 1}}
 """
 
 

@@ -14,25 +14,7 @@ from smalti.__main__ import main
 from smalti.cli.training_arguments import prepare_arguments
 from smalti.trainers import TokenizerTraining
 
-TINY = """
-trainer: {max_steps: 3, log_every_n_steps: 1, val_check_interval: 3, limit_val_batches: 1, accelerator: cpu}
-ema: {decay: 0.5}
-model:
-  tokenizer:
-    class_path: wetok
-    init_args:
-      bottleneck: {class_path: FSQ, init_args: {levels: [5, 5]}}
-      stride: 4
-      channels: 8
-      multipliers: [1]
-      blocks: 1
-      groups: null
-  weights: {l1: 1.0, mse: 0}
-  optimizer: {class_path: Adam, init_args: {lr: 1.0e-3}}
-data:
-  class_path: ImageData
-  init_args: {train: photos:train, validation: photos:validation, size: 16, batch_size: 2, workers: 0}
-"""
+TINY = (Path(__file__).parent / "tiny.yaml").read_text()
 RUN = Path("runs/version_0")
 LAST = RUN / "checkpoints" / "last.ckpt"
 
