@@ -130,6 +130,13 @@ def start_sum_over_ranks(values: Tensor) -> distributed.Work | None:
     return distributed.all_reduce(values, async_op=True) if world_size() > 1 else None
 
 
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """Return the sums of values over all ranks, in place; the same tensor in a single process."""
+    if world_size() > 1:
+        distributed.all_reduce(values)
+    return values
+
+
 def broadcast_from_rank_0(values: Tensor) -> Tensor:
     """Replace values by those of rank 0, in place, and return them."""
     if is_distributed():
