@@ -13,6 +13,7 @@ from torch import Tensor
 
 from smalti.errors import SmaltiError
 from smalti.tokenizers.configurable import Configurable
+from smalti.tokenizers.linear_start.code import StartCode
 from smalti.types import Code
 
 
@@ -61,6 +62,29 @@ class Bottleneck(Configurable):
                 f"{(*self.loss_names, *undeclared)} in the class."
             )
         return code
+
+    def linear_start(
+        self, coefficients: Tensor, variances: Tensor, encoder_units: int, decoder_units: int
+    ) -> StartCode:
+        """Return how this bottleneck represents principal components, and set its own parameters for that.
+
+        A training that starts as a linear codec (`smalti.tokenizers.linear_start`) calls this once, with the same
+        coefficients on every rank.
+
+        Args:
+            coefficients: (N, K) coefficients of random positions, each with variance 1, by decreasing variance of its
+                component.
+            variances: (K,) variances of the components.
+            encoder_units: number of hidden units that the last layers of the encoder have.
+            decoder_units: number of hidden units that the first layers of the decoder have.
+
+        Raises:
+            SmaltiError: this bottleneck has no such start.
+        """
+        raise SmaltiError(
+            f"{type(self).__name__} does not define how it represents principal components: implement `linear_start` in "
+            "the class, or start with random weights (--start.method random)."
+        )
 
     @abstractmethod
     def quantize(self, h: Tensor) -> Code:

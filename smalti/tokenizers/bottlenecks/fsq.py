@@ -9,6 +9,7 @@ from torch import Tensor
 
 from smalti.errors import SmaltiError
 from smalti.tokenizers.bottlenecks.base import Quantizer, straight_through
+from smalti.tokenizers.linear_start.code import StartCode, linear_units
 from smalti.types import Code
 
 _MAX_LEVELS = 2**16
@@ -71,12 +72,50 @@ class FSQ(Quantizer):
         digits = ids.unsqueeze(-1) // self._place_values(ids.device) % levels
         return ((digits - half_width).float() / half_width.float()).flatten(-2)
 
+    def linear_start(
+        self, coefficients: Tensor, variances: Tensor, encoder_units: int, decoder_units: int
+    ) -> StartCode:
+        """Return one component per channel: the component with the largest variance gets the most levels.
+
+        Each coefficient is scaled so that its codewords correlate best with it. The shift of an even number of levels is
+        subtracted, because it would move the boundaries of the cells away from the mean.
+        """
+        count = min(coefficients.shape[1], self.in_dim)
+        levels = torch.tensor(self.levels, dtype=coefficients.dtype, device=coefficients.device)
+        shift = self._shift(levels).repeat(self.tokens_per_position)
+        channels = levels.repeat(self.tokens_per_position).argsort(descending=True, stable=True)[:count]
+        gains = self._best_gains(coefficients[:, :count], channels, shift)
+
+        def target(c: Tensor) -> Tensor:
+            h = c.new_zeros(*c.shape[:-1], self.in_dim)
+            h[..., channels] = c[..., :count] * gains
+            return h - shift
+
+        return StartCode(linear_units(count, coefficients.shape[1]), target, count)
+
+    def _best_gains(self, coefficients: Tensor, channels: Tensor, shift: Tensor) -> Tensor:
+        """Return the scale (K,) of each coefficient (N, K) at which its codewords correlate best with it."""
+        grid = torch.linspace(0.25, 1.6, 28, dtype=coefficients.dtype, device=coefficients.device)
+        scores = []
+        for gain in grid:
+            h = coefficients.new_zeros(1, len(coefficients), self.in_dim)
+            h[..., channels] = coefficients * gain
+            z = self.quantize(h - shift).z[0, :, channels]
+            centered, c = z - z.mean(0), coefficients - coefficients.mean(0)
+            norms = centered.square().sum(0).sqrt().clamp_min(1e-9) * c.square().sum(0).sqrt().clamp_min(1e-9)
+            scores.append((centered * c).sum(0) / norms)
+        return grid[torch.stack(scores).argmax(0)]
+
+    def _shift(self, levels: Tensor) -> Tensor:
+        """Return the shift before tanh, by which an even number of levels becomes symmetric after rounding."""
+        half = (levels - 1) * (1 + 1e-3) / 2
+        return torch.atanh(0.5 * (levels % 2 == 0) / half)
+
     def _bound(self, x: Tensor, levels: Tensor) -> Tensor:
         """Bound x (..., L) to an interval that rounds to `levels` integers, shifted by half if `levels` is even."""
         half = (levels - 1) * (1 + 1e-3) / 2
         offset = 0.5 * (levels % 2 == 0)
-        shift = torch.atanh(offset / half)
-        return torch.tanh(x + shift) * half - offset
+        return torch.tanh(x + self._shift(levels)) * half - offset
 
     def _place_values(self, device: torch.device) -> Tensor:
         """Return the place value of each channel in an id, (L,) int64."""

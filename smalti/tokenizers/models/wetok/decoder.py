@@ -5,6 +5,8 @@ Shapes: B batch; T frames; h, w latent positions; f = 2^(levels - 1) spatial str
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,6 +14,9 @@ from torch.nn import functional as F
 from smalti.tokenizers.base import Decoder, StreamState
 from smalti.tokenizers.layers.frames import images_to_video, video_to_images
 from smalti.tokenizers.layers.noise import randn_per_frame
+from smalti.tokenizers.linear_start.code import StartCode
+from smalti.tokenizers.linear_start.fitting import Errors
+from smalti.tokenizers.linear_start.pyramid import Pyramid
 from smalti.tokenizers.models.wetok.blocks import DepthToSpace, residual_blocks
 from smalti.tokenizers.models.wetok.initialization import init_weights
 from smalti.tokenizers.models.wetok.levels import level_widths
@@ -80,6 +85,17 @@ class WeTokDecoder(Decoder):
     def last_layer(self) -> nn.Module:
         """The last convolution."""
         return self.conv_out
+
+    @property
+    def hidden_units(self) -> int:
+        """Channels of the first residual block."""
+        return self.conv_in.out_channels
+
+    def linear_start(self, pyramid: Pyramid, latents: Sequence[tuple[Tensor, ...]], code: StartCode) -> Errors:
+        """Set the weights so that the decoder reconstructs pixels from a code, see `linear_start`."""
+        from smalti.tokenizers.models.wetok.linear_start import fit_decoder  # imports this module
+
+        return fit_decoder(self, pyramid, [grid for (grid,) in latents], code)
 
     def forward(
         self, latents: tuple[Tensor, ...], generator: torch.Generator | None = None, state: StreamState | None = None

@@ -10,6 +10,9 @@ from torch.nn import functional as F
 
 from smalti.tokenizers.base import Encoder, StreamState
 from smalti.tokenizers.layers.frames import images_to_video, video_to_images
+from smalti.tokenizers.linear_start.code import StartCode
+from smalti.tokenizers.linear_start.fitting import Errors
+from smalti.tokenizers.linear_start.pyramid import Pyramid
 from smalti.tokenizers.models.wetok.blocks import residual_blocks
 from smalti.tokenizers.models.wetok.initialization import init_weights
 from smalti.tokenizers.models.wetok.levels import level_widths
@@ -23,6 +26,17 @@ class _DownBlock(nn.Module):
         super().__init__()
         self.blocks = residual_blocks(in_channels, channels, blocks, groups)
         self.downsample = nn.Identity() if last else nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    @property
+    def hidden_units(self) -> int:
+        """Channels before the last SiLU."""
+        return self.conv_out.in_channels
+
+    def linear_start(self, pyramid: Pyramid, code: StartCode) -> Errors:
+        """Set the weights so that the encoder computes a code of principal components, see `linear_start`."""
+        from smalti.tokenizers.models.wetok.linear_start import fit_encoder  # imports this module
+
+        return fit_encoder(self, pyramid, code)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.downsample(self.blocks(x))
@@ -70,6 +84,17 @@ class WeTokEncoder(Encoder):
         self.norm_out = group_norm(widths[-1], groups)
         self.conv_out = nn.Conv2d(widths[-1], out_dim, 1)
         init_weights(self)
+
+    @property
+    def hidden_units(self) -> int:
+        """Channels before the last SiLU."""
+        return self.conv_out.in_channels
+
+    def linear_start(self, pyramid: Pyramid, code: StartCode) -> Errors:
+        """Set the weights so that the encoder computes a code of principal components, see `linear_start`."""
+        from smalti.tokenizers.models.wetok.linear_start import fit_encoder  # imports this module
+
+        return fit_encoder(self, pyramid, code)
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> tuple[Tensor, ...]:
         """Encode (B, 3, T, H, W) in [-1, 1], with H and W multiples of f, to one grid (B, Z, T, H / f, W / f).

@@ -1,0 +1,199 @@
+"""Starting WeTok's networks as a linear codec.
+
+Residual branches are zero, and the shortcuts carry principal components of ever larger patches: a 3x3 convolution with stride 2
+can combine four positions, and a convolution before depth-to-space can separate them. Each layer is fitted by least squares to
+the inputs that the layers before it give. Without norms, encoder and decoder are then linear up to their last SiLU, which a
+pair of units with opposite signs cancels. With group norms, the result is the best fit.
+
+Shapes: B images (frames of all clips); C channels; H, W positions; Z channels and h, w positions of the latent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from smalti.tokenizers.layers.frames import video_to_images
+from smalti.tokenizers.linear_start.code import StartCode
+from smalti.tokenizers.linear_start.fitting import CODE_RIDGE, Errors, fit_code_block, hidden_units, limit_components, signed_pair
+from smalti.tokenizers.linear_start.least_squares import NormalEquations, fit_convolution
+from smalti.tokenizers.linear_start.pyramid import Pyramid
+from smalti.tokenizers.models.wetok.blocks import ResidualBlock
+from smalti.tokenizers.models.wetok.decoder import WeTokDecoder
+from smalti.tokenizers.models.wetok.encoder import WeTokEncoder
+from smalti.tokenizers.models.wetok.norms import EPS, AdaptiveGroupNorm
+
+_NORM_RIDGE = 1e-2
+"""Ridge parameter of the scale and the shift of a norm, which have one observation per image."""
+
+
+@torch.no_grad()
+def fit_encoder(encoder: WeTokEncoder, pyramid: Pyramid, code: StartCode) -> Errors:
+    """Set the weights of an encoder so that it computes a code of principal components.
+
+    Args:
+        encoder: changed in place; on the device of the data, in evaluation mode.
+        pyramid: the data.
+        code: what the bottleneck expects.
+
+    Returns:
+        The share of the variance of its targets that each fitted layer does not explain.
+    """
+    errors: Errors = {}
+    layers = _trunk(encoder)
+    last = max(i for i, (_, layer) in enumerate(layers) if _convolution(layer) is not None)
+    x = [video_to_images(batch) for batch in pyramid.batches]
+    used, stride = 3, 1
+    for i, (name, layer) in enumerate(layers):
+        if isinstance(layer, ResidualBlock):
+            layer.conv2.weight.zero_()
+        conv = _convolution(layer)
+        if conv is not None:
+            stride *= conv.stride[0]
+            if i == last:
+                targets = _images(hidden_units(pyramid, code, (1, stride, stride), conv.out_channels))
+            elif conv.stride[0] == 2:
+                targets = _images(_with_constant(_components(pyramid, stride, conv.out_channels - 1)))
+            else:
+                targets = [h[:, : min(used, conv.out_channels)] for h in x]
+            errors[name] = fit_convolution(conv, x, targets, used)
+            used = targets[0].shape[1]
+        x = [layer(h) for h in x]
+    x = [F.silu(encoder.norm_out(h)) for h in x]
+    coefficients = pyramid.coefficients(encoder.stride, code.count)
+    targets = _images([code.target(c.movedim(1, -1)).movedim(-1, 1) for c in coefficients])
+    errors["conv_out"] = fit_convolution(encoder.conv_out, x, targets, used, ridge=CODE_RIDGE)
+    return errors
+
+
+@torch.no_grad()
+def fit_decoder(decoder: WeTokDecoder, pyramid: Pyramid, latents: Sequence[Tensor], code: StartCode) -> Errors:
+    """Set the weights of a decoder so that it reconstructs the pixels from codewords as well as a linear map can.
+
+    Args:
+        decoder: changed in place; on the device of the data, in evaluation mode.
+        pyramid: the data.
+        latents: codewords (B, Z, T, h, w) of each batch.
+        code: how the codewords represent principal components.
+
+    Returns:
+        The share of the variance of its targets that each fitted layer does not explain.
+    """
+    errors: Errors = {}
+    stride = 2 ** (len(decoder.levels) - 1)
+    z = [video_to_images(grid) for grid in latents]
+    x, used = _fit_input(decoder, pyramid, z, code, stride, errors)
+    for index in reversed(range(len(decoder.levels))):
+        level, name = decoder.levels[index], f"levels.{index}"
+        if level.norm.groups is not None:
+            errors[f"{name}.norm"] = _fit_norm(level.norm, x, z, used)
+        x = [level.norm(h, latent) for h, latent in zip(x, z, strict=True)]
+        for block in level.blocks:
+            block.conv2.weight.zero_()
+            if isinstance(block.shortcut, nn.Conv2d):
+                width = block.shortcut.out_channels
+                targets = _pixels(pyramid, width) if index == 0 else [h[:, : min(used, width)] for h in x]
+                errors[f"{name}.shortcut"] = fit_convolution(block.shortcut, x, targets, used)
+                used = targets[0].shape[1]
+            x = [block(h) for h in x]
+        if index:
+            stride //= 2
+            following = decoder.levels[index - 1].blocks[0]
+            if index > 1 or isinstance(following.shortcut, nn.Conv2d):
+                targets = _images(_components(pyramid, stride, following.conv1.out_channels))
+            else:
+                targets = _pixels(pyramid, following.conv1.out_channels)
+            errors[f"{name}.upsample"] = _fit_depth_to_space(level.upsample.conv, x, targets, used)
+            used = targets[0].shape[1]
+            x = [level.upsample(h) for h in x]
+    x = [F.silu(decoder.norm_out(h)) for h in x]
+    errors["conv_out"] = fit_convolution(decoder.conv_out, x, [video_to_images(b) for b in pyramid.batches], used)
+    return errors
+
+
+def _trunk(encoder: WeTokEncoder) -> list[tuple[str, nn.Module]]:
+    """Return the layers between the pixels and the last norm, with their names."""
+    layers: list[tuple[str, nn.Module]] = [("conv_in", encoder.conv_in)]
+    for i, level in enumerate(encoder.levels):
+        layers += [(f"levels.{i}.blocks.{j}.shortcut", block) for j, block in enumerate(level.blocks)]
+        layers.append((f"levels.{i}.downsample", level.downsample))
+    return layers + [(f"middle.{i}", block) for i, block in enumerate(encoder.middle)]
+
+
+def _convolution(layer: nn.Module) -> nn.Conv2d | None:
+    """Return the convolution through which the trunk passes a layer; None if it passes unchanged."""
+    layer = layer.shortcut if isinstance(layer, ResidualBlock) else layer
+    return layer if isinstance(layer, nn.Conv2d) else None
+
+
+def _fit_input(
+    decoder: WeTokDecoder, pyramid: Pyramid, z: list[Tensor], code: StartCode, stride: int, errors: Errors
+) -> tuple[list[Tensor], int]:
+    """Fit the layers before the levels, and return their output and its number of used channels."""
+    conv = decoder.conv_in
+    for block in decoder.middle:
+        block.conv2.weight.zero_()
+    targets = _images(_components(pyramid, stride, conv.out_channels))
+    noise = [h.new_zeros(len(h), conv.in_channels - h.shape[1], *h.shape[2:]) for h in z]
+    inputs = [torch.cat(pair, dim=1) for pair in zip(z, noise, strict=True)]
+    if code.decoding is None:
+        errors["conv_in"] = fit_convolution(conv, inputs, targets, z[0].shape[1])
+        used = targets[0].shape[1]
+    else:
+        first = decoder.middle[0]
+        targets = _images(pyramid.targets((1, stride, stride), code.count))
+        used = fit_code_block(
+            conv, (first.conv1, first.conv2), code.decoding, inputs, targets,
+            lambda h: F.silu(first.norm1(h)), lambda h: F.silu(first.norm2(h)), errors,
+        )  # fmt: skip
+    return [decoder.middle(conv(h)) for h in inputs], used
+
+
+def _fit_norm(norm: AdaptiveGroupNorm, x: list[Tensor], z: list[Tensor], used: int) -> float:
+    """Set scale and shift of a norm to undo its normalization as well as the latent's statistics tell how."""
+    scale = NormalEquations(z[0].shape[1], used, z[0].device)
+    shift = NormalEquations(z[0].shape[1], used, z[0].device)
+    groups = norm.groups or 1
+    for h, latent in zip(x, z, strict=True):
+        per_group = h.unflatten(1, (groups, -1)).flatten(2)
+        repeats = h.shape[1] // groups
+        positions = latent.flatten(2)
+        std = (per_group.var(-1, unbiased=False) + EPS).sqrt().repeat_interleave(repeats, 1)
+        scale.add((positions.var(-1) + EPS).sqrt(), std[:, :used])
+        shift.add(positions.mean(-1), per_group.mean(-1).repeat_interleave(repeats, 1)[:, :used])
+    unexplained = []
+    for layer, equations in ((norm.gamma, scale), (norm.beta, shift)):
+        weight, bias, error = equations.solve(ridge=_NORM_RIDGE)
+        layer.weight[:used], layer.bias[:used] = weight.to(layer.weight), bias.to(layer.bias)
+        unexplained.append(error)
+    return max(unexplained)
+
+
+def _fit_depth_to_space(conv: nn.Conv2d, x: list[Tensor], targets: list[Tensor], used: int) -> float:
+    """Fit a convolution before depth-to-space to targets at twice its resolution."""
+    count, width = targets[0].shape[1], conv.out_channels // 4
+    parts = [torch.cat([t[:, :, r::2, c::2] for r in range(2) for c in range(2)], dim=1) for t in targets]
+    rows = torch.cat([torch.arange(count) + block * width for block in range(4)]).to(conv.weight.device)
+    return fit_convolution(conv, x, parts, used, rows)
+
+
+def _components(pyramid: Pyramid, stride: int, width: int) -> list[Tensor]:
+    """Return the components that a layer of a width carries at a stride: (B, K, T, h, w) of each batch."""
+    return pyramid.targets((1, stride, stride), limit_components(3 * stride**2, width))
+
+
+def _pixels(pyramid: Pyramid, width: int) -> list[Tensor]:
+    """Return what the last layers carry, (B, 6, H, W): pixels and their negatives, or pixels alone if there is no room."""
+    return [signed_pair(video_to_images(batch), width) for batch in pyramid.batches]
+
+
+def _with_constant(targets: list[Tensor]) -> list[Tensor]:
+    """Prepend a channel of ones, which later layers without bias need."""
+    return [torch.cat([torch.ones_like(t[:, :1]), t], dim=1) for t in targets]
+
+
+def _images(targets: list[Tensor]) -> list[Tensor]:
+    return [video_to_images(target) for target in targets]
