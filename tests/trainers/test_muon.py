@@ -1,5 +1,8 @@
 """Muon: equal to torch's Muon and AdamW where these apply; schedules, checkpoints and settings in a training."""
 
+import runpy
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -8,6 +11,8 @@ from smalti.trainers import Audit, Checkpoints, GANLoss, Muon, PatchDiscriminato
 from smalti.trainers.hidden_matrices import hidden_matrices
 from smalti.trainers.memory_estimate import estimate_memory
 from smalti.trainers.muon import MATRIX_KEY, _assign
+
+SCRIPT = Path(__file__).parent / "muon_on_two_ranks.py"
 
 
 def make_parameters(*shapes):
@@ -123,6 +128,22 @@ def test_the_estimate_of_the_memory_counts_one_average_for_matrices_and_two_for_
     matrices = sum(p.numel() for p in hidden_matrices(module.tokenizer))
     others = sum(p.numel() for p in module.parameters()) - matrices
     assert estimate_memory(module, 0, averaged=False).optimizer == 4 * (matrices + 2 * others)
+
+
+def test_two_ranks_equal_one_with_and_without_sharding(tmp_path, run_ranks):
+    """They continue the run of one process, and all have the same weights bit by bit."""
+    script = runpy.run_path(str(SCRIPT))
+    torch.save(script["train"](script["build"](), 1), tmp_path / "one.pt")
+    one = script["train"](script["build"](), 3)
+    for code, messages in run_ranks(SCRIPT, str(tmp_path)):
+        assert code == 0, messages
+    names = ("whole_0", "whole_1", "sharded_0")
+    whole, other, sharded = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in names)
+    assert all(torch.equal(value, other["weights"][name]) for name, value in whole["weights"].items())
+    for result in (whole, sharded):
+        # Newton-Schulz computes in float32.
+        torch.testing.assert_close(result["weights"], one["weights"], rtol=0, atol=1e-5)
+        torch.testing.assert_close(result["optimizer"]["state"], one["optimizer"]["state"], rtol=0, atol=1e-5)
 
 
 def test_work_is_divided_evenly():
