@@ -26,6 +26,8 @@ _NAMED_ENTRIES = ("losses", "weights")
 """The dictionaries of `model` in which null removes the entry of an earlier recipe."""
 BUILDERS = {name: f"smalti.tokenizers.{name}" for name in ("ltx", "onevae", "wetok")}
 """Functions that build tokenizers. jsonargparse finds classes by their name alone, but not functions."""
+OPTIMIZERS = {"Muon": "smalti.trainers.Muon"}
+"""Optimizers whose name is also the name of another class: torch.optim.Muon, which takes no convolutions."""
 _load_yaml = get_loader("yaml")  # reads 1e-3 as a number, which YAML 1.1 does not
 
 
@@ -100,7 +102,7 @@ def _load(name: str, folder: Path, loading: tuple[str, ...]) -> Recipe:
     recipe: Recipe = {}
     for base in bases:
         recipe = _merge(recipe, _load(base, folder, loading))
-    return _merge(recipe, _expand_builders(upgrade_recipe(content)))
+    return _merge(recipe, _expand_optimizer(_expand_builders(upgrade_recipe(content))))
 
 
 def _merge(earlier: Any, later: Any) -> Any:
@@ -153,6 +155,18 @@ def _expand_builders(value: Any) -> Any:
     expanded = {key: _expand_builders(item) for key, item in value.items()}
     path = expanded.get("class_path")
     return {**expanded, "class_path": BUILDERS[path]} if isinstance(path, str) and path in BUILDERS else expanded
+
+
+def _expand_optimizer(recipe: Recipe) -> Recipe:
+    """Return a recipe whose optimizer is a dictionary, with the path of a class that its name alone does not identify."""
+    model = recipe.get("model")
+    optimizer = model.get("optimizer") if isinstance(model, dict) else None
+    if isinstance(optimizer, str):
+        optimizer = {"class_path": optimizer}
+    if not (isinstance(model, dict) and isinstance(optimizer, dict) and isinstance(optimizer.get("class_path"), str)):
+        return recipe
+    path = optimizer["class_path"]
+    return {**recipe, "model": {**model, "optimizer": {**optimizer, "class_path": OPTIMIZERS.get(path, path)}}}
 
 
 def _drop_removed_entries(recipe: Recipe) -> Recipe:

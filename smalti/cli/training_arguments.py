@@ -8,12 +8,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from smalti.cli.last_good import KEYWORD, find_last_good, find_requeued
-from smalti.cli.recipes import BUILDERS, Recipe, format_recipe, load_recipes
+from smalti.cli.recipes import BUILDERS, OPTIMIZERS, Recipe, format_recipe, load_recipes
 from smalti.cli.run_folder import CONFIG, find_run
 from smalti.errors import SmaltiError
 
 _CONFIG_OPTIONS = ("-c", "--config")
-_TOKENIZER_OPTIONS = ("--model.tokenizer", "--model.tokenizer.class_path")
+_OPTIMIZER_OPTIONS = ("--model.optimizer", "--model.optimizer.class_path")
+_SHORT_NAMES = {
+    **dict.fromkeys(("--model.tokenizer", "--model.tokenizer.class_path"), BUILDERS),
+    "--model.optimizer.help": OPTIMIZERS,
+}
+"""Options whose values may be short names that jsonargparse does not know, and the paths of these names."""
 _INFORMATIVE_OPTIONS = ("-h", "--help", "--print_config")
 _KEYWORDS = ("last", "best", "hpc", "registry")
 """What Lightning accepts as a checkpoint besides a path."""
@@ -34,11 +39,13 @@ def prepare_arguments(command: str, arguments: list[str]) -> list[str]:
     """
     names, options = split_options(arguments, *_CONFIG_OPTIONS)
     recipes = [name or "" for name in names]
-    options = _expand_builders(options)
+    options = _expand_names(options)
     checkpoint, options = _resolve_checkpoint(command, recipes, options)
     run = find_run(checkpoint)
     if not recipes and run is not None:
         recipes = [str(run / CONFIG)]
+    optimizer, options = _split_optimizer(options)
+    recipes += optimizer
     recipe = load_recipes(*recipes)
     set_options = [option.partition("=")[0] for option in options if option.startswith("-")]
     if not any(option in _INFORMATIVE_OPTIONS or option.endswith(".help") for option in set_options):
@@ -95,16 +102,30 @@ def _runs_folder(recipes: list[str], options: list[str]) -> Path:
     return Path((values[-1] if values else None) or arguments.get("save_dir") or "runs")
 
 
-def _expand_builders(options: list[str]) -> list[str]:
-    """Replace the short name of a function that builds tokenizers with its path, as in recipes."""
+def _expand_names(options: list[str]) -> list[str]:
+    """Replace the short names of functions that build tokenizers with their paths, as in recipes."""
     expanded = list(options)
     for index, (previous, word) in enumerate(zip(["", *options], options, strict=False)):
         option, equals, value = word.partition("=")
-        if option in _TOKENIZER_OPTIONS and equals:
-            expanded[index] = f"{option}={BUILDERS.get(value, value)}"
-        elif previous in _TOKENIZER_OPTIONS:
-            expanded[index] = BUILDERS.get(word, word)
+        if option in _SHORT_NAMES and equals:
+            expanded[index] = f"{option}={_SHORT_NAMES[option].get(value, value)}"
+        elif previous in _SHORT_NAMES:
+            expanded[index] = _SHORT_NAMES[previous].get(word, word)
     return expanded
+
+
+def _split_optimizer(options: list[str]) -> tuple[list[str], list[str]]:
+    """Return an optimizer of `OPTIMIZERS` as a recipe, which replaces that of the recipes with all its arguments.
+
+    Otherwise, jsonargparse would keep arguments of the same name: the learning rate of Muon is no learning rate of Adam.
+
+    Returns:
+        A recipe or none, and the other options.
+    """
+    names, others = split_options(options, *_OPTIMIZER_OPTIONS)
+    if not names or names[-1] not in OPTIMIZERS:
+        return [], options
+    return [format_recipe({"model": {"optimizer": names[-1]}})], others
 
 
 def _check_checkpoint(command: str, checkpoint: str | None) -> None:

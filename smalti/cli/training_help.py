@@ -12,7 +12,7 @@ from jsonargparse._typehints import get_all_subclass_paths
 from jsonargparse._util import import_object
 from lightning.pytorch.cli import LightningArgumentParser
 
-from smalti.cli.recipes import BUILDERS
+from smalti.cli.recipes import BUILDERS, OPTIMIZERS
 from smalti.tokenizers import bottlenecks
 
 _FIT = """Train a tokenizer. A recipe (-c) is a YAML file with settings; `smalti recipes` lists the installed ones.
@@ -222,4 +222,5 @@ def _class_paths(action: Any) -> list[str]:
     """Return the paths of the classes that an option accepts, without base classes."""
     typehint = getattr(action, "_typehint", None)
     paths = [] if typehint is None else get_all_subclass_paths(typehint, closed_types=False)
-    return [path for path in dict.fromkeys(paths) if path.rpartition(".")[2] not in _BASE_CLASSES]
+    names = {path: path.rpartition(".")[2] for path in paths}
+    return [path for path, name in names.items() if name not in _BASE_CLASSES and OPTIMIZERS.get(name, path) == path]

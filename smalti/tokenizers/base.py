@@ -71,6 +71,14 @@ class Encoder(Configurable):
     stride: tuple[int, int, int]
     out_dim: int
 
+    @property
+    def outer_layers(self) -> tuple[nn.Module, ...]:
+        """The layers that read pixels or return latents. Muon (`smalti.trainers.Muon`) does not orthogonalize them.
+
+        The default is the first and the last linear or convolutional layer, in the order in which they were registered.
+        """
+        return _first_and_last(self)
+
     @abstractmethod
     def forward(self, x: Tensor, state: StreamState | None = None) -> tuple[Tensor, ...]:
         """Encode a clip, or the next chunk of one.
@@ -121,6 +129,11 @@ class Decoder(Configurable):
         """The last layer, whose gradients can balance the losses (VQGAN, arXiv 2012.09841, eq. 7)."""
         raise NotImplementedError
 
+    @property
+    def outer_layers(self) -> tuple[nn.Module, ...]:
+        """The layers that read latents or return pixels. See `Encoder.outer_layers`."""
+        return _first_and_last(self)
+
     @abstractmethod
     def forward(
         self, latents: tuple[Tensor, ...], generator: torch.Generator | None = None, state: StreamState | None = None
@@ -147,3 +160,9 @@ class Decoder(Configurable):
             weights: state dict of the other decoder.
         """
         return weights
+
+
+def _first_and_last(network: nn.Module) -> tuple[nn.Module, ...]:
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    layers = [module for module in network.modules() if isinstance(module, kinds)]
+    return (layers[0], layers[-1]) if layers else ()

@@ -8,6 +8,7 @@ from smalti.trainers.gan import GANLoss, ReconstructionGANLoss
 from smalti.trainers.latent_statistics import LatentStatisticsCallback
 from smalti.trainers.losses import PerceptualLoss, ReconstructionLoss, WaveletLoss
 from smalti.trainers.module import TokenizerTraining
+from smalti.trainers.muon import Muon
 from smalti.trainers.rank_watch import RankWatch
 from smalti.trainers.schedules import WarmupSchedule
 from smalti.trainers.throughput import Throughput
@@ -20,6 +21,7 @@ __all__ = [
     "Discriminator",
     "GANLoss",
     "LatentStatisticsCallback",
+    "Muon",
     "PatchDiscriminator",
     "PerceptualLoss",
     "RankWatch",

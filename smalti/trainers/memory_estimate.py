@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from smalti.distributed import world_size
+from smalti.trainers.hidden_matrices import hidden_matrices
 from smalti.trainers.module import TokenizerTraining
+from smalti.trainers.muon import MATRIX_KEY
 from smalti.trainers.number_format import format_bytes
 
 
@@ -55,7 +57,7 @@ def estimate_memory(module: TokenizerTraining, activations: int, *, averaged: bo
     return MemoryEstimate(
         weights=_size([*module.parameters(), *module.buffers()]),
         gradients=trained * (2 if world_size() > 1 else 1),
-        optimizer=round(trained * _optimizer_state_ratio(module)),
+        optimizer=_optimizer_state(module),
         average=4 * sum(p.numel() for p in module.tokenizer.parameters()) if averaged else 0,
         activations=activations,
     )
@@ -96,13 +98,21 @@ def _size(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _optimizer_state_ratio(module: TokenizerTraining) -> float:
-    """Return the size of the optimizer's state relative to the parameters, measured on a small parameter.
+def _optimizer_state(module: TokenizerTraining) -> int:
+    """Return the size of the optimizer's state, in bytes. The optimizer itself has none before its first step."""
+    matrices = hidden_matrices(module.tokenizer)
+    trained = [p for p in module.parameters() if p.requires_grad]
+    size = 0.0
+    for is_matrix in (False, True):
+        of_kind = [p for p in trained if (p in matrices) == is_matrix]
+        size += _size(of_kind) * _optimizer_state_ratio(module, is_matrix=is_matrix) if of_kind else 0
+    return round(size)
 
-    The optimizer itself has no state before its first step.
-    """
-    parameter = nn.Parameter(torch.zeros(32, 32))
-    optimizer = module.optimizer([{"name": "tokenizer", "params": [parameter]}])
+
+def _optimizer_state_ratio(module: TokenizerTraining, *, is_matrix: bool) -> float:
+    """Return the size of the optimizer's state relative to the parameters, measured on a small parameter."""
+    parameter = nn.Parameter(torch.zeros(32, 32, device=module.device))
+    optimizer = module.optimizer([{"name": "tokenizer", "params": [parameter], MATRIX_KEY: [is_matrix]}])
     parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     states = [value for value in optimizer.state[parameter].values() if isinstance(value, Tensor) and value.ndim]

@@ -27,6 +27,7 @@ from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.trainers.compilation import compile_network
 from smalti.trainers.gan import GANLoss, adaptive_weight
 from smalti.trainers.gradients import average_gradients, clip_gradient_values, clip_gradients, gradient_norm
+from smalti.trainers.hidden_matrices import hidden_matrices
 from smalti.trainers.losses.base import ReconstructionLoss
 from smalti.trainers.losses.provenance import (
     PROVENANCE_KEY,
@@ -36,6 +37,7 @@ from smalti.trainers.losses.provenance import (
 )
 from smalti.trainers.losses.reconstruction import build_loss_dict, reconstruction_loss_names, reconstruction_losses
 from smalti.trainers.losses.weighting import LossNames, describe_weights, select_weights, weighted_sum
+from smalti.trainers.muon import MATRIX_KEY
 from smalti.trainers.nan_guard import BufferBackup, check_finite
 from smalti.trainers.rank_errors import RankCrashError, RankError, raise_together
 from smalti.trainers.resuming import apply_optimizer_settings, check_resumable
@@ -430,11 +432,17 @@ class TokenizerTraining(pl.LightningModule):
 
     def _build_optimizer(self) -> tuple[Optimizer, Any]:
         """Return the optimizer, and the learning rate schedule or None."""
+        parameters = [p for p in self.tokenizer.parameters() if p.requires_grad]
+        matrices = hidden_matrices(self.tokenizer)
+        # Optimizers that treat all parameters alike ignore the flags.
         groups: list[dict[str, Any]] = [
-            {"name": "tokenizer", "params": [p for p in self.tokenizer.parameters() if p.requires_grad]}
+            {"name": "tokenizer", "params": parameters, MATRIX_KEY: [p in matrices for p in parameters]}
         ]
         if self.gan is not None:
-            group: dict[str, Any] = {"name": "discriminator", "params": list(self.gan.parameters())}
+            parameters = list(self.gan.parameters())
+            group: dict[str, Any] = {
+                "name": "discriminator", "params": parameters, MATRIX_KEY: [False] * len(parameters),
+            }  # fmt: skip
             if self.gan.learning_rate is not None:
                 group["lr"] = self.gan.learning_rate
             groups.append(group)

@@ -122,6 +122,29 @@ def local_part(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def gather_like(local: Tensor, parameter: Tensor) -> Tensor:
+    """Return the whole tensor of which this process has the part that it has of a parameter.
+
+    If the parameter is sharded, all ranks must call this.
+
+    Args:
+        local: a tensor of the shape of the local part of the parameter.
+        parameter: the parameter.
+    """
+    if not isinstance(parameter, DTensor):
+        return local
+    placement = {"shape": parameter.shape, "stride": parameter.stride()}
+    return DTensor.from_local(local, parameter.device_mesh, parameter.placements, **placement).full_tensor()
+
+
+def take_shard(whole: Tensor, parameter: Tensor) -> Tensor:
+    """Return the part of a tensor that this process has of a parameter of the same shape, without communication."""
+    if not isinstance(parameter, DTensor):
+        return whole
+    # Every process has the whole tensor.
+    return distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None).to_local()
+
+
 def gather_shards(state: T) -> T:
     """Return a state on rank 0 with whole tensors, on the CPU, instead of shards.
 

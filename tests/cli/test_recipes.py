@@ -54,6 +54,16 @@ def test_arguments_are_merged_unless_the_class_changes():
     assert replaced == {"perceptual": {"class_path": "b.Perceptual"}}
 
 
+def test_muon_is_ours_and_an_optimizer_may_be_a_name():
+    muon = "smalti.trainers.Muon"
+    for optimizer in ("Muon", {"class_path": "Muon"}, {"class_path": muon}):
+        model = merge_model({"optimizer": optimizer}, {"optimizer": {"lr": 0.02}})
+        assert model["optimizer"] == {"class_path": muon, "init_args": {"lr": 0.02}}
+    model = merge_model({"optimizer": "Adam"}, {"optimizer": {"lr": 0.02}}, {"optimizer": "Muon"})
+    assert model["optimizer"] == {"class_path": muon}
+    assert merge_model({"optimizer": "torch.optim.Muon"})["optimizer"] == {"class_path": "torch.optim.Muon"}
+
+
 def test_arguments_without_a_class_are_merged_where_the_class_is_known():
     assert merge_model({"gan": {"start": 1}}, {"gan": {"adaptive": True}})["gan"] == {"start": 1, "adaptive": True}
     changed = merge_model({"gan": {"start": 1}}, {"gan": {"class_path": "GANLoss", "init_args": {"adaptive": True}}})

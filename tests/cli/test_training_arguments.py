@@ -54,6 +54,18 @@ def test_a_recipe_replaces_the_settings_of_the_run(run):
     assert recipe_of(prepared) == {"model": {}, "data": {}}
 
 
+def test_muon_replaces_the_optimizer_of_the_recipe_with_all_its_arguments():
+    """Its learning rate is no learning rate of Adam."""
+    recipe = "{model: {optimizer: {class_path: Adam, init_args: {lr: 0.1}}}, data: {}}"
+    for option in (["--model.optimizer", "Muon"], ["--model.optimizer.class_path=Muon"]):
+        prepared = prepare_arguments("fit", [*option, "-c", recipe, "--model.optimizer.momentum", "0.9"])
+        assert recipe_of(prepared)["model"]["optimizer"] == {"class_path": "smalti.trainers.Muon"}
+        assert prepared[2:] == ["--model.optimizer.momentum", "0.9"]
+        assert prepare_arguments("fit", prepared) == prepared
+    kept = prepare_arguments("fit", ["-c", recipe, "--model.optimizer", "AdamW"])
+    assert kept[2:] == ["--model.optimizer", "AdamW"]
+
+
 def test_short_names_of_builders_are_expanded():
     arguments = ["-c", "{model: {}, data: {}}", "--model.tokenizer", "wetok"]
     assert prepare_arguments("fit", arguments)[3] == "smalti.tokenizers.wetok"

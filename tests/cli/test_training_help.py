@@ -68,7 +68,7 @@ def test_the_examples_of_the_help_are_valid(show, tmp_path, monkeypatch):
         ("--model.gan.help", ("GANLoss", "ReconstructionGANLoss")),
         ("--model.losses.help", ("PerceptualLoss", "WaveletLoss")),
         ("--model.tokenizer.help", ("wetok", "onevae", "ltx", "Tokenizer")),
-        ("--model.optimizer.help", ("Adam ", "AdamW")),
+        ("--model.optimizer.help", ("Adam ", "AdamW", "Muon  ")),
         ("--model.scheduler.help", ("WarmupSchedule", "CosineAnnealingLR")),
         ("--data.help", ("ImageData", "VideoData", "MixedData")),
         ("--trainer.logger.help", ("TensorBoardLogger", "WandbLogger")),
@@ -90,6 +90,7 @@ def test_help_of_an_option_lists_its_classes(show, option, shown):
         ("--model.tokenizer.help Tokenizer", ("--model.tokenizer.encoder",)),
         ("--model.tokenizer.bottleneck.help FSQ", ("levels",)),
         ("--model.optimizer.help AdamW", ("--model.optimizer.weight_decay",)),
+        ("--model.optimizer.help Muon", ("--model.optimizer.adam_lr",)),
         ("--data.help ImageData", ("--data.batch_size",)),
     ],
 )

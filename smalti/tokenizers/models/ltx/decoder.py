@@ -108,6 +108,11 @@ class LTXDecoder(Decoder):
         """The last convolution."""
         return self.conv_out.conv
 
+    @property
+    def outer_layers(self) -> tuple[nn.Module, ...]:
+        """The first and the last convolution."""
+        return (self.conv_in, self.conv_out)
+
     def forward(
         self, latents: tuple[Tensor, ...], generator: torch.Generator | None = None, state: StreamState | None = None
     ) -> Tensor:

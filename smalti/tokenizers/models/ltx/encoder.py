@@ -62,6 +62,11 @@ class LTXEncoder(Encoder):
         self.conv_out = ReplicationPadConv3d(width, out_dim, causal=True, padding=padding)
         init_weights(self)
 
+    @property
+    def outer_layers(self) -> tuple[nn.Module, ...]:
+        """The first and the last convolution."""
+        return self.conv_in, self.conv_out
+
     def forward(self, x: Tensor, state: StreamState | None = None) -> tuple[Tensor, ...]:
         """Encode (B, 3, 1 + k s, H, W) in [-1, 1] to one grid (B, C, 1 + k, h, w).
 

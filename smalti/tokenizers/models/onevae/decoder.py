@@ -84,6 +84,12 @@ class OneVAEDecoder(Decoder):
         """The last convolution."""
         return self.conv_out
 
+    @property
+    def outer_layers(self) -> tuple[nn.Module, ...]:
+        """The two first convolutions, for the first frame's grid too, and the last."""
+        first_frame = (self.first_to_latent,) if self.first_frame else ()
+        return (self.head, self.conv_in, *first_frame, self.conv_out)
+
     def forward(
         self, latents: tuple[Tensor, ...], generator: torch.Generator | None = None, state: StreamState | None = None
     ) -> Tensor:

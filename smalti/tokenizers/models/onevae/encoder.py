@@ -79,6 +79,11 @@ class OneVAEEncoder(Encoder):
         self.head = nn.Conv3d(out_dim, out_dim, 1)
         init_weights(self)
 
+    @property
+    def outer_layers(self) -> tuple[nn.Module, ...]:
+        """The first convolution and the two last."""
+        return self.conv_in, self.conv_out, self.head
+
     def latent_grids(self, size: tuple[int, int, int]) -> Grids:
         """Return the (t, h, w) of the grids that `forward` returns for a whole clip."""
         ((t, h, w),) = super().latent_grids(size)
