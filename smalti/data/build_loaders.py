@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -103,6 +104,43 @@ def training_loader(
     return Loader(
         batches, source=str(source), max_bad=max_bad, samples=samples // world_size, as_uint8=as_uint8, order=order,
         keep_errors=world_size > 1,
+    )  # fmt: skip
+
+
+def preview_loader(
+    source: Source,
+    transform: Transform,
+    *,
+    batch_size: int,
+    repeats: int,
+    seed: int,
+    max_bad: float,
+    rank: int,
+    world_size: int,
+) -> Loader:
+    """Build a loader of training batches that has no effect on the training loader and starts no workers.
+
+    Batches of files are the first ones of epoch 0. Shards are read in small blocks: their batches come from the same places
+    but are shuffled less, because filling the buffer of the training loader can take long.
+
+    Args:
+        source: as in `training_loader`, like the other arguments.
+        transform: random transform of each sample.
+        batch_size: samples per process.
+        repeats: how often each sample is used per epoch.
+        seed: seed for shuffling and augmentation.
+        max_bad: maximum fraction of unreadable samples.
+        rank: rank of this process.
+        world_size: number of processes.
+    """
+    if isinstance(source, Shards):
+        _samples_per_epoch(source, rank)  # counted once, for both loaders
+        lanes = source.num_lanes(world_size)
+        source = copy.copy(source)
+        source.buffer = min(source.buffer, lanes * max(1, batch_size))
+    return training_loader(
+        source, transform, batch_size=batch_size, repeats=repeats, seed=seed, max_bad=max_bad, rank=rank,
+        world_size=world_size, as_uint8=True,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar, Protocol, TypeVar
 
 from lightning.pytorch import LightningDataModule, Trainer
 
-from smalti.data.build_loaders import evaluation_loader, training_loader
+from smalti.data.build_loaders import evaluation_loader, preview_loader, training_loader
 from smalti.data.clip_transforms import VideoEvaluationTransform, VideoTrainingTransform
 from smalti.data.datasets import Transform
 from smalti.data.image_transforms import ASPECT_RATIO, EvaluationTransform, TrainingTransform
@@ -185,6 +185,13 @@ class SourceData(TrainingData):
         loader = self.build_training_loader(*self.rank_and_world_size(), self.position, as_uint8=self.is_running)
         return self.close_at_teardown(loader)
 
+    def preview_loaders(self) -> list[Loader]:
+        """Return loaders of training batches for each kind of sample, without any effect on training.
+
+        They yield 8-bit pixels. All ranks must call this together.
+        """
+        return [self.build_preview_loader(*self.rank_and_world_size())]
+
     def val_dataloader(self) -> Loader:
         """Return a loader that yields every validation sample once."""
         loader = self.build_validation_loader(*self.rank_and_world_size(), as_uint8=self.is_running)
@@ -198,6 +205,13 @@ class SourceData(TrainingData):
             self._get("train"), self._transforms[0], batch_size=self.batch_size, workers=self.workers,
             repeats=self.repeats, seed=self.seed, max_bad=self.max_bad, rank=rank, world_size=world_size,
             get_position=get_position, as_uint8=as_uint8,
+        )  # fmt: skip
+
+    def build_preview_loader(self, rank: int, world_size: int) -> Loader:
+        """Build a loader of training batches that has no effect on training; see `preview_loader`."""
+        return preview_loader(
+            self._get("train"), self._transforms[0], batch_size=self.batch_size, repeats=self.repeats, seed=self.seed,
+            max_bad=self.max_bad, rank=rank, world_size=world_size,
         )  # fmt: skip
 
     def build_validation_loader(self, rank: int, world_size: int, as_uint8: bool = False) -> Loader:

@@ -167,6 +167,11 @@ class MixedData(TrainingData):
         )
         return self.close_at_teardown(loader)
 
+    def preview_loaders(self) -> list[Loader]:
+        """Return a loader of image batches and one of clips, see `SourceData.preview_loaders`."""
+        rank, world_size = self.rank_and_world_size()
+        return [data.build_preview_loader(rank, world_size) for data in (self.images, self.videos)]
+
     def val_dataloader(self) -> Loader:
         """Return a loader that yields one clip of every validation video."""
         loader = self.videos.build_validation_loader(*self.rank_and_world_size(), as_uint8=self.is_running)
