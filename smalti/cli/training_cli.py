@@ -49,6 +49,7 @@ from smalti.trainers import (
     Audit,
     Checkpoints,
     ReconstructionGrid,
+    Start,
     Throughput,
     TokenizerEMA,
     TokenizerTraining,
@@ -112,6 +113,7 @@ class TrainingCLI(LightningCLI):
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.add_lightning_class_args(ReconstructionGrid, "visualization")
         parser.add_lightning_class_args(LatentStatisticsCallback, "statistics")
+        parser.add_lightning_class_args(Start, "start")
         parser.add_lightning_class_args(WarmStart, "warm_start")
         parser.add_lightning_class_args(RankWatch, "watch")
         parser.add_lightning_class_args(pl.Trainer, "trainer")

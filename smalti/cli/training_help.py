@@ -66,6 +66,7 @@ _TITLES = {
     "checkpoint": "checkpoint: when to save",
     "visualization": "visualization: reconstructions that are written at each validation",
     "statistics": "statistics: mean and standard deviation of each latent channel",
+    "start": "start: how the weights of a new run are initialized",
     "warm_start": "warm_start: start from the weights of another tokenizer",
     "watch": "watch: end all processes if one of them fails or dies",
     "trainer": "trainer: Lightning's Trainer; its other options work too, see "

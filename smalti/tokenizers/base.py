@@ -6,12 +6,19 @@ Shapes: B batch; T frames, H, W pixels; t, h, w latent positions; C channels per
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from smalti.errors import SmaltiError
 from smalti.tokenizers.configurable import Configurable
+from smalti.tokenizers.linear_start.code import StartCode
+from smalti.tokenizers.linear_start.fitting import Errors
+from smalti.tokenizers.linear_start.pyramid import Pyramid
 from smalti.types import Grids
+
+_NO_START = "{} cannot start as a linear codec: implement `linear_start` in the class, or set start.method to random."
 
 
 class StreamState:
@@ -101,6 +108,26 @@ class Encoder(Configurable):
         t, h, w = (-(-n // s) * s for n, s in zip((size[0] - 1, *size[1:]), self.stride, strict=True))
         return 1 + t, h, w
 
+    @property
+    def hidden_units(self) -> int:
+        """Number of channels before the last activation function, for `Bottleneck.linear_start`."""
+        raise SmaltiError(_NO_START.format(type(self).__name__))
+
+    def linear_start(self, pyramid: Pyramid, code: StartCode) -> Errors:
+        """Set the weights so that the encoder computes a code of principal components, fitted to data.
+
+        Args:
+            pyramid: the data and its principal components.
+            code: what the bottleneck expects.
+
+        Returns:
+            The share of the variance of its targets that each fitted layer does not explain, by name.
+
+        Raises:
+            SmaltiError: this class has no such start.
+        """
+        raise SmaltiError(_NO_START.format(type(self).__name__))
+
     def latent_grids(self, size: tuple[int, int, int]) -> Grids:
         """Return the (t, h, w) of each grid that `forward` returns for a whole clip. `Tokenizer.layout` uses this.
 
@@ -133,6 +160,27 @@ class Decoder(Configurable):
     def outer_layers(self) -> tuple[nn.Module, ...]:
         """The layers that read latents or return pixels. See `Encoder.outer_layers`."""
         return _first_and_last(self)
+
+    @property
+    def hidden_units(self) -> int:
+        """Number of channels of the first layers, for `Bottleneck.linear_start`."""
+        raise SmaltiError(_NO_START.format(type(self).__name__))
+
+    def linear_start(self, pyramid: Pyramid, latents: Sequence[tuple[Tensor, ...]], code: StartCode) -> Errors:
+        """Set the weights so that the decoder reconstructs the pixels from codewords, fitted to data.
+
+        Args:
+            pyramid: the data and its principal components.
+            latents: codewords of each batch, one (B, C, t, h, w) tensor per grid.
+            code: how the codewords represent principal components.
+
+        Returns:
+            The share of the variance of its targets that each fitted layer does not explain, by name.
+
+        Raises:
+            SmaltiError: this class has no such start.
+        """
+        raise SmaltiError(_NO_START.format(type(self).__name__))
 
     @abstractmethod
     def forward(

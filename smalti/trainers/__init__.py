@@ -11,6 +11,7 @@ from smalti.trainers.module import TokenizerTraining
 from smalti.trainers.muon import Muon
 from smalti.trainers.rank_watch import RankWatch
 from smalti.trainers.schedules import WarmupSchedule
+from smalti.trainers.start import Start
 from smalti.trainers.throughput import Throughput
 from smalti.trainers.visualization import ReconstructionGrid
 from smalti.trainers.warm_start import WarmStart
@@ -28,6 +29,7 @@ __all__ = [
     "ReconstructionGANLoss",
     "ReconstructionGrid",
     "ReconstructionLoss",
+    "Start",
     "TemporalDiscriminator",
     "Throughput",
     "TokenizerEMA",

@@ -1,0 +1,145 @@
+"""Starting a training run as a linear codec instead of with random weights."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Literal, cast, get_args
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
+
+from smalti.distributed import broadcast_from_rank_0, sum_over_ranks
+from smalti.errors import SmaltiError
+from smalti.eval.functional import mean_over_frames, psnr
+from smalti.eval.linear_codec import LinearCodec
+from smalti.pixels import pixels_to_uint8
+from smalti.tokenizers.linear_start.start import StartReport, start_as_linear_codec
+from smalti.tokenizers.tokenizer import Tokenizer
+from smalti.trainers.ema import TokenizerEMA
+from smalti.trainers.module import TokenizerTraining
+from smalti.trainers.sharding import is_sharded
+from smalti.trainers.training_batches import TrainingBatches, load_training_batches
+from smalti.trainers.warm_start import WarmStart
+
+log = logging.getLogger(__name__)
+
+StartMethod = Literal["random", "linear"]
+"""How the weights of a new run are initialized."""
+
+_POOR_FIT = 0.5
+"""Unexplained share of the variance of a layer's targets from which on the log names the layer."""
+
+_MAX_PIXELS = 2**22
+"""Maximum number of pixels per process from which the weights are fitted: memory grows with it."""
+
+
+class Start(Callback):
+    """Initializes the tokenizer of a new run.
+
+    The method "linear" fits a linear codec to training data before the first step: the encoder computes principal components
+    of patches, the bottleneck codes them, and the decoder reconstructs the pixels by least squares
+    (`smalti.tokenizers.linear_start`). Architectures do not change. Norms and activation functions make the fit approximate.
+    The log compares the tokenizer before the first step with the linear codec itself.
+
+    All ranks fit together, each to its own batches. A resumed run uses the weights of its checkpoint.
+
+    Args:
+        method: "random": the random weights of the recipe's networks. "linear": a linear codec.
+        samples: number of training samples of each kind (images, clips) to fit to, over all ranks.
+
+    Raises:
+        SmaltiError: the method is unknown, or `samples` is below 1.
+    """
+
+    def __init__(self, method: StartMethod = "random", samples: int = 256) -> None:
+        if method not in get_args(StartMethod):
+            raise SmaltiError(f"start.method is '{method}': use {' or '.join(get_args(StartMethod))}.")
+        if samples < 1:
+            raise SmaltiError(f"start.samples is {samples}: use at least 1, such as 256.")
+        self.method = method
+        self.samples = samples
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Fit the tokenizer, unless the run is resumed.
+
+        Raises:
+            SmaltiError: the networks or the bottleneck have no such start, weights are sharded, or the run also starts from
+                the weights of another one.
+        """
+        if self.method == "random" or trainer.ckpt_path is not None:
+            return
+        module = cast(TokenizerTraining, pl_module)
+        callbacks: list[Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+        if any(isinstance(callback, WarmStart) and callback.path is not None for callback in callbacks):
+            raise SmaltiError(
+                "start.method linear would replace the weights of warm_start.path: remove one of the two settings."
+            )
+        if is_sharded(module):
+            raise SmaltiError(
+                "start.method linear needs whole weights, but strategy fsdp2 shards them: train a few steps with "
+                "--trainer.strategy ddp, and resume the run with fsdp2."
+            )
+        begin = time.monotonic()
+        batches = _limit(load_training_batches(trainer, self.samples))
+        with isolate_rng():
+            report = start_as_linear_codec(module.tokenizer, batches)
+            for tensor in module.tokenizer.state_dict().values():
+                broadcast_from_rank_0(tensor)
+            for callback in callbacks:
+                if isinstance(callback, TokenizerEMA):
+                    callback.restart(trainer, module)
+            self._measure(trainer, module.tokenizer, batches, report, begin)
+
+    def _measure(
+        self, trainer: pl.Trainer, tokenizer: Tokenizer, batches: list[Tensor], report: StartReport, begin: float
+    ) -> None:
+        """Log the quality of the tokenizer on training data, next to that of the linear codec."""
+        rate = (
+            {"bits": tokenizer.quantizer.bits_per_position}
+            if tokenizer.discrete
+            else {"channels": tokenizer.bottleneck.out_dim}
+        )
+        codec = LinearCodec.fit(batches, tokenizer.encoder.stride, **rate)
+        training = tokenizer.training
+        tokenizer.eval()
+        with torch.no_grad():
+            started = _mean_psnr(batches, [tokenizer(batch)[0] for batch in batches])
+        tokenizer.train(training)
+        linear = _mean_psnr(batches, [codec.reconstruct(batch) for batch in batches])
+        for logger in trainer.loggers:
+            logger.log_metrics({"start/psnr": started, "start/psnr_linear_codec": linear}, step=0)
+        if not trainer.is_global_zero:
+            return
+        log.info(
+            "Started as a linear codec in %.0f s: PSNR %.2f dB on training samples; the linear codec itself has %.2f dB.",
+            time.monotonic() - begin,
+            started,
+            linear,
+        )
+        poor = {name: error for name, error in report.errors.items() if "conv_out" in name and error > _POOR_FIT}
+        for name, error in poor.items():
+            log.info("%s can only be fitted approximately: %.0f%% of its variance is missing.", name, 100 * error)
+
+
+def _limit(batches: TrainingBatches) -> list[Tensor]:
+    """Return as many batches as fit into memory with their features, at least one."""
+    kept: list[Tensor] = []
+    for batch in batches:
+        if kept and sum(b.numel() for b in kept) + batch.numel() > 3 * _MAX_PIXELS:
+            break
+        kept.append(batch)
+    return kept
+
+
+def _mean_psnr(originals: list[Tensor], reconstructions: list[Tensor]) -> float:
+    """Return the mean PSNR over the samples of all ranks."""
+    total = torch.zeros(2, dtype=torch.float64, device=originals[0].device)
+    for original, reconstruction in zip(originals, reconstructions, strict=True):
+        values = mean_over_frames(psnr, pixels_to_uint8(original), pixels_to_uint8(reconstruction.float()))
+        total += torch.stack([values.double().sum(), total.new_tensor(float(len(values)))])
+    sum_over_ranks(total)
+    return float(total[0] / total[1])
