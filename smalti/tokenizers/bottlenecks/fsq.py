@@ -9,11 +9,14 @@ from torch import Tensor
 
 from smalti.errors import SmaltiError
 from smalti.tokenizers.bottlenecks.base import Quantizer, straight_through
-from smalti.tokenizers.linear_start.code import StartCode, linear_units
+from smalti.tokenizers.linear_start.code import Decoding, StartCode, linear_units, ramp_units
 from smalti.types import Code
 
 _MAX_LEVELS = 2**16
 """Maximum number of levels: near -1 and 1, tanh in float32 cannot resolve more."""
+
+_CELLS = 1024
+"""Cells that are distinguished to find the best scale of a coefficient."""
 
 
 class FSQ(Quantizer):
@@ -77,8 +80,9 @@ class FSQ(Quantizer):
     ) -> StartCode:
         """Return one component per channel: the component with the largest variance gets the most levels.
 
-        Each coefficient is scaled so that its codewords correlate best with it. The shift of an even number of levels is
-        subtracted, because it would move the boundaries of the cells away from the mean.
+        Each coefficient is scaled so that its codewords explain as much of it as possible. The shift of an even number of
+        levels is subtracted, because it would move the cells away from the mean. The levels are uniform behind a tanh: a
+        decoder that is wide enough maps them to the centers of their cells.
         """
         count = min(coefficients.shape[1], self.in_dim)
         levels = torch.tensor(self.levels, dtype=coefficients.dtype, device=coefficients.device)
@@ -91,19 +95,24 @@ class FSQ(Quantizer):
             h[..., channels] = c[..., :count] * gains
             return h - shift
 
-        return StartCode(linear_units(count, coefficients.shape[1]), target, count)
+        ramps = ramp_units([self.levels[channel % len(self.levels)] for channel in channels.tolist()])
+        decoding = Decoding(linear_units(count, self.in_dim, channels), lambda z: z[..., channels], ramps)
+        fits = 3 * count <= decoder_units
+        return StartCode(linear_units(count, coefficients.shape[1]), target, count, decoding if fits else None)
 
     def _best_gains(self, coefficients: Tensor, channels: Tensor, shift: Tensor) -> Tensor:
-        """Return the scale (K,) of each coefficient (N, K) at which its codewords correlate best with it."""
-        grid = torch.linspace(0.25, 1.6, 28, dtype=coefficients.dtype, device=coefficients.device)
+        """Return the scale (K,) of each coefficient (N, K) at which its codewords explain most of its variance."""
+        grid = torch.linspace(0.2, 1.6, 29, dtype=coefficients.dtype, device=coefficients.device)
         scores = []
         for gain in grid:
             h = coefficients.new_zeros(1, len(coefficients), self.in_dim)
             h[..., channels] = coefficients * gain
             z = self.quantize(h - shift).z[0, :, channels]
-            centered, c = z - z.mean(0), coefficients - coefficients.mean(0)
-            norms = centered.square().sum(0).sqrt().clamp_min(1e-9) * c.square().sum(0).sqrt().clamp_min(1e-9)
-            scores.append((centered * c).sum(0) / norms)
+            cells = ((z + 1) * (_CELLS / 2 - 1)).round().long()
+            sums, counts = (torch.zeros(_CELLS, z.shape[1], dtype=z.dtype, device=z.device) for _ in range(2))
+            sums.scatter_add_(0, cells, coefficients)
+            counts.scatter_add_(0, cells, torch.ones_like(coefficients))
+            scores.append((sums.square() / counts.clamp_min(1)).sum(0))
         return grid[torch.stack(scores).argmax(0)]
 
     def _shift(self, levels: Tensor) -> Tensor:

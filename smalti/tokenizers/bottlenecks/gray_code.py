@@ -11,12 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from smalti.tokenizers.linear_start.code import Decoding, StartCode, linear_units
+from smalti.tokenizers.linear_start.code import Decoding, StartCode, ramp_units
 from smalti.tokenizers.linear_start.scalar_quantizers import histograms, lloyd_max
 
 MAX_BITS = 5
@@ -46,12 +45,12 @@ class CodedComponent:
         return (len(self.edges) + 1).bit_length() - 1
 
     def number(self, bits: Tensor) -> Tensor:
-        """Return the number of the cell (...) of sign vectors (..., Z), on a scale from -2 to 2."""
+        """Return the number of the cell (...) of sign vectors (..., Z), on a scale from -1 to 1."""
         gray = bits[..., self.first : self.first + self.bits].long()
         # The first wave increases with the coefficient, and the wave of each later bit decreases where it is first positive.
         binary = gray.cumsum(-1) % 2
         places = 2 ** torch.arange(self.bits - 1, -1, -1, device=bits.device)
-        return _number((binary * places).sum(-1), len(self.edges) + 1).to(self.edges.dtype)
+        return (binary * places).sum(-1).to(self.edges.dtype) * (2 / len(self.edges)) - 1
 
     def kinks(self) -> Tensor:
         """Return where the triangle waves turn: every second boundary."""
@@ -134,7 +133,11 @@ def gray_start(
 
     # Components with bits come first, because those with less variance get no more bits.
     hidden = torch.cat([_encoder_units(component, coefficients.shape[1]) for component in coded])
-    decoding = Decoding(_parity_units(coded, channels, scale, decoder_units), number, _companding_units(coded))
+    decoding = Decoding(
+        _parity_units(coded, channels, scale, decoder_units),
+        number,
+        ramp_units([len(component.edges) + 1 for component in coded]),
+    )
     return StartCode(hidden, target, len(coded), decoding)
 
 
@@ -153,25 +156,6 @@ def _encoder_units(component: CodedComponent, total: int) -> Tensor:
         slopes = _SHARPNESS / torch.minimum(width[0::2], width[1::2])
         rows[2:, component.index], rows[2:, -1] = slopes, -slopes * kinks
     return rows
-
-
-def _companding_units(coded: Sequence[CodedComponent]) -> Tensor:
-    """Return affine functions (W, K + 1) of the cells' numbers: ramps that map equal steps to the centers of the cells."""
-    rows = []
-    for k, component in enumerate(coded):
-        cells = len(component.edges) + 1
-        for cell in sorted({cells // 8, cells // 4, cells // 2 - 1, cells // 2, cells - 1 - cells // 4, cells - 1 - cells // 8}):
-            if 0 < cell < cells - 1:
-                row = torch.zeros(len(coded) + 1)
-                row[k], row[-1] = cells, -cells * _number(cell, cells)
-                rows.append(row)
-    ramps = torch.stack(rows) if rows else torch.zeros(0, len(coded) + 1)
-    return torch.cat([linear_units(len(coded), len(coded)), ramps])
-
-
-def _number(cell: Any, cells: int) -> Any:
-    """Return the number of a cell, counted from 0, on a scale from -2 to 2."""
-    return (2 * cell - (cells - 1)) * (2 / cells)
 
 
 def _parity_units(coded: Sequence[CodedComponent], channels: int, scale: float, limit: int) -> Tensor:

@@ -9,11 +9,15 @@ from torch import Tensor
 
 from smalti.errors import SmaltiError
 from smalti.tokenizers.bottlenecks.base import Bottleneck
+from smalti.tokenizers.linear_start.code import StartCode, linear_units
 from smalti.types import Code
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
 """Range to which log-variances are clamped. Variances outside of it act like 0 or infinity, and far outside of it, exp
 overflows or underflows in float32."""
+
+_START_STD = 0.05
+"""Standard deviation of the noise when a training starts as a linear codec, where coefficients have standard deviation 1."""
 
 
 class KL(Bottleneck):
@@ -53,6 +57,21 @@ class KL(Bottleneck):
         self.initial_std = initial_std
         self.in_dim = dim + 1 if shared_log_variance else 2 * dim
         self.out_dim = dim
+
+    def linear_start(
+        self, coefficients: Tensor, variances: Tensor, encoder_units: int, decoder_units: int
+    ) -> StartCode:
+        """Return one component per channel, with mean 0 and variance 1, as the prior has, and little noise."""
+        count = min(coefficients.shape[1], self.dim)
+        log_variance = 2 * min(0.0, math.log(_START_STD / self.initial_std))
+
+        def target(c: Tensor) -> Tensor:
+            h = c.new_zeros(*c.shape[:-1], self.in_dim)
+            h[..., :count] = c[..., :count]
+            h[..., self.dim :] = log_variance
+            return h
+
+        return StartCode(linear_units(count, coefficients.shape[1]), target, count)
 
     def quantize(self, h: Tensor) -> Code:
         """Map (B, N, in_dim) to z (B, N, dim), without ids."""

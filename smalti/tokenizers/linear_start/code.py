@@ -5,7 +5,7 @@ Shapes: N positions; K coefficients; U hidden units; C channels of the bottlenec
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,15 +49,37 @@ class StartCode:
     decoding: Decoding | None = None
 
 
-def linear_units(count: int, total: int) -> Tensor:
-    """Return hidden units whose SiLU preserves coefficients: +c and -c, because silu(x) - silu(-x) = x.
+def linear_units(count: int, total: int, channels: Tensor | None = None) -> Tensor:
+    """Return hidden units whose SiLU preserves values: +x and -x, because silu(x) - silu(-x) = x.
 
     Args:
-        count: number of coefficients to preserve.
-        total: number of coefficients K.
+        count: number of values to preserve.
+        total: number of channels of x.
+        channels: (count,) the channels of the values; None: the first ones.
 
     Returns:
-        (2 count, K + 1).
+        (2 count, total + 1).
     """
-    identity = torch.eye(count, total + 1)
-    return torch.stack([identity, -identity], dim=1).flatten(0, 1)
+    rows = torch.zeros(count, total + 1)
+    rows[torch.arange(count), torch.arange(count) if channels is None else channels.cpu()] = 1.0
+    return torch.stack([rows, -rows], dim=1).flatten(0, 1)
+
+
+def ramp_units(levels: Sequence[int]) -> Tensor:
+    """Return hidden units that map numbers in [-1, 1] with uniform levels to values with any spacing.
+
+    Args:
+        levels: number of levels of each of K numbers.
+
+    Returns:
+        (W, K + 1): +x and -x of all numbers, then for each number up to six ramps that begin at one of its levels.
+    """
+    rows = []
+    for k, count in enumerate(levels):
+        cells = {count // 8, count // 4, count // 2 - 1, count // 2, count - 1 - count // 4, count - 1 - count // 8}
+        for cell in sorted(cells):
+            if 0 < cell < count - 1:
+                row = torch.zeros(len(levels) + 1)
+                row[k], row[-1] = 2 * count, -2 * count * (2 * cell / (count - 1) - 1)
+                rows.append(row)
+    return torch.cat([linear_units(len(levels), len(levels)), *(row.unsqueeze(0) for row in rows)])

@@ -75,8 +75,9 @@ def fit_code_block(
         The number of channels that later layers use, K.
     """
     first, second = block
-    units, count = decoding.first[: first.in_channels - targets[0].shape[1]].to(conv_in.weight), targets[0].shape[1]
-    latent_dim = units.shape[1] - 1
+    count, latent_dim = targets[0].shape[1], decoding.first.shape[1] - 1
+    constant = torch.eye(latent_dim + 1)[-1:]  # the convolutions of the block may have no bias
+    units = torch.cat([constant, decoding.first])[: first.in_channels - count].to(conv_in.weight)
     assert conv_in.bias is not None
     center = tuple(size // 2 for size in conv_in.kernel_size)
     written = slice(count, count + len(units))

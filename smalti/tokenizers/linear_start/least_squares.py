@@ -113,7 +113,9 @@ def fit_convolution(
     weights, bias, error = equations.solve(intercept=conv.bias is not None, ridge=ridge)
     conv.weight[rows] = 0.0
     region = tuple(slice(s // 2, s // 2 + 1) if center_only else slice(None) for s in conv.kernel_size)
-    conv.weight[(rows, slice(first, first + channels), *region)] = weights.unflatten(1, (channels, *kernel)).to(conv.weight)
+    conv.weight[(rows, slice(first, first + channels), *region)] = weights.unflatten(1, (channels, *kernel)).to(
+        conv.weight
+    )
     if conv.bias is not None:
         conv.bias[rows] = bias.to(conv.bias)
     return error

@@ -18,7 +18,14 @@ from torch.nn import functional as F
 
 from smalti.tokenizers.layers.frames import video_to_images
 from smalti.tokenizers.linear_start.code import StartCode
-from smalti.tokenizers.linear_start.fitting import CODE_RIDGE, Errors, fit_code_block, hidden_units, limit_components, signed_pair
+from smalti.tokenizers.linear_start.fitting import (
+    CODE_RIDGE,
+    Errors,
+    fit_code_block,
+    hidden_units,
+    limit_components,
+    signed_pair,
+)
 from smalti.tokenizers.linear_start.least_squares import NormalEquations, fit_convolution
 from smalti.tokenizers.linear_start.pyramid import Pyramid
 from smalti.tokenizers.models.wetok.blocks import ResidualBlock
@@ -61,7 +68,7 @@ def fit_encoder(encoder: WeTokEncoder, pyramid: Pyramid, code: StartCode) -> Err
                 targets = [h[:, : min(used, conv.out_channels)] for h in x]
             errors[name] = fit_convolution(conv, x, targets, used)
             used = targets[0].shape[1]
-        x = [layer(h) for h in x]
+        x = [_pass(layer, h) for h in x]
     x = [F.silu(encoder.norm_out(h)) for h in x]
     coefficients = pyramid.coefficients(encoder.stride, code.count)
     targets = _images([code.target(c.movedim(1, -1)).movedim(-1, 1) for c in coefficients])
@@ -98,7 +105,7 @@ def fit_decoder(decoder: WeTokDecoder, pyramid: Pyramid, latents: Sequence[Tenso
                 targets = _pixels(pyramid, width) if index == 0 else [h[:, : min(used, width)] for h in x]
                 errors[f"{name}.shortcut"] = fit_convolution(block.shortcut, x, targets, used)
                 used = targets[0].shape[1]
-            x = [block(h) for h in x]
+            x = [_pass(block, h) for h in x]
         if index:
             stride //= 2
             following = decoder.levels[index - 1].blocks[0]
@@ -129,6 +136,11 @@ def _convolution(layer: nn.Module) -> nn.Conv2d | None:
     return layer if isinstance(layer, nn.Conv2d) else None
 
 
+def _pass(layer: nn.Module, x: Tensor) -> Tensor:
+    """Return the output of a layer whose residual branch is zero, without computing the branch."""
+    return layer.shortcut(x) if isinstance(layer, ResidualBlock) else layer(x)
+
+
 def _fit_input(
     decoder: WeTokDecoder, pyramid: Pyramid, z: list[Tensor], code: StartCode, stride: int, errors: Errors
 ) -> tuple[list[Tensor], int]:
@@ -149,7 +161,8 @@ def _fit_input(
             conv, (first.conv1, first.conv2), code.decoding, inputs, targets,
             lambda h: F.silu(first.norm1(h)), lambda h: F.silu(first.norm2(h)), errors,
         )  # fmt: skip
-    return [decoder.middle(conv(h)) for h in inputs], used
+    x = [conv(h) for h in inputs]
+    return x if code.decoding is None else [decoder.middle[0](h) for h in x], used
 
 
 def _fit_norm(norm: AdaptiveGroupNorm, x: list[Tensor], z: list[Tensor], used: int) -> float:
