@@ -9,7 +9,7 @@ from torch import Tensor
 
 from smalti.errors import SmaltiError
 from smalti.tokenizers.bottlenecks.base import Quantizer, straight_through
-from smalti.tokenizers.linear_start.code import Decoding, StartCode, linear_units, ramp_units
+from smalti.tokenizers.linear_start.code import StartCode, linear_units
 from smalti.types import Code
 
 _MAX_LEVELS = 2**16
@@ -95,10 +95,8 @@ class FSQ(Quantizer):
             h[..., channels] = c[..., :count] * gains
             return h - shift
 
-        ramps = ramp_units([self.levels[channel % len(self.levels)] for channel in channels.tolist()])
-        decoding = Decoding(linear_units(count, self.in_dim, channels), lambda z: z[..., channels], ramps)
-        fits = 3 * count <= decoder_units
-        return StartCode(linear_units(count, coefficients.shape[1]), target, count, decoding if fits else None)
+        numbers = torch.eye(self.in_dim, self.in_dim + 1)[channels.cpu()]
+        return StartCode(linear_units(count, coefficients.shape[1]), target, count, numbers)
 
     def _best_gains(self, coefficients: Tensor, channels: Tensor, shift: Tensor) -> Tensor:
         """Return the scale (K,) of each coefficient (N, K) at which its codewords explain most of its variance."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from smalti.distributed import broadcast_from_rank_0
 from smalti.errors import SmaltiError
 from smalti.tokenizers.bottlenecks.base import Bottleneck, Quantizer
+from smalti.tokenizers.linear_start.code import StartCode
 from smalti.types import Code
 
 
@@ -59,6 +60,13 @@ class Joint(Quantizer):
     def branches(self) -> dict[str, Bottleneck]:
         """Both branches by name."""
         return {"discrete": self.discrete, "continuous": self.continuous}
+
+    def linear_start(
+        self, coefficients: Tensor, variances: Tensor, encoder_units: int, decoder_units: int
+    ) -> StartCode:
+        """Return the code of the continuous branch, which both branches read, and fit both branches."""
+        self.discrete.linear_start(coefficients, variances, encoder_units, decoder_units)
+        return self.continuous.linear_start(coefficients, variances, encoder_units, decoder_units)
 
     def quantize(self, h: Tensor) -> Code:
         """Map (B, N, in_dim) to the code of one of the branches."""

@@ -20,6 +20,7 @@ from vector_quantize_pytorch import vector_quantize_pytorch as library_vq
 from smalti.distributed import world_size
 from smalti.errors import SmaltiError
 from smalti.tokenizers.bottlenecks.base import Quantizer, straight_through
+from smalti.tokenizers.linear_start.code import StartCode, linear_units
 from smalti.types import Code
 
 
@@ -49,6 +50,27 @@ class LibraryAdapter(Quantizer):
         self.in_dim = self.out_dim = dim
         self.codebook_size = codebook_size
         self.tokens_per_position = num_quantizers
+
+    def linear_start(
+        self, coefficients: Tensor, variances: Tensor, encoder_units: int, decoder_units: int
+    ) -> StartCode:
+        """Return one component per channel, with the relative scales of the components, and fit the codebooks to them."""
+        count = min(coefficients.shape[1], self.in_dim)
+        scales = (variances[:count] / variances[0]).sqrt()
+        vectors = coefficients.new_zeros(len(coefficients), self.in_dim)
+        vectors[:, :count] = coefficients[:, :count] * scales
+        scales = scales * self.init_codebooks(vectors)[:count]
+
+        def target(c: Tensor) -> Tensor:
+            h = c.new_zeros(*c.shape[:-1], self.in_dim)
+            h[..., :count] = c[..., :count] * scales
+            return h
+
+        return StartCode(linear_units(count, coefficients.shape[1]), target, count)
+
+    @abstractmethod
+    def init_codebooks(self, vectors: Tensor) -> Tensor:
+        """Initialize the codebooks for vectors (N, C), and return the factors (C,) by which the encoder scales them."""
 
     @abstractmethod
     def run_inner(self, h: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:

@@ -6,7 +6,12 @@ from torch import Tensor, nn
 
 from smalti.errors import SmaltiError
 from smalti.tokenizers.bottlenecks.base import Quantizer
+from smalti.tokenizers.linear_start.code import StartCode, linear_units
+from smalti.tokenizers.linear_start.least_squares import NormalEquations
 from smalti.types import Code
+
+_LINEAR = 1e-3
+"""Largest unexplained share of the variance at which a code counts as a linear function of the components."""
 
 
 class Projected(Quantizer):
@@ -39,6 +44,44 @@ class Projected(Quantizer):
         self.tokens_per_position = quantizer.tokens_per_position
         self.down = nn.Linear(dim, quantizer.in_dim)
         self.up = nn.Linear(quantizer.out_dim, dim)
+
+    def linear_start(
+        self, coefficients: Tensor, variances: Tensor, encoder_units: int, decoder_units: int
+    ) -> StartCode:
+        """Return one component of variance 1 per channel, and fit the projections to them.
+
+        The first projection maps them to the code of the inner quantizer if that is a linear function of them, and otherwise
+        to one component per channel of the quantizer. The second projection restores them by least squares.
+        """
+        count = min(coefficients.shape[1], self.out_dim)
+        inner = self.quantizer.linear_start(coefficients, variances, encoder_units=0, decoder_units=0)
+        c = coefficients[:, :count]
+        goal = inner.target(coefficients)
+        unexplained = self._fit(self.down, c, goal)
+        if unexplained > _LINEAR:
+            goal = c.new_zeros(goal.shape)
+            goal[:, :count] = c[:, : goal.shape[1]]
+            self._fit(self.down, c, goal)
+        h = c.new_zeros(len(c), self.out_dim)
+        h[:, :count] = c
+        self._fit(self.up, self.quantizer(self.down(h).unsqueeze(0)).z[0], h)
+
+        def target(c: Tensor) -> Tensor:
+            h = c.new_zeros(*c.shape[:-1], self.in_dim)
+            h[..., :count] = c[..., :count]
+            return h
+
+        return StartCode(linear_units(count, coefficients.shape[1]), target, count)
+
+    @staticmethod
+    def _fit(layer: nn.Linear, x: Tensor, y: Tensor) -> float:
+        """Fit a projection to map x (N, F) to y (N, O), and return the unexplained share of y's variance."""
+        equations = NormalEquations(x.shape[1], y.shape[1], x.device)
+        equations.add(x, y)
+        weight, bias, error = equations.solve(ridge=1e-6)
+        layer.weight.zero_()[:, : x.shape[1]] = weight.to(layer.weight)
+        layer.bias.copy_(bias)
+        return error
 
     def quantize(self, h: Tensor) -> Code:
         """Map (B, N, in_dim) to z (B, N, dim), with the ids and losses of the quantizer."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 import vector_quantize_pytorch as library
 from torch import Tensor
 
@@ -42,6 +43,17 @@ class ResidualFSQ(LibraryAdapter):
     def dequantize(self, ids: Tensor) -> Tensor:
         """Map ids (B, N, num_quantizers) to the sums of their codewords (B, N, C)."""
         return self.inner.get_output_from_indices(ids)
+
+    def init_codebooks(self, vectors: Tensor) -> Tensor:
+        """Return the scale of each channel at which its codewords correlate best with it. There is no codebook to fit."""
+        std = vectors.std(0).clamp_min(1e-6)
+        unit = vectors / std
+        grid = torch.linspace(0.2, 1.6, 15).tolist()
+        scores = []
+        for gain in grid:
+            z = self.run_inner((unit * gain).unsqueeze(0))[0][0]
+            scores.append((z * unit).sum(0) / z.norm(dim=0).clamp_min(1e-6))
+        return torch.tensor(grid).to(std)[torch.stack(scores).argmax(0)] / std
 
     def run_inner(self, h: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Quantize h with the library's `ResidualFSQ`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import vector_quantize_pytorch as library
 from torch import Tensor
 
+from smalti.tokenizers.bottlenecks.kmeans import find_nearest, set_codebook
 from smalti.tokenizers.bottlenecks.library_adapter import LibraryAdapter, build_inner
 
 
@@ -55,6 +56,14 @@ class ResidualVQ(LibraryAdapter):
     def dequantize(self, ids: Tensor) -> Tensor:
         """Map ids (B, N, num_quantizers) to the sums of their codewords (B, N, C)."""
         return self.inner.get_output_from_indices(ids)
+
+    def init_codebooks(self, vectors: Tensor) -> Tensor:
+        """Set each codebook to the k-means of the residuals that the ones before it leave."""
+        residuals = vectors
+        for layer in self.inner.layers:
+            codewords = set_codebook(layer._codebook, residuals)
+            residuals = residuals - codewords[find_nearest(residuals, codewords)]
+        return vectors.new_ones(vectors.shape[1])
 
     def run_inner(self, h: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Quantize h with the library's `ResidualVQ`."""

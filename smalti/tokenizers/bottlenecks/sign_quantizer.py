@@ -15,7 +15,7 @@ from smalti.distributed import mean_over_ranks
 from smalti.errors import SmaltiError
 from smalti.tokenizers.bottlenecks.base import Quantizer, straight_through
 from smalti.tokenizers.bottlenecks.entropy import codebook_entropy, mean_distribution, token_entropy
-from smalti.tokenizers.bottlenecks.gray_code import gray_start
+from smalti.tokenizers.bottlenecks.binary_code import binary_start
 from smalti.tokenizers.linear_start.code import StartCode
 from smalti.types import Code
 
@@ -91,8 +91,8 @@ class SignQuantizer(Quantizer):
     def linear_start(
         self, coefficients: Tensor, variances: Tensor, encoder_units: int, decoder_units: int
     ) -> StartCode:
-        """Return how the signs represent principal components, see `gray_code`."""
-        return gray_start(coefficients, variances, self.in_dim, self.scale, encoder_units, decoder_units)
+        """Return how the signs represent principal components, see `binary_code`."""
+        return binary_start(coefficients, variances, self.in_dim, self.scale, encoder_units)
 
     def project(self, x: Tensor) -> Tensor:
         """Project (B, N, G, bits) to the surface on which the codewords lie. The default is the identity."""

@@ -43,6 +43,13 @@ class SimVQ(LibraryAdapter):
         # Map the whole codebook. The library maps only the selected vectors, and rounding errors depend on their number.
         return F.embedding(ids.squeeze(-1), self.inner.codebook)
 
+    def init_codebooks(self, vectors: Tensor) -> Tensor:
+        """Give the codewords, a linear map of fixed random vectors, the standard deviations of the vectors (N, C)."""
+        frozen = self.inner.frozen_codebook
+        scales = vectors.std(0) / frozen.std().clamp_min(1e-6)
+        self.inner.code_transform.weight.copy_(scales.diag())
+        return vectors.new_ones(vectors.shape[1])
+
     def run_inner(self, h: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Quantize h with the library's `SimVQ`."""
         z, ids, commitment = self.inner(h)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import vector_quantize_pytorch as library
 from torch import Tensor
+from torch.nn import functional as F
 
+from smalti.tokenizers.bottlenecks.kmeans import set_codebook
 from smalti.tokenizers.bottlenecks.library_adapter import LibraryAdapter, build_inner
 
 
@@ -43,6 +45,7 @@ class VQ(LibraryAdapter):
         rotation_trick: bool = False,
     ) -> None:
         super().__init__(dim, codebook_size)
+        self.cosine = cosine
         self.inner = build_inner(
             library.VectorQuantize,
             dim=dim,
@@ -58,6 +61,15 @@ class VQ(LibraryAdapter):
     def dequantize(self, ids: Tensor) -> Tensor:
         """Map ids (B, N, 1) to their codewords (B, N, C)."""
         return self.inner.get_output_from_indices(ids.squeeze(-1))
+
+    def init_codebooks(self, vectors: Tensor) -> Tensor:
+        """Set the codebook to the k-means of the vectors (N, C), which keep their scale."""
+        if self.cosine:
+            vectors = F.normalize(vectors, dim=-1)
+        codewords = set_codebook(self.inner._codebook, vectors)
+        if self.cosine:
+            self.inner._codebook.embed.copy_(F.normalize(codewords, dim=-1))
+        return vectors.new_ones(vectors.shape[1])
 
     def run_inner(self, h: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Quantize h with the library's `VectorQuantize`."""

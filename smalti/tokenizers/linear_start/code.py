@@ -5,28 +5,11 @@ Shapes: N positions; K coefficients; U hidden units; C channels of the bottlenec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """Two hidden layers through which a decoder computes coefficients from codewords that are not linear in them.
-
-    Attributes:
-        first: (V, Z + 1) affine functions of the codewords, before the first SiLU. A linear map of its values gives one
-            number per coefficient.
-        number: maps codewords (..., Z) to these numbers (..., K).
-        second: (W, K + 1) affine functions of the numbers, most important first, before the second SiLU. A linear map of its
-            values gives the coefficients.
-    """
-
-    first: Tensor
-    number: Callable[[Tensor], Tensor]
-    second: Tensor
 
 
 @dataclass(frozen=True)
@@ -40,13 +23,14 @@ class StartCode:
             values.
         target: maps coefficients (..., K) to the input of the bottleneck (..., C).
         count: number of coefficients K that the code represents.
-        decoding: how a decoder computes the coefficients from codewords; None if they are a linear function of them.
+        numbers: (K, Z + 1) affine functions of codewords that number the cells of each coefficient from -1 to 1; None if the
+            coefficients are linear functions of the codewords.
     """
 
     hidden: Tensor
     target: Callable[[Tensor], Tensor]
     count: int
-    decoding: Decoding | None = None
+    numbers: Tensor | None = None
 
 
 def linear_units(count: int, total: int, channels: Tensor | None = None) -> Tensor:
@@ -63,23 +47,3 @@ def linear_units(count: int, total: int, channels: Tensor | None = None) -> Tens
     rows = torch.zeros(count, total + 1)
     rows[torch.arange(count), torch.arange(count) if channels is None else channels.cpu()] = 1.0
     return torch.stack([rows, -rows], dim=1).flatten(0, 1)
-
-
-def ramp_units(levels: Sequence[int]) -> Tensor:
-    """Return hidden units that map numbers in [-1, 1] with uniform levels to values with any spacing.
-
-    Args:
-        levels: number of levels of each of K numbers.
-
-    Returns:
-        (W, K + 1): +x and -x of all numbers, then for each number up to six ramps that begin at one of its levels.
-    """
-    rows = []
-    for k, count in enumerate(levels):
-        cells = {count // 8, count // 4, count // 2 - 1, count // 2, count - 1 - count // 4, count - 1 - count // 8}
-        for cell in sorted(cells):
-            if 0 < cell < count - 1:
-                row = torch.zeros(len(levels) + 1)
-                row[k], row[-1] = 2 * count, -2 * count * (2 * cell / (count - 1) - 1)
-                rows.append(row)
-    return torch.cat([linear_units(len(levels), len(levels)), *(row.unsqueeze(0) for row in rows)])

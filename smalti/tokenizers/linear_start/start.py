@@ -58,7 +58,8 @@ def start_as_linear_codec(tokenizer: Tokenizer, batches: Sequence[Tensor]) -> St
         variances = pyramid.components(encoder.stride, count).variances[:count]
         code = bottleneck.linear_start(coefficients, variances, encoder.hidden_units, decoder.hidden_units)
         errors = {f"encoder.{name}": error for name, error in encoder.linear_start(pyramid, code).items()}
-        latents = [tokenizer.encode(clip) for clip in pyramid.batches]
+        branches = list(tokenizer.branches.values()) or [tokenizer]
+        latents = [branches[i % len(branches)].encode(clip) for i, clip in enumerate(pyramid.batches)]
         grids = [unpack(latent.code.z, latent.grids) for latent in latents]
         errors |= {f"decoder.{name}": e for name, e in decoder.linear_start(pyramid, grids, code).items()}
         return StartReport(errors)

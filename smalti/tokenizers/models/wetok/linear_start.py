@@ -145,24 +145,18 @@ def _fit_input(
     decoder: WeTokDecoder, pyramid: Pyramid, z: list[Tensor], code: StartCode, stride: int, errors: Errors
 ) -> tuple[list[Tensor], int]:
     """Fit the layers before the levels, and return their output and its number of used channels."""
-    conv = decoder.conv_in
+    conv, first = decoder.conv_in, decoder.middle[0]
     for block in decoder.middle:
         block.conv2.weight.zero_()
-    targets = _images(_components(pyramid, stride, conv.out_channels))
+    count = 3 * stride**2 if code.numbers is None else code.count
+    targets = _images(pyramid.targets((1, stride, stride), limit_components(count, conv.out_channels)))
     noise = [h.new_zeros(len(h), conv.in_channels - h.shape[1], *h.shape[2:]) for h in z]
     inputs = [torch.cat(pair, dim=1) for pair in zip(z, noise, strict=True)]
-    if code.decoding is None:
-        errors["conv_in"] = fit_convolution(conv, inputs, targets, z[0].shape[1])
-        used = targets[0].shape[1]
-    else:
-        first = decoder.middle[0]
-        targets = _images(pyramid.targets((1, stride, stride), code.count))
-        used = fit_code_block(
-            conv, (first.conv1, first.conv2), code.decoding, inputs, targets,
-            lambda h: F.silu(first.norm1(h)), lambda h: F.silu(first.norm2(h)), errors,
-        )  # fmt: skip
-    x = [conv(h) for h in inputs]
-    return x if code.decoding is None else [decoder.middle[0](h) for h in x], used
+    used = fit_code_block(
+        conv, (first.conv1, first.conv2), code.numbers, inputs, targets,
+        lambda h: F.silu(first.norm1(h)), lambda h: F.silu(first.norm2(h)), errors,
+    )  # fmt: skip
+    return [first(conv(h)) for h in inputs], used
 
 
 def _fit_norm(norm: AdaptiveGroupNorm, x: list[Tensor], z: list[Tensor], used: int) -> float:
