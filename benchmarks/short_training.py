@@ -20,6 +20,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 from torch.optim import Optimizer
 
+from smalti.data import ImageData, MixedData, VideoData  # noqa: F401 - jsonargparse finds the classes that are imported
 from smalti.data.data_modules import TrainingData
 from smalti.pixels import to_pixels
 from smalti.seeds import derive_seed

@@ -166,14 +166,16 @@ class Muon(Optimizer):
         directions = torch._foreach_lerp(gradients, averages, momentum)  # pyright: ignore[reportPrivateImportUsage]
         bfloat16 = group["bfloat16"]
         dtype = {None: fast_dtype(averages[0].device), True: torch.bfloat16, False: torch.float32}[bfloat16]
+        if group["weight_decay"]:
+            local = [local_part(p) for p in parameters]
+            torch._foreach_mul_(local, 1 - lr * group["weight_decay"])  # pyright: ignore[reportPrivateImportUsage]
         for indices in _split(parameters):
             whole = [gather_like(directions[i], parameters[i]).flatten(1) for i in indices]
             for i, update in zip(indices, _share_work(whole, group["ns_steps"], dtype), strict=True):
                 parameter = parameters[i]
                 rate = lr * _adjustment(update.shape, group["adjust_lr_fn"])
-                local = local_part(parameter)
-                local.mul_(1 - lr * group["weight_decay"])
-                local.add_(take_shard(update.view(parameter.shape), parameter).to(local.dtype), alpha=-rate)
+                shard = take_shard(update.view(parameter.shape), parameter)
+                local_part(parameter).add_(shard.to(parameter.dtype), alpha=-rate)
 
     def _update_others(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         if not parameters:

@@ -29,12 +29,12 @@ def orthogonalize(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.f
     https://kellerjordan.github.io/posts/muon.
 
     Args:
-        matrices: (..., m, n). A zero matrix remains zero.
+        matrices: (m, n) or (B, m, n). A zero matrix remains zero.
         steps: number of steps, from 1 to 10.
         dtype: data type of the computation: float32, bfloat16 or, for tests, float64.
 
     Returns:
-        (..., m, n) in `dtype`.
+        The same shape in `dtype`.
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
@@ -54,13 +54,14 @@ def orthogonalize(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.f
 def _step_factor(gram: Tensor) -> Tensor:
     """Return Q = a I + b A + c A^2 for Gram matrices A."""
     a, b, c = COEFFICIENTS
-    factor = b * gram + c * (gram @ gram)
+    multiply = torch.addmm if gram.ndim == 2 else torch.baddbmm
+    factor = multiply(gram, gram, gram, beta=b, alpha=c)
     factor.diagonal(dim1=-2, dim2=-1).add_(a)
     return factor
 
 
 def _gram_product(x: Tensor, steps: int) -> Tensor:
-    """Return the product of the factors Q of several steps, (..., m, m)."""
+    """Return the product of the factors Q of several steps."""
     gram = x @ x.mT
     product = factor = _step_factor(gram)
     for _ in range(steps - 1):
