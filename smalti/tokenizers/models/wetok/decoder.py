@@ -100,7 +100,8 @@ class WeTokDecoder(Decoder):
     @property
     def outer_layers(self) -> tuple[nn.Module, ...]:
         """The first and the last convolution, and the norms, which read the latents."""
-        return (self.conv_in, self.conv_out, *(level.norm for level in self.levels))
+        norms = (module for module in self.modules() if isinstance(module, AdaptiveGroupNorm))
+        return (self.conv_in, self.conv_out, *norms)
 
     def forward(
         self, latents: tuple[Tensor, ...], generator: torch.Generator | None = None, state: StreamState | None = None
