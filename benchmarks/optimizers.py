@@ -47,6 +47,8 @@ GRID_SHARE = 0.2
 """Time of a run that chooses the learning rate, relative to the time of the runs that are compared."""
 _WORK_SHARE = 0.75
 """Part of the total time in which networks train; the rest is for imports, validation and waiting."""
+_OVERHEAD = 4.0
+"""Seconds that a run takes besides training, to estimate the time left."""
 
 Groups = list[dict[str, Any]]
 
@@ -154,9 +156,9 @@ class Benchmark:
         self.results: list[Result] = []
         self._start = time.monotonic()
         rates = {name: len(OPTIMIZERS[name].rates) for name in options.optimizers}
-        self._planned = sum(
-            seconds * (GRID_SHARE * rates[name] + len(options.seeds)) for _ in options.networks for name in rates
-        )
+        runs = len(options.networks) * sum(n + len(options.seeds) for n in rates.values())
+        training = len(options.networks) * sum(seconds * (GRID_SHARE * n + len(options.seeds)) for n in rates.values())
+        self._planned = training + _OVERHEAD * runs
         self._done = 0.0
 
     def run(self) -> list[Result]:
@@ -188,7 +190,7 @@ class Benchmark:
         for future in as_completed(futures):
             result = future.result()
             self.results.append(result)
-            self._done += result.run.seconds
+            self._done += result.run.seconds + _OVERHEAD
             elapsed = time.monotonic() - self._start
             left = elapsed * (self._planned - self._done) / self._done
             run, last = result.run, result.curve[-1]

@@ -23,6 +23,9 @@ LearningRateAdjustment = Literal["original", "match_rms_adamw"]
 MATRIX_KEY = "is_hidden_matrix"
 """The entry of a parameter group that says, for each parameter, whether it is a matrix of a hidden layer."""
 
+ADAM_FACTOR_KEY = "adam_factor"
+"""The entry of a parameter group with Adam's learning rate relative to that of the group."""
+
 _MAX_ELEMENTS = 2**26
 """Elements of the matrices that are gathered at a time, which limits the memory of a step."""
 
@@ -126,7 +129,7 @@ class Muon(Optimizer):
         if not any(flags) and not has_own_lr:
             group["lr"] = group["adam_lr"]
         # Schedules change "lr" only, and Adam's learning rate follows.
-        group["adam_factor"] = group["adam_lr"] / self.defaults["lr"] if any(flags) else 1.0
+        group[ADAM_FACTOR_KEY] = group["adam_lr"] / self.defaults["lr"] if any(flags) else 1.0
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -196,7 +199,7 @@ class Muon(Optimizer):
             amsgrad=False,
             beta1=beta1,
             beta2=beta2,
-            lr=float(group["lr"]) * group["adam_factor"],
+            lr=float(group["lr"]) * group[ADAM_FACTOR_KEY],
             weight_decay=group["weight_decay"],
             eps=group["eps"],
             maximize=False,
