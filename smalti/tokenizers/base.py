@@ -158,7 +158,7 @@ class Decoder(Configurable):
 
     @property
     def outer_layers(self) -> tuple[nn.Module, ...]:
-        """The layers that read latents or return pixels. See `Encoder.outer_layers`."""
+        """The layers that read latents or conditions, such as timesteps, or return pixels. See `Encoder.outer_layers`."""
         return _first_and_last(self)
 
     @property

@@ -10,9 +10,9 @@ from smalti.tokenizers.tokenizer import Tokenizer
 def hidden_matrices(tokenizer: Tokenizer) -> set[nn.Parameter]:
     """Return the weights of linear and convolutional layers inside of the encoder and the decoder.
 
-    Not included: biases, norms and other parameters; the layers that read or return pixels or latents (`outer_layers`); the
-    bottleneck, with its codebooks and projections; convolutions with groups, which are not one matrix; weights with a
-    parametrization.
+    Not included: biases, norms and other parameters; the layers that read or return pixels, latents or timesteps
+    (`outer_layers`); the bottleneck, with its codebooks and projections; convolutions with groups, which are not one
+    matrix; weights with a parametrization.
     """
     matrices: set[nn.Parameter] = set()
     for network in (tokenizer.encoder, tokenizer.decoder):

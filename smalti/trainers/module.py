@@ -432,21 +432,7 @@ class TokenizerTraining(pl.LightningModule):
 
     def _build_optimizer(self) -> tuple[Optimizer, Any]:
         """Return the optimizer, and the learning rate schedule or None."""
-        parameters = [p for p in self.tokenizer.parameters() if p.requires_grad]
-        matrices = hidden_matrices(self.tokenizer)
-        # Optimizers that treat all parameters alike ignore the flags.
-        groups: list[dict[str, Any]] = [
-            {"name": "tokenizer", "params": parameters, MATRIX_KEY: [p in matrices for p in parameters]}
-        ]
-        if self.gan is not None:
-            parameters = list(self.gan.parameters())
-            group: dict[str, Any] = {
-                "name": "discriminator", "params": parameters, MATRIX_KEY: [False] * len(parameters),
-            }  # fmt: skip
-            if self.gan.learning_rate is not None:
-                group["lr"] = self.gan.learning_rate
-            groups.append(group)
-        optimizer = self.optimizer(groups)
+        optimizer = self.optimizer(self.parameter_groups())
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
             raise SmaltiError(
@@ -456,6 +442,26 @@ class TokenizerTraining(pl.LightningModule):
         if self.scheduler is None:
             return optimizer, None
         return optimizer, build_schedule(self.scheduler, optimizer, self.trainer.max_steps)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the trained parameters, one group per network, for an optimizer.
+
+        Returns:
+            Dictionaries with "name" ("tokenizer" or "discriminator"), "params", "is_hidden_matrix" (a bool per parameter,
+            for `smalti.trainers.Muon`; other optimizers ignore it) and, if the discriminator has its own, "lr".
+        """
+        parameters = [p for p in self.tokenizer.parameters() if p.requires_grad]
+        matrices = hidden_matrices(self.tokenizer)
+        groups: list[dict[str, Any]] = [
+            {"name": "tokenizer", "params": parameters, MATRIX_KEY: [p in matrices for p in parameters]}
+        ]
+        if self.gan is not None:
+            parameters = list(self.gan.parameters())
+            # Muon trains discriminators with Adam: their published learning rates remain valid.
+            group = {"name": "discriminator", "params": parameters, MATRIX_KEY: [False] * len(parameters)}
+            own_rate = {} if self.gan.learning_rate is None else {"lr": self.gan.learning_rate}
+            groups.append(group | own_rate)
+        return groups
 
     # Validation and test
 

@@ -23,6 +23,9 @@ LearningRateAdjustment = Literal["original", "match_rms_adamw"]
 MATRIX_KEY = "is_hidden_matrix"
 """The entry of a parameter group that says, for each parameter, whether it is a matrix of a hidden layer."""
 
+ADAM_FACTOR_KEY = "adam_factor"
+"""The entry of a parameter group with Adam's learning rate relative to that of the group."""
+
 _MAX_ELEMENTS = 2**26
 """Elements of the matrices that are gathered at a time, which limits the memory of a step."""
 
@@ -126,7 +129,7 @@ class Muon(Optimizer):
         if not any(flags) and not has_own_lr:
             group["lr"] = group["adam_lr"]
         # Schedules change "lr" only, and Adam's learning rate follows.
-        group["adam_factor"] = group["adam_lr"] / self.defaults["lr"] if any(flags) else 1.0
+        group[ADAM_FACTOR_KEY] = group["adam_lr"] / self.defaults["lr"] if any(flags) else 1.0
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -166,14 +169,16 @@ class Muon(Optimizer):
         directions = torch._foreach_lerp(gradients, averages, momentum)  # pyright: ignore[reportPrivateImportUsage]
         bfloat16 = group["bfloat16"]
         dtype = {None: fast_dtype(averages[0].device), True: torch.bfloat16, False: torch.float32}[bfloat16]
+        if group["weight_decay"]:
+            local = [local_part(p) for p in parameters]
+            torch._foreach_mul_(local, 1 - lr * group["weight_decay"])  # pyright: ignore[reportPrivateImportUsage]
         for indices in _split(parameters):
             whole = [gather_like(directions[i], parameters[i]).flatten(1) for i in indices]
             for i, update in zip(indices, _share_work(whole, group["ns_steps"], dtype), strict=True):
                 parameter = parameters[i]
                 rate = lr * _adjustment(update.shape, group["adjust_lr_fn"])
-                local = local_part(parameter)
-                local.mul_(1 - lr * group["weight_decay"])
-                local.add_(take_shard(update.view(parameter.shape), parameter).to(local.dtype), alpha=-rate)
+                shard = take_shard(update.view(parameter.shape), parameter)
+                local_part(parameter).add_(shard.to(parameter.dtype), alpha=-rate)
 
     def _update_others(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         if not parameters:
@@ -194,7 +199,7 @@ class Muon(Optimizer):
             amsgrad=False,
             beta1=beta1,
             beta2=beta2,
-            lr=float(group["lr"]) * group["adam_factor"],
+            lr=float(group["lr"]) * group[ADAM_FACTOR_KEY],
             weight_decay=group["weight_decay"],
             eps=group["eps"],
             maximize=False,

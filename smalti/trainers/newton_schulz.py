@@ -22,19 +22,19 @@ def orthogonalize(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.f
 
     Each step maps a matrix X, scaled to a Frobenius norm of 1, to a X + (b A + c A^2) X with A = X X^T. In float32, wide
     matrices iterate on the small matrix A alone: Q = a I + b A + c A^2 commutes with A, so that A becomes Q A Q, and X is
-    multiplied once with the product of all Q. This needs 2.5 times fewer operations for 3x3 convolutions. In bfloat16, A
-    would lose small singular values, and X is updated in each step.
+    multiplied once with the product of all Q. A 3x3 convolution with as many outputs as inputs then needs 2.7 times fewer
+    operations. In bfloat16, A would lose small singular values, and X is updated in each step.
 
     Source: Keller Jordan, "Muon: An optimizer for hidden layers in neural networks",
     https://kellerjordan.github.io/posts/muon.
 
     Args:
-        matrices: (..., m, n). A zero matrix remains zero.
+        matrices: (m, n) or (B, m, n). A zero matrix remains zero.
         steps: number of steps, from 1 to 10.
         dtype: data type of the computation: float32, bfloat16 or, for tests, float64.
 
     Returns:
-        (..., m, n) in `dtype`.
+        The same shape in `dtype`.
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
@@ -54,13 +54,14 @@ def orthogonalize(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.f
 def _step_factor(gram: Tensor) -> Tensor:
     """Return Q = a I + b A + c A^2 for Gram matrices A."""
     a, b, c = COEFFICIENTS
-    factor = b * gram + c * (gram @ gram)
+    multiply = torch.addmm if gram.ndim == 2 else torch.baddbmm
+    factor = multiply(gram, gram, gram, beta=b, alpha=c)
     factor.diagonal(dim1=-2, dim2=-1).add_(a)
     return factor
 
 
 def _gram_product(x: Tensor, steps: int) -> Tensor:
-    """Return the product of the factors Q of several steps, (..., m, m)."""
+    """Return the product of the factors Q of several steps."""
     gram = x @ x.mT
     product = factor = _step_factor(gram)
     for _ in range(steps - 1):

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from smalti.errors import SmaltiError
 from smalti.tokenizers.checkpoints import CHECKPOINT_KEY
 from smalti.tokenizers.configurable import Config, normalize_config
+from smalti.trainers.muon import ADAM_FACTOR_KEY, Muon
 
 
 def check_resumable(checkpoint: dict[str, Any], config: Config, weight_names: Iterable[str]) -> None:
@@ -57,7 +58,8 @@ def apply_optimizer_settings(checkpoint: dict[str, Any], optimizer: Optimizer, s
         scheduler: new schedule of the recipe on this optimizer, stepped once per optimizer step; None: constant.
 
     Raises:
-        SmaltiError: the optimizer has other parameters, or the schedule ends before the position of the checkpoint.
+        SmaltiError: the optimizer has other parameters, the checkpoint was trained with Muon and the optimizer is another
+            one, or the schedule ends before the position of the checkpoint.
     """
     states, schedules = checkpoint.get("optimizer_states") or [], checkpoint.get("lr_schedulers") or []
     if len(states) != 1:
@@ -67,6 +69,11 @@ def apply_optimizer_settings(checkpoint: dict[str, Any], optimizer: Optimizer, s
         raise SmaltiError(
             "The checkpoint was trained with other parameters than the recipe trains: resume with the same model.frozen, "
             "or start from its weights with --warm_start.path."
+        )
+    if any(ADAM_FACTOR_KEY in group for group in groups) and not isinstance(optimizer, Muon):
+        raise SmaltiError(
+            f"The checkpoint was trained with Muon, and {type(optimizer).__name__} cannot continue its averages: resume "
+            "with model.optimizer Muon, or start from its weights with --warm_start.path."
         )
     if scheduler is not None:
         steps = schedules[0].get("last_epoch", checkpoint["global_step"]) if schedules else checkpoint["global_step"]

@@ -4,8 +4,18 @@ import pytest
 import torch
 
 from smalti.tokenizers import LTXDecoder, LTXEncoder, OneVAEDecoder, OneVAEEncoder, Tokenizer
+from smalti.tokenizers.base import Encoder
 from smalti.tokenizers.bottlenecks import FSQ, KL, Projected
 from smalti.trainers.hidden_matrices import hidden_matrices
+
+
+class PlainEncoder(Encoder):
+    def __init__(self, layers):
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x, state=None):
+        return (self.layers(x),)
 
 
 def find_names(tokenizer):
@@ -29,7 +39,7 @@ def test_wetok(small):
     names = find_names(small())
     assert "encoder.levels.0.blocks.0.conv1.weight" in names
     assert "decoder.levels.1.upsample.conv.weight" in names
-    assert not any("conv_in" in name or "conv_out" in name or "norm_out" in name or "bias" in name for name in names)
+    assert not any(part in name for name in names for part in ("conv_in", "conv_out", "norm", "bias"))
 
 
 @pytest.mark.parametrize("build", [onevae, ltx])
@@ -38,10 +48,18 @@ def test_outer_layers_bottlenecks_and_everything_but_weights_of_layers_are_left_
     names = find_names(tokenizer)
     assert len(names) >= 6
     assert {name.partition(".")[0] for name in names} == {"encoder", "decoder"}
-    left_out = ("conv_in", "conv_out", "head", "first_to_latent", "table", "gamma", "bias")
+    left_out = ("conv_in", "conv_out", "head", "first_to_latent", "table", "time.linear", "gamma", "bias")
     assert not any(part in name for name in names for part in left_out)
     parameters = dict(tokenizer.named_parameters())
     assert all(parameters[name].ndim >= 2 for name in names)
+
+
+def test_linear_layers_of_other_networks_are_matrices_except_the_first_and_the_last(small):
+    tokenizer = small()
+    layers = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(4)))
+    tokenizer.encoder = PlainEncoder(layers)
+    assert {layers[1].weight, layers[2].weight} < hidden_matrices(tokenizer)
+    assert not {layers[0].weight, layers[3].weight} & hidden_matrices(tokenizer)
 
 
 def test_convolutions_with_groups_are_no_matrices(small):

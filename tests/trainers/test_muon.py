@@ -121,6 +121,8 @@ def test_a_run_with_adam_continues_with_muon(fit):
         state = run.optimizers[0].state[parameter]
         assert set(state) == ({"momentum_buffer"} if is_matrix else {"step", "exp_avg", "exp_avg_sq"})
         assert is_matrix or state["step"] == 3
+    with pytest.raises(SmaltiError, match="was trained with Muon, and AdamW cannot continue"):
+        fit(4, resume=True, optimizer=lambda groups: torch.optim.AdamW(groups, lr=1e-3, betas=(0.5, 0.9)))
 
 
 def test_the_estimate_of_the_memory_counts_one_average_for_matrices_and_two_for_others(training):

@@ -110,8 +110,9 @@ class LTXDecoder(Decoder):
 
     @property
     def outer_layers(self) -> tuple[nn.Module, ...]:
-        """The first and the last convolution."""
-        return (self.conv_in, self.conv_out)
+        """The first and the last convolution, and the embeddings of the timestep."""
+        embeddings = (module for module in self.modules() if isinstance(module, TimestepEmbedding))
+        return (self.conv_in, self.conv_out, *embeddings)
 
     def forward(
         self, latents: tuple[Tensor, ...], generator: torch.Generator | None = None, state: StreamState | None = None

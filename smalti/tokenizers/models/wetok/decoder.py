@@ -97,6 +97,12 @@ class WeTokDecoder(Decoder):
 
         return fit_decoder(self, pyramid, [grid for (grid,) in latents], code)
 
+    @property
+    def outer_layers(self) -> tuple[nn.Module, ...]:
+        """The first and the last convolution, and the norms, which read the latents."""
+        norms = (module for module in self.modules() if isinstance(module, AdaptiveGroupNorm))
+        return (self.conv_in, self.conv_out, *norms)
+
     def forward(
         self, latents: tuple[Tensor, ...], generator: torch.Generator | None = None, state: StreamState | None = None
     ) -> Tensor:
