@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from smalti.eval.html_page import escape
 
 _WIDTH, _HEIGHT = 860, 430
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 590, 20, 380  # edges of the plotting area; the legend is to its right
@@ -100,7 +101,9 @@ def _fit_axes(points: Sequence[tuple[float, float]]) -> _Axes:
     decibels = [psnr for _, psnr in points] or [20.0, 30.0]
     left, right = min(logarithms), max(logarithms)
     margin = max(0.06 * (right - left), 0.25, (2.5 - (right - left)) / 2)
-    step = next(s for s in (1, 2, 5, 10, 20) if s * 8 >= max(decibels) - min(decibels) or s == 20)
+    span = max(decibels) - min(decibels)
+    magnitude = 10.0 ** max(math.floor(math.log10(span / 8)), 0) if span > 0 else 1.0
+    step = next(nice * magnitude for nice in (1, 2, 5, 10) if nice * magnitude * 8 >= span)
     low = math.floor((min(decibels) - 0.75 * step) / step) * step
     high = math.ceil((max(decibels) + 0.75 * step) / step) * step
     return _Axes((left - margin, right + margin), (low, high), step)
@@ -135,7 +138,7 @@ def _draw(entry: RateSeries, axes: _Axes, index: int) -> str:
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     curve = f'<polyline points="{line}" fill="none" stroke="{color}" stroke-width="1.5"/>' if len(points) > 1 else ""
     markers = [
-        f"<g><title>{html.escape(entry.label)}: {bits:.4g} bits per pixel, {psnr:.2f} dB</title>"
+        f"<g><title>{escape(entry.label)}: {bits:.4g} bits per pixel, {psnr:.2f} dB</title>"
         f"{_marker(x, y, entry, index)}</g>"
         for (bits, psnr), (x, y) in zip(points, places, strict=True)
     ]
@@ -162,5 +165,5 @@ def _legend_entry(entry: RateSeries, index: int) -> str:
     line = (
         f'<path d="M{_LEGEND_LEFT - 9} {y} h18" stroke="{color}" stroke-width="1.5"/>' if len(entry.points) > 1 else ""
     )
-    text = f'<text x="{_LEGEND_LEFT + 16}" y="{y + 4}">{html.escape(label)}</text>'
-    return f"<g><title>{html.escape(entry.label)}</title>{line}{_marker(_LEGEND_LEFT, y, entry, index)}{text}</g>"
+    text = f'<text x="{_LEGEND_LEFT + 16}" y="{y + 4}">{escape(label)}</text>'
+    return f"<g><title>{escape(entry.label)}</title>{line}{_marker(_LEGEND_LEFT, y, entry, index)}{text}</g>"

@@ -129,6 +129,20 @@ def test_examples_go_from_the_worst_to_the_best_and_progress_counts_samples(buil
     assert done == [2, 4]
 
 
+def test_the_recorded_samples_depend_on_names_and_pixels_only(build_tokenizer, photo_batches):
+    def record(tokenizer, batches):
+        return evaluate(tokenizer, batches, [PSNR()]).samples_sha256
+
+    names = ("coffee", "rocket", "retina")
+    first = record(build_tokenizer(), photo_batches(names))
+    assert record(build_tokenizer(continuous=True), photo_batches(names[::-1], batch_size=1)) == first
+    renamed, changed = photo_batches(names, batch_size=3), photo_batches(names, batch_size=3)
+    renamed[0].names[0] = "cup"
+    changed[0].pixels[0, 0, 0, 0] += 2 / 255
+    digests = {first, record(build_tokenizer(), renamed), record(build_tokenizer(), changed)}
+    assert len(digests) == 3
+
+
 def test_odd_sizes_and_bfloat16_are_evaluated(build_tokenizer):
     x = torch.rand(1, 3, 33, 50) * 2 - 1
     result = evaluate(build_tokenizer().bfloat16(), [Batch(x, ["odd"])], [PSNR()])
