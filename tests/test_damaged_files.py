@@ -87,7 +87,7 @@ def test_damaged_reports(tmp_path):
         "baseline": {"method": "bicubic", "bits_per_pixel": 0.4, "metrics": {"psnr": {"value": 19.0}}},
         "rivals": {"jpeg": {"description": "", "bits_per_pixel": 0.5, "equal": "bytes",
                             "metrics": {"psnr": {"value": 19.0}}, "curve": [{"bits_per_pixel": 0.5, "psnr": 19.0}]}},
-        "pictures": [{"name": "a", "original": "images/a.png", "reconstruction": "images/b.png"}],
+        "pictures": [{"name": "a", "original": "images/a.png", "reconstruction": "images/b.png", "frames": 1}],
     }  # fmt: skip
     for name in "ab":
         write_image(tmp_path / "images" / f"{name}.png", torch.zeros(3, 16, 16, dtype=torch.uint8))

@@ -38,6 +38,21 @@ class Rival:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """The picture of a sample in a report.
+
+    Attributes:
+        original: file of the original.
+        reconstruction: file of the reconstruction.
+        frames: number of frames side by side in each; 1 for images.
+    """
+
+    original: Path
+    reconstruction: Path
+    frames: int
+
+
+@dataclass(frozen=True)
 class Report:
     """A report that `smalti.eval.report.write_report` wrote.
 
@@ -72,11 +87,14 @@ class Report:
         return next((name for name in self.metrics if self.samples.get(name)), None)
 
     @property
-    def pictures(self) -> dict[str, dict[str, Path]]:
-        """Files of the original and the reconstruction, by name of the sample; empty in reports of earlier versions."""
-        kinds = ("original", "reconstruction")
-        pictures = self.content.get("pictures", [])
-        return {entry["name"]: {kind: self.folder / entry[kind] for kind in kinds} for entry in pictures}
+    def pictures(self) -> dict[str, Picture]:
+        """Pictures by name of the sample; empty in reports of earlier versions."""
+        return {
+            entry["name"]: Picture(
+                self.folder / entry["original"], self.folder / entry["reconstruction"], entry.get("frames", 1)
+            )
+            for entry in self.content.get("pictures", [])
+        }
 
     @property
     def rivals(self) -> list[Rival]:
@@ -134,7 +152,8 @@ def _check_content(report: Report) -> None:
     content = report.content
     points = [(rival.bits_per_pixel, *rival.metrics.values()) for rival in report.rivals]
     points += [point for rival in report.rivals for point in rival.curve]
-    files = [file for picture in report.pictures.values() for file in picture.values()]
+    pictures = report.pictures.values()
+    files = [file for picture in pictures for file in (picture.original, picture.reconstruction)]
     correct = {
         "metrics": all(isinstance(report.higher_is_better(name), bool) for name in report.metrics),
         "values": all(_is_finite(metric["value"]) for metric in report.metrics.values()),
@@ -146,6 +165,7 @@ def _check_content(report: Report) -> None:
         "counting": "bits" not in content or isinstance(content["bits"]["counting"], str),
         "bits": report.bits_per_pixel is None or _is_finite(report.bits_per_pixel),
         "rivals": all(_is_finite(value) for values in points for value in values if value is not None),
+        "frames": all(isinstance(picture.frames, int) and 0 < picture.frames < 100 for picture in pictures),
         "pictures": all(file.resolve().is_relative_to(report.folder.resolve()) for file in files),
     }
     for name, is_correct in correct.items():

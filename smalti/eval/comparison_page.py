@@ -108,36 +108,29 @@ def _cell(cell: Cell, higher_is_better: bool) -> str:
 
 
 def _rivals_section(comparison: Comparison) -> str:
-    reports, metrics = comparison.reports, comparison.rival_metrics
-    series = _make_series(reports)
+    series = _make_series(comparison.reports)
     plot = rate_distortion_plot(series) if series else ""
-    ranking = escape(reports[0].ranking_metric or "")
-    rows, descriptions = [], {}
+    if not comparison.rivals:
+        return f"<h2>Rate and distortion</h2>{plot}"
+    ranking = comparison.reports[0].ranking_metric
+    metrics = [name for name in comparison.rival_metrics if name != ranking]
+    header = ("report", "rival", "bits per pixel", escape(ranking or ""), "lead", *map(escape, metrics))
+    rows, terms = [], {}
     for row in comparison.rivals:
         rival = row.rival
-        values = (format_number(rival.metrics.get(metric)) for metric in metrics)
+        bits = format_number(rival.bits_per_pixel)
+        value = format_number(None if ranking is None else rival.metrics.get(ranking))
+        values = (format_number(rival.metrics.get(name)) for name in metrics)
         lead = "-" if row.lead is None else f'<span class="nowrap">{format_difference(row.lead)}</span>'
-        equal = escape(rival.equal or "-")
-        rows.append(
-            (escape(row.report.folder), escape(rival.name), equal, format_number(rival.bits_per_pixel), *values, lead)
-        )
-        descriptions.setdefault(rival.name, rival.description or _MISSING)
-    if not rows:
-        return f"<h2>Rate and distortion</h2>{plot}"
-    header = (
-        "report",
-        "rival",
-        "equal",
-        "bits per pixel",
-        *map(escape, metrics),
-        f"lead in {ranking}" if ranking else "lead",
-    )
+        rows.append((escape(row.report.folder), escape(rival.name), bits, value, lead, *values))
+        title = f"{rival.name} at equal {rival.equal}" if rival.equal else rival.name
+        terms.setdefault(title, rival.description or _MISSING)
     note = (
-        f'<p class="soft">Lead: mean difference of {ranking}, tokenizer minus rival, with its 95% bootstrap interval. '
-        "Equal: what of the rival equals the nominal bits of the tokenizer.</p>"
+        f'<p class="soft">Lead: mean difference of {escape(ranking or "")}, tokenizer minus rival, with its 95% bootstrap '
+        "interval. Bits of the tokenizer are nominal.</p>"
     )
-    terms = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in descriptions.items())
-    return f"<h2>Rate and distortion</h2>{plot}{table(header, rows, text_columns=3)}{note}<dl>{terms}</dl>"
+    entries = "".join(f"<dt>{escape(title)}</dt><dd>{escape(text)}</dd>" for title, text in terms.items())
+    return f"<h2>Rate and distortion</h2>{plot}{table(header, rows, text_columns=2)}{note}<dl>{entries}</dl>"
 
 
 def _make_series(reports: Sequence[Report]) -> list[RateSeries]:

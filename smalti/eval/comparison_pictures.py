@@ -1,7 +1,7 @@
 """The pictures of a comparison: the worst, the median and the best sample of the first report, in all reports.
 
-Each card shows the original at the left of a movable line and the reconstruction at its right. The line is a range input,
-so that it can be dragged, and moved by the arrow keys. All cards of a sample move together.
+Each card shows the original at the left of a movable line and the reconstruction at its right, for clips in each frame. The
+line is a range input, so that it can be dragged, and moved by the arrow keys. All cards of a sample move together.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ PICTURE_STYLE = """
 .cards.wide { grid-template-columns: 1fr } .cards figure { max-width: 34rem } .cards.wide figure { max-width: none }
 .slider { position: relative } .slider img { display: block; width: 100% } .pixelated { image-rendering: pixelated }
 .slider .original { position: absolute; inset: 0; border-radius: 6px; background: var(--original) 0 0 / 100% 100%;
-  clip-path: inset(0 calc(100% - var(--cut)) 0 0) }
-.slider .line { position: absolute; top: 0; bottom: 0; left: var(--cut); width: 2px; margin-left: -1px; background: #fff;
-  box-shadow: 0 0 0 1px #0008; pointer-events: none }
+  mask: linear-gradient(90deg, #000 var(--cut), #0000 0) 0 0 / calc(100% / var(--frames)) 100% repeat-x }
+.slider .line { position: absolute; inset: 0; pointer-events: none; background: linear-gradient(90deg,
+  #0000 calc(var(--cut) - 2px), #0008 0, #0008 calc(var(--cut) - 1px), #fff 0, #fff calc(var(--cut) + 1px), #0008 0,
+  #0008 calc(var(--cut) + 2px), #0000 0) 0 0 / calc(100% / var(--frames)) 100% repeat-x }
 .slider input { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; opacity: 0; cursor: ew-resize;
   touch-action: pan-y }
 .slider:focus-within { outline: 3px solid var(--ours); outline-offset: 2px; border-radius: 6px }
@@ -106,16 +107,16 @@ def pictures_section(reports: Sequence[Report]) -> str:
 
 
 def _sample(choice: Choice, reports: Sequence[Report]) -> str:
-    original = reports[0].pictures[choice.name]["original"]
-    width, height = _read_size(original)
+    picture = reports[0].pictures[choice.name]
+    width, height = _read_size(picture.original)
     kind = "cards wide" if width > _WIDE * height else "cards"
     cards = "".join(_card(choice.name, report, small=max(width, height) < _SMALL) for report in reports)
-    style = f"--cut:50%;--original:url({data_uri(original)})"
+    style = f"--cut:50%;--frames:{picture.frames};--original:url({data_uri(picture.original)})"
     return f'<h3>{escape(choice.title)}</h3><div class="sample {kind}" style="{style}">{cards}</div>'
 
 
 def _card(name: str, report: Report, *, small: bool) -> str:
-    file = report.pictures[name]["reconstruction"]
+    file = report.pictures[name].reconstruction
     _read_size(file)
     label = escape(f"Line between original and reconstruction of {name} by {report.folder}, in percent of the width")
     pixelated = " pixelated" if small else ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,14 +33,18 @@ _KINDS = ("original", "reconstruction")
 _SLUG_LETTERS = 40
 
 
-def describe_pictures(examples: Sequence[Example]) -> list[dict[str, str]]:
-    """Return the pictures of examples for metrics.json: name of the sample, paths of both files relative to the report."""
+def describe_pictures(examples: Sequence[Example]) -> list[dict[str, Any]]:
+    """Return the pictures of examples for metrics.json.
+
+    Each has the name of the sample, the paths of both files relative to the report, and the number of frames in each file.
+    """
     pictures = []
     for index, example in enumerate(examples):
         stem = PurePosixPath(example.name).name.partition(".")[0]
         slug = re.sub(r"[^A-Za-z0-9_-]+", "_", stem)[-_SLUG_LETTERS:]
         files = {kind: f"{FOLDER}/{index:02d}-{slug}-{kind}.png" for kind in _KINDS}
-        pictures.append({"name": example.name, **files})
+        frames = min(STRIP_FRAMES, example.original.shape[1]) if example.original.ndim == 4 else 1
+        pictures.append({"name": example.name, **files, "frames": frames})
     return pictures
 
 

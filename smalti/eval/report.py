@@ -199,8 +199,8 @@ def results_table(evaluation: Evaluation, provenance: Provenance) -> Table:
 
 def _caption(evaluation: Evaluation, provenance: Provenance) -> str:
     """Return the text below the table: what the baseline is, what is comparable with papers, and what has no result."""
-    frames = "fewer frames, interpolated, and " if evaluation.clips else ""
-    lines = [f"baseline: {frames}bicubic downsampling and upsampling at equal nominal bits"]
+    frames = ", of fewer frames if the tokenizer has a temporal stride" if evaluation.clips else ""
+    lines = [f"baseline: bicubic downsampling and upsampling at equal nominal bits{frames}"]
     if evaluation.codebook is None:
         lines.append(f"bits per pixel: {evaluation.bits_counting}")
     conditions = Conditions(provenance.protocol, evaluation.samples.keys(), evaluation.networks)

@@ -169,7 +169,8 @@ def test_a_report_of_images_removes_an_old_video(clip_evaluation, evaluation, tm
         write_report(evaluation, tmp_path, PROVENANCE)
     write_report(evaluation, tmp_path, PROVENANCE, overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted((*FILES, FOLDER))
-    kept = {file for picture in json.loads((tmp_path / FILES[0]).read_text())["pictures"] for file in picture.values()}
+    pictures = json.loads((tmp_path / FILES[0]).read_text())["pictures"]
+    kept = {picture[kind] for picture in pictures for kind in ("original", "reconstruction")}
     assert all(f"{FOLDER}/{path.name}" in kept for path in (tmp_path / FOLDER).iterdir())
 
 
@@ -220,6 +221,7 @@ def test_pictures_show_each_example_and_its_reconstruction(evaluation, clip_eval
     write_report(clip_evaluation, tmp_path / "clips", CLIP_PROVENANCE)
     report = load_json((tmp_path / "clips" / "metrics.json").read_text())
     strip = pil_to_tensor(decode_image(tmp_path / "clips" / report["pictures"][0]["reconstruction"]))
+    assert report["pictures"][0]["frames"] == 3
     clip = clip_evaluation.examples[0].reconstruction
     assert torch.equal(strip, torch.cat([clip[:, 0], clip[:, 4], clip[:, 8]], dim=2))
 
