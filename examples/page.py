@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import html
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_STYLE = """
-:root { --ink: #1d2129; --soft: #667085; --line: #e4e7ec; --paper: #fff; --ours: #1f6feb; --base: #b54708; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e8ec; --soft: #98a2b3; --line: #344054; --paper: #14171c; --ours: #6ea8fe; --base: #fdb022; } }
-body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 62rem;
-  margin: 3rem auto; padding: 0 1.5rem; }
-h1 { font-size: 1.9rem; margin-bottom: .2rem } h2 { margin: 2.4rem 0 .6rem; font-size: 1.25rem }
-p.lead, .soft { color: var(--soft) }
-table { border-collapse: collapse; width: 100% } th, td { padding: .42rem .7rem; border-bottom: 1px solid var(--line);
-  text-align: right } th:first-child, td:first-child, td.note { text-align: left } td.note { color: var(--soft) }
-img { max-width: 100%; border-radius: 6px } .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem }
-figure { margin: 0 } figcaption { color: var(--soft); font-size: .9rem } .charts { display: grid; gap: 1rem;
-  grid-template-columns: repeat(auto-fit, minmax(19rem, 1fr)) }
-svg text { fill: var(--soft); font-size: 11px } code { font-size: .92em }
-"""
+from smalti.eval.html_page import escape, html_page, image, table
 
 
 @dataclass(frozen=True)
@@ -56,13 +40,8 @@ def write_page(page: Page, file: Path) -> Path:
     charts = "".join(chart(name, points) for name, points in curves.items())
     steps = curves["train/loss"][-1][0] + 1 if curves["train/loss"] else 0
     photo_kib, token_kib = page.photo.stat().st_size / 1024, page.token_file.stat().st_size / 1024
-    rows = "".join(
-        f"<tr><td><code>{html.escape(str(path))}</code></td><td class=note>{html.escape(description)}</td></tr>"
-        for path, description in page.files
-    )
-    file.write_text(
-        f"""<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Smalti: a tokenizer trained in minutes</title><style>{_STYLE}</style>
+    rows = ((f"<code>{escape(path)}</code>", escape(description)) for path, description in page.files)
+    body = f"""
 <h1>A tokenizer trained in {page.training_seconds / 60:.1f} minutes</h1>
 <p class="lead">{steps} steps on packaged photos. All images below were held out of training.</p>
 <h2>Original, reconstruction, difference</h2>{image(page.contact_sheet)}
@@ -72,17 +51,9 @@ def write_page(page: Page, file: Path) -> Path:
 </div>
 <h2>Metrics</h2>{metrics_table(page.metrics)}
 <h2>Training</h2><div class="charts">{charts}</div>
-<h2>Files</h2><table>{rows}</table></html>
-""",
-        encoding="utf-8",
-    )
+<h2>Files</h2>{table(("", ""), rows, text_columns=2)}"""
+    file.write_text(html_page("Smalti: a tokenizer trained in minutes", body), encoding="utf-8")
     return file
-
-
-def image(file: Path) -> str:
-    """Return an <img> element with an embedded PNG file."""
-    data = base64.b64encode(file.read_bytes()).decode()
-    return f'<img alt="{html.escape(file.stem)}" src="data:image/png;base64,{data}">'
 
 
 def read_curves(run: Path, names: tuple[str, ...]) -> dict[str, list[tuple[int, float]]]:
@@ -108,29 +79,29 @@ def chart(name: str, points: list[tuple[int, float]], width: int = 300, height: 
 
     line = " ".join(place(*point) for point in points)
     x, y = place(last_step, last).split(",")
-    return f"""<figure><svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(name)}">
+    return f"""<figure><svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(name)}">
 <path d="M0 {bottom} H{width - 60}" stroke="var(--line)"/>
 <polyline points="{line}" fill="none" stroke="var(--ours)" stroke-width="2" stroke-linejoin="round"/>
 <circle cx="{x}" cy="{y}" r="3" fill="var(--ours)"/><text x="{float(x) + 7:.1f}" y="{float(y) + 4:.1f}">{last:.4g}</text>
 <text x="0" y="{height - 6}">step 0</text><text x="{width - 60}" y="{height - 6}" text-anchor="end">{last_step}</text>
-</svg><figcaption>{html.escape(name)}</figcaption></figure>"""
+</svg><figcaption>{escape(name)}</figcaption></figure>"""
 
 
 def metrics_table(metrics: dict[str, Any]) -> str:
-    """Return a table of the metrics and those of the baseline, with a note next to metrics that are proxies."""
+    """Return a table of the metrics and those of the baseline, with a note next to values that papers do not have."""
     rows = []
     for name, entry in metrics["metrics"].items():
         baseline = metrics["baseline"]["metrics"].get(name, {}).get("value")
-        note = "" if entry["comparable"] else "proxy, not comparable with published values"
+        note = entry["comparable_with"] or entry["not_comparable_because"]
         rows.append(_row(name, f"{entry['value']:.4g}", "" if baseline is None else f"{baseline:.4g}", note))
-    codebook = metrics["codebook"]
-    rows.append(_row("bits per pixel", f"{codebook['bits_per_pixel']:.4g}"))
-    rows.append(_row("compression of 24-bit RGB", f"{codebook['compression_ratio']:.4g}x"))
+    codebook, bits = metrics["codebook"], metrics["baseline"]["bits_per_pixel"]
+    rows.append(_row("bits per pixel", f"{codebook['bits_per_pixel']:.4g}", f"{bits:.4g}"))
+    rows.append(_row("compression of 24-bit RGB", f"{codebook['compression_ratio']:.4g}x", f"{24 / bits:.4g}x"))
     for index, group in enumerate(codebook["groups"]):
-        note = f"{group['used']} of {codebook['codebook_size']} codewords used"
+        note = f"{group['used']} of {group['reachable']} reachable codewords used"
         rows.append(_row(f"perplexity of token {index}", f"{group['perplexity']:.4g}", note=note))
-    return f"<table><tr><th>held-out photos</th><th>tokenizer</th><th>bicubic</th><th></th></tr>{''.join(rows)}</table>"
+    return table(("held-out photos", "tokenizer", "bicubic", ""), rows)
 
 
-def _row(name: str, value: str, baseline: str = "", note: str = "") -> str:
-    return f"<tr><td>{name}</td><td>{value}</td><td>{baseline}</td><td class=note>{note}</td></tr>"
+def _row(name: str, value: str, baseline: str = "", note: str = "") -> tuple[str, ...]:
+    return name, value, baseline, f'<span class="soft">{escape(note)}</span>'

@@ -9,13 +9,18 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import torch
 
 import smalti
 from smalti.cli.recipes import load_recipes
 from smalti.data import Shards, folder_index
 from smalti.errors import SmaltiError
-from smalti.eval.comparison import check_comparable, comparison_table, read_report
+from smalti.eval.comparison import read_report
+from smalti.eval.comparison_page import comparison_page
+from smalti.eval.comparison_rows import compare as compare_reports
+from smalti.eval.comparison_table import metrics_table, rivals_table
 from smalti.export.token_files import load_tokens
+from smalti.images import write_image
 
 FIXTURES = Path(__file__).parent / "fixtures" / "v0.1"
 WRONG = [None, True, -1, 2**70, float("nan"), "", "x", [], {}, [1], {"class_path": 1}]
@@ -76,16 +81,25 @@ def test_damaged_reports(tmp_path):
     metric = {"value": 20.5, "higher_is_better": True}
     content = {
         "samples": 2, "samples_sha256": "a", "metrics": {"psnr": metric}, "networks": {"lpips": {"sha256": "b"}},
-        "protocol": {"name": "square64"}, "data": {"source": "photos"}, "codebook": {"bits_per_pixel": 0.5},
+        "protocol": {"name": "square64"}, "data": {"source": "photos"},
+        "codebook": {"bits_per_pixel": 0.5, "groups": [{"used": 3}], "definitions": {"used": "number"}},
+        "bits": {"bits_per_pixel": 0.5, "counting": "tokens"}, "definitions": {"psnr": "dB"},
+        "baseline": {"method": "bicubic", "bits_per_pixel": 0.4, "metrics": {"psnr": {"value": 19.0}}},
+        "rivals": {"jpeg": {"description": "", "bits_per_pixel": 0.5, "equal": "bytes",
+                            "metrics": {"psnr": {"value": 19.0}}, "curve": [{"bits_per_pixel": 0.5, "psnr": 19.0}]}},
+        "pictures": [{"name": "a", "original": "images/a.png", "reconstruction": "images/b.png", "frames": 1}],
     }  # fmt: skip
+    for name in "ab":
+        write_image(tmp_path / "images" / f"{name}.png", torch.zeros(3, 16, 16, dtype=torch.uint8))
     (tmp_path / "metrics.json").write_text(json.dumps(content))
     (tmp_path / "per_sample.csv").write_text("name,psnr\na,20\nb,21\n")
     good = read_report(tmp_path)
 
     def compare():
-        reports = [good, read_report(tmp_path)]
-        check_comparable(reports)
-        comparison_table(reports)
+        comparison = compare_reports([good, read_report(tmp_path)])
+        metrics_table(comparison)
+        rivals_table(comparison)
+        comparison_page(comparison)
 
     compare()
     check_damaged(tmp_path / "metrics.json", damage_json, 150, compare)

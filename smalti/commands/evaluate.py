@@ -261,7 +261,7 @@ def _write_report(options: argparse.Namespace, protocol: Protocol, evaluation: E
         protocol=protocol, tokenizer=origin | provenance(options.tokenizer), data=data, skipped=skipped
     )
     files = write_report(evaluation, options.out, report_provenance, overwrite=options.overwrite)
-    Console().print(results_table(evaluation, skipped))
+    Console().print(results_table(evaluation, report_provenance))
     for file in files:
         print(file)
     print_next("To compare it with another report", "compare", options.out, "other-report")

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from smalti.errors import SmaltiError
 from smalti.eval.codebook_usage import IdCounts
+from smalti.eval.examples import ExampleSelection
 from smalti.eval.metrics.base import Medium, Metric
-from smalti.eval.results import Example
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Accumulator:
 
     Attributes:
         metrics: the metrics, which hold what they have accumulated. Every process has the same metrics in the same order.
-        num_examples: number of examples to keep.
+        examples: the samples that are kept to look at.
         medium: whether the samples are images or clips; None before the first sample.
         names: names of the samples.
         digests: SHA-256 of the shape and the 8-bit pixels of each sample, by name.
@@ -30,11 +30,10 @@ class Accumulator:
         pixels: number of pixels of all samples.
         positions: number of latent positions of all samples.
         baseline_pixels: number of pixels that the baseline keeps.
-        examples: examples by name.
     """
 
     metrics: Sequence[Metric]
-    num_examples: int
+    examples: ExampleSelection
     medium: Medium | None = None
     names: set[str] = field(default_factory=set)
     digests: dict[str, bytes] = field(default_factory=dict)
@@ -43,7 +42,6 @@ class Accumulator:
     pixels: int = 0
     positions: int = 0
     baseline_pixels: int = 0
-    examples: dict[str, Example] = field(default_factory=dict)
 
     def add_names(self, names: Iterable[str], medium: Medium | None) -> None:
         """Register samples before they are measured.
@@ -67,12 +65,6 @@ class Accumulator:
                     "process its own part of the dataset, without padding."
                 )
             self.names.add(name)
-
-    def add_example(self, example: Example) -> None:
-        """Keep an example if its name is among the first `num_examples` in sorted order."""
-        self.examples[example.name] = example
-        if len(self.examples) > self.num_examples:
-            del self.examples[max(self.examples)]
 
     def add_digests(self, names: Iterable[str], samples: Tensor) -> None:
         """Record which samples are measured: (B, 3, H, W) or (B, 3, T, H, W) uint8."""
@@ -104,8 +96,7 @@ class Accumulator:
         self.pixels += other.pixels
         self.positions += other.positions
         self.baseline_pixels += other.baseline_pixels
-        for example in other.examples.values():
-            self.add_example(example)
+        self.examples.merge(other.examples)
 
 
 @dataclass(frozen=True)

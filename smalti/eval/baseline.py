@@ -1,4 +1,4 @@
-"""The baseline that a tokenizer should beat: fewer and smaller frames, interpolated back to the original size.
+"""The baseline that a tokenizer should beat: fewer and smaller frames at equal bits, interpolated to the original size.
 
 Processes clips frame by frame, so that a long clip needs little memory in addition to its own pixels.
 
@@ -17,14 +17,49 @@ from smalti.eval.functional import unbind_frames
 from smalti.pixels import pixels_to_uint8, uint8_to_pixels
 
 METHOD = (
-    "bicubic downsampling by the factor, rounding to 8 bits, bicubic upsampling, both antialiased; for a clip, every "
-    "factor[0]-th frame is kept, starting with the first, the frames between them are interpolated linearly, and the last "
-    "kept frame is repeated for those after it"
+    "bicubic downsampling, rounding to 8 bits, bicubic upsampling, both antialiased; as many pixels of 24 bits are kept as "
+    "the nominal bits of the tokenizer for the sample allow, rounded to whole rows and columns; for a clip, every n-th "
+    "frame is kept, starting with the first, where n is the temporal stride of the tokenizer, or less if whole frames need "
+    "fewer bits; the frames between them are interpolated linearly, and the last kept frame is repeated for those after it"
 )
 """Description for reports."""
 
+KEPT_PIXEL_BITS = 24
+"""Bits of a pixel that the baseline keeps."""
 
-def make_baseline(samples: Tensor, factor: tuple[int, int, int]) -> Tensor:
+Factor = tuple[int, float, float]
+"""Downsampling factor along (T, H, W)."""
+
+
+def equal_bits_factor(size: tuple[int, int, int], bits: float, temporal_stride: int) -> Factor:
+    """Return the factor with which the baseline keeps a number of bits.
+
+    Kept frames have the aspect ratio of the originals, as far as whole rows and columns allow.
+
+    >>> equal_bits_factor((1, 128, 128), bits=24 * 32 * 32, temporal_stride=8)
+    (1, 4.0, 4.0)
+
+    Args:
+        size: (T, H, W) of a sample in frames and pixels; T is 1 for an image.
+        bits: bits that the kept pixels may have, 24 each. At least one pixel of each kept frame is kept in any case, and at
+            most all.
+        temporal_stride: every n-th frame is kept, where n is this number, or less if whole frames need fewer bits.
+    """
+    frames, height, width = size
+    budget = bits / KEPT_PIXEL_BITS  # in pixels
+
+    def count_kept(factor: int) -> int:
+        return -(-frames // factor)
+
+    steps = range(min(temporal_stride, frames), 0, -1)
+    step = next((n for n in steps if count_kept(n) * height * width >= budget), 1)
+    per_frame = budget / count_kept(step)
+    rows = min(max(round(height * math.sqrt(per_frame / (height * width))), 1), height)
+    columns = min(max(round(per_frame / rows), 1), width)
+    return step, height / rows, width / columns
+
+
+def make_baseline(samples: Tensor, factor: Factor) -> Tensor:
     """Downsample samples at 8 bits and restore their size.
 
     For a clip, frames 0, t, 2 t, ... are kept, where t = factor[0]. The frames between them are interpolated linearly, and
@@ -33,7 +68,8 @@ def make_baseline(samples: Tensor, factor: tuple[int, int, int]) -> Tensor:
 
     Args:
         samples: (B, 3, H, W) or (B, 3, T, H, W) uint8.
-        factor: downsampling factor along (T, H, W). Sizes are rounded up, like the padding of a tokenizer.
+        factor: downsampling factor, such as that of `equal_bits_factor`. Sizes are rounded up, like the padding of a
+            tokenizer.
 
     Returns:
         The same shape, uint8.
@@ -44,7 +80,7 @@ def make_baseline(samples: Tensor, factor: tuple[int, int, int]) -> Tensor:
     return torch.stack(restored, dim=2) if samples.ndim == 5 else restored[0]
 
 
-def downsample_and_upsample(images: Tensor, factor: tuple[int, int]) -> Tensor:
+def downsample_and_upsample(images: Tensor, factor: tuple[float, float]) -> Tensor:
     """Downsample images, round them to 8 bits, and upsample them again. Both steps are antialiased bicubic.
 
     Args:
@@ -55,15 +91,20 @@ def downsample_and_upsample(images: Tensor, factor: tuple[int, int]) -> Tensor:
         (B, 3, H, W) uint8.
     """
     size = images.shape[-2:]
-    small = [-(-n // f) for n, f in zip(size, factor, strict=True)]
+    small = [_divide(n, f) for n, f in zip(size, factor, strict=True)]
     downsampled = pixels_to_uint8(F.interpolate(uint8_to_pixels(images), small, mode="bicubic", antialias=True))
     return pixels_to_uint8(F.interpolate(uint8_to_pixels(downsampled), size, mode="bicubic", antialias=True))
 
 
-def count_kept_pixels(samples: Tensor, factor: tuple[int, int, int]) -> int:
+def count_kept_pixels(samples: Tensor, factor: Factor) -> int:
     """Return the number of pixels that the baseline keeps of all samples. See `make_baseline` for the arguments."""
     sizes = (len(unbind_frames(samples)), *samples.shape[-2:])
-    return len(samples) * math.prod(-(-size // f) for size, f in zip(sizes, factor, strict=True))
+    return len(samples) * math.prod(_divide(size, f) for size, f in zip(sizes, factor, strict=True))
+
+
+def _divide(size: int, factor: float) -> int:
+    """Divide and round up. A quotient that is an integer but for floating-point rounding is that integer."""
+    return math.ceil(size / factor - 1e-6)
 
 
 def _interpolate(kept: list[Tensor], position: float) -> Tensor:

@@ -10,6 +10,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+DEFINITIONS = {
+    "codebook_size": "number of values that one token can have",
+    "used": "number of codewords that occur, separately for each of the tokens per latent position",
+    "tokens": "number of tokens of all samples, with those for padding",
+    "reachable": "the largest number of codewords that this many tokens can use: min(codebook_size, tokens)",
+    "share": "used / codebook_size, from 0 to 1",
+    "reachable_share": "used / reachable, from 0 to 1: a share of 1 is possible for a codebook of any size",
+    "perplexity": "exp(-sum over codewords of p ln p), where p is the frequency of a codeword among the tokens: from 1, if "
+    "all tokens are equal, to the number of used codewords, if all are equally frequent",
+}
+"""What the numbers of a report about the codebook are."""
+
 _MIN_PENDING = 1 << 16
 
 
@@ -20,13 +32,15 @@ class GroupUsage:
     Attributes:
         used: number of distinct ids.
         tokens: number of tokens.
+        reachable: the largest possible `used`: min(codebook_size, tokens).
         share: used / codebook_size.
-        reachable_share: used / min(codebook_size, tokens): n tokens cannot use more than n entries of a large codebook.
-        perplexity: exp of the entropy of the ids in nats: `used` if all are equally frequent, 1 if there is only one.
+        reachable_share: used / reachable.
+        perplexity: exp of the entropy of the ids in nats.
     """
 
     used: int
     tokens: int
+    reachable: int
     share: float
     reachable_share: float
     perplexity: float
@@ -78,6 +92,7 @@ class IdCounts:
         return GroupUsage(
             used=used,
             tokens=tokens,
+            reachable=min(codebook_size, tokens),
             share=used / codebook_size,
             reachable_share=used / min(codebook_size, tokens),
             perplexity=float((-(p * p.log()).sum()).exp()),

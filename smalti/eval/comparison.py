@@ -1,20 +1,55 @@
-"""Comparison of evaluations: the metrics of several reports in one table, if they were measured in the same way."""
+"""Reports of several evaluations: reading them, and checking that they were measured in the same way."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from smalti.errors import SmaltiError
 from smalti.eval.report import FILES
 
-if TYPE_CHECKING:
-    from rich.table import Table
+_HIGHER_IN_FIRST_VERSION = ("psnr", "ssim")
+
+
+@dataclass(frozen=True)
+class Rival:
+    """What a tokenizer was compared with in its report: the baseline, or a rival such as a codec.
+
+    Attributes:
+        name: name in the report, also the prefix of its values per sample.
+        description: what it is; empty if the report does not say.
+        bits_per_pixel: its rate; None if it has none.
+        equal: what is equal to the tokenizer's nominal bits: "nominal bits" or "bytes"; None if nothing is.
+        metrics: its results by name of the metric.
+        curve: (bits per pixel, PSNR in dB) of further rates; may be empty.
+    """
+
+    name: str
+    description: str
+    bits_per_pixel: float | None
+    equal: str | None
+    metrics: Mapping[str, float]
+    curve: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The picture of a sample in a report.
+
+    Attributes:
+        original: file of the original.
+        reconstruction: file of the reconstruction.
+        frames: number of frames side by side in each; 1 for images.
+    """
+
+    original: Path
+    reconstruction: Path
+    frames: int
 
 
 @dataclass(frozen=True)
@@ -24,7 +59,7 @@ class Report:
     Attributes:
         folder: the folder of the report.
         content: the content of its metrics.json.
-        samples: values per sample, by name of the metric and of the sample.
+        samples: values per sample, by name of the column of per_sample.csv and of the sample.
     """
 
     folder: Path
@@ -35,6 +70,51 @@ class Report:
     def metrics(self) -> dict[str, dict[str, Any]]:
         """The results over the dataset, by name of the metric."""
         return self.content["metrics"]
+
+    def higher_is_better(self, metric: str) -> bool:
+        """Return the direction of a metric of this report. Reports of the first version did not record it."""
+        return self.metrics[metric].get("higher_is_better", metric in _HIGHER_IN_FIRST_VERSION)
+
+    @property
+    def bits_per_pixel(self) -> float | None:
+        """Nominal bits per pixel; None in a report of an earlier version about a continuous tokenizer."""
+        entry = self.content.get("bits") or self.content["codebook"]
+        return None if entry is None else entry["bits_per_pixel"]
+
+    @property
+    def ranking_metric(self) -> str | None:
+        """The first metric that has values per sample, which ranks the samples."""
+        return next((name for name in self.metrics if self.samples.get(name)), None)
+
+    @property
+    def pictures(self) -> dict[str, Picture]:
+        """Pictures by name of the sample; empty in reports of earlier versions."""
+        return {
+            entry["name"]: Picture(
+                self.folder / entry["original"], self.folder / entry["reconstruction"], entry.get("frames", 1)
+            )
+            for entry in self.content.get("pictures", [])
+        }
+
+    @property
+    def rivals(self) -> list[Rival]:
+        """The baseline, if the report has one, and the rivals."""
+        entries = dict(self.content.get("rivals") or {})
+        if self.content.get("baseline"):
+            entries = {"baseline": self.content["baseline"], **entries}
+        return [_read_rival(name, entry) for name, entry in entries.items()]
+
+
+def _read_rival(name: str, entry: Mapping[str, Any]) -> Rival:
+    curve = tuple((float(point["bits_per_pixel"]), float(point["psnr"])) for point in entry.get("curve") or ())
+    return Rival(
+        name=name,
+        description=entry.get("description") or entry.get("method") or "",
+        bits_per_pixel=entry.get("bits_per_pixel"),
+        equal=entry.get("equal"),
+        metrics={metric: result["value"] for metric, result in entry["metrics"].items()},
+        curve=tuple(sorted(curve)),
+    )
 
 
 def read_report(folder: Path) -> Report:
@@ -47,41 +127,58 @@ def read_report(folder: Path) -> Report:
         content = json.loads((folder / FILES[0]).read_text(encoding="utf-8"))
         with (folder / FILES[1]).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             rows = {row.pop("name"): row for row in csv.DictReader(file)}
+        columns = dict.fromkeys(column for row in rows.values() for column in row if column)
         samples = {
-            metric: {name: float(row[metric]) for name, row in rows.items() if row.get(metric)}
-            for metric in content["metrics"]
+            column: {name: float(row[column]) for name, row in rows.items() if row.get(column)} for column in columns
         }
-        if "samples_sha256" in content:  # else it is of an earlier version, see `check_comparable`
-            _check_content(content)
+        report = Report(folder, content, samples)
+        _check_content(report)
     except FileNotFoundError as error:
         raise SmaltiError(
             f"{folder} is not a report ({Path(error.filename).name} is missing): pass the folder that `smalti evaluate "
             "--out` wrote."
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error, RecursionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, csv.Error, RecursionError) as error:
         raise SmaltiError(f"The report in {folder} is damaged ({error}): evaluate again.") from error
-    return Report(folder, content, samples)
+    return report
 
 
-def _check_content(content: dict[str, Any]) -> None:
+def _check_content(report: Report) -> None:
     """Check the types of what the comparison uses.
 
     Raises:
-        ValueError: an entry has another type. Further errors if it is missing.
+        ValueError: an entry has another type, or a picture is outside of the report. Further errors if it is missing.
     """
-    codebook = content["codebook"]
-    metrics = [*content["metrics"].values()]
+    content = report.content
+    points = [(rival.bits_per_pixel, *rival.metrics.values()) for rival in report.rivals]
+    points += [point for rival in report.rivals for point in rival.curve]
+    pictures = report.pictures.values()
+    files = [file for picture in pictures for file in (picture.original, picture.reconstruction)]
     correct = {
-        "metrics": all(isinstance(metric["higher_is_better"], bool) for metric in metrics),
-        "values": all(isinstance(metric["value"], int | float) for metric in metrics),
+        "metrics": all(isinstance(report.higher_is_better(name), bool) for name in report.metrics),
+        "values": all(_is_finite(metric["value"]) for metric in report.metrics.values()),
         "protocol": isinstance(content["protocol"]["name"], str),
         "networks": isinstance(content["networks"], dict),
         "data": isinstance(content["data"], dict) and isinstance(content["samples"], int),
-        "codebook": codebook is None or isinstance(codebook["bits_per_pixel"], int | float),
+        "codebook": all(isinstance(group, dict) for group in (content["codebook"] or {}).get("groups", [])),
+        "definitions": all(isinstance(found, dict) for found in _definitions(content)),
+        "counting": "bits" not in content or isinstance(content["bits"]["counting"], str),
+        "bits": report.bits_per_pixel is None or _is_finite(report.bits_per_pixel),
+        "rivals": all(_is_finite(value) for values in points for value in values if value is not None),
+        "frames": all(isinstance(picture.frames, int) and 0 < picture.frames < 100 for picture in pictures),
+        "pictures": all(file.resolve().is_relative_to(report.folder.resolve()) for file in files),
     }
     for name, is_correct in correct.items():
         if not is_correct:
             raise ValueError(f"the type of the {name} is wrong")
+
+
+def _definitions(content: dict[str, Any]) -> tuple[object, object]:
+    return content.get("definitions", {}), (content["codebook"] or {}).get("definitions", {})
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def check_comparable(reports: Sequence[Report]) -> None:
@@ -91,7 +188,7 @@ def check_comparable(reports: Sequence[Report]) -> None:
         SmaltiError: they differ in one of them, or a report of an earlier version does not record its samples.
     """
     first = reports[0]
-    for report in reports:
+    for report in reports if len(reports) > 1 else ():
         if "samples_sha256" not in report.content:
             raise SmaltiError(
                 f"{report.folder} was written by an earlier version, which did not record the samples: evaluate again."
@@ -115,53 +212,3 @@ def check_comparable(reports: Sequence[Report]) -> None:
                 raise SmaltiError(
                     f"{first.folder} and {report.folder} used different networks for {metric}: evaluate both again."
                 )
-
-
-def comparison_table(reports: Sequence[Report]) -> Table:
-    """Return the metrics of comparable reports: one row per metric, one column per report.
-
-    The best value of a row is marked with an asterisk. Metrics that are means over samples also show the difference from
-    the first report with its standard error over the samples (paired: the standard deviation of the differences per sample
-    divided by the square root of their number).
-    """
-    from rich.table import Table
-
-    first = reports[0]
-    table = Table(
-        title=f"{first.content['samples']} samples, protocol {first.content['protocol']['name']}",
-        title_justify="left",
-        caption=f"* best; in parentheses: mean difference from {first.folder} ± its standard error",
-        caption_justify="left",
-    )
-    table.add_column("metric")
-    for report in reports:
-        table.add_column(str(report.folder), justify="right")
-    for name in dict.fromkeys(name for report in reports for name in report.metrics):
-        present = [report.metrics[name] for report in reports if name in report.metrics]
-        higher = present[0]["higher_is_better"]
-        best = (max if higher else min)(metric["value"] for metric in present)
-        cells = [_cell(report, first, name, best) for report in reports]
-        table.add_row(f"{name} {'↑' if higher else '↓'}", *cells)
-    table.add_section()
-    table.add_row("bits per pixel", *(_bits_per_pixel(report) for report in reports))
-    return table
-
-
-def _cell(report: Report, first: Report, name: str, best: float) -> str:
-    """Return the value of a metric, and its difference from the first report if that has values per sample."""
-    if name not in report.metrics:
-        return "-"
-    value = report.metrics[name]["value"]
-    text = f"{value:.4g}{' *' if value == best else ''}"
-    values, others = report.samples[name], first.samples.get(name, {})
-    differences = [value - others[sample] for sample, value in values.items() if sample in others]
-    if report is first or len(differences) < 2:
-        return text
-    mean = math.fsum(differences) / len(differences)
-    variance = math.fsum((difference - mean) ** 2 for difference in differences) / (len(differences) - 1)
-    return f"{text} ({mean:+.2g} ± {math.sqrt(variance / len(differences)):.2g})"
-
-
-def _bits_per_pixel(report: Report) -> str:
-    codebook = report.content["codebook"]
-    return "continuous" if codebook is None else f"{codebook['bits_per_pixel']:.4g}"

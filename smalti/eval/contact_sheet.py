@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from smalti.eval.examples import evenly_spaced
 from smalti.eval.results import Example
 
 DIFFERENCE_GAIN = 4
@@ -109,7 +110,7 @@ def _make_panel(example: Example, caption: str, strip_frames: int) -> _Panel:
     if example.original.ndim == 3:
         return _Panel([list(versions)], (), _TITLES, example.name, caption, (_IMAGE_TILE, _IMAGE_TILE))
     frames, height, width = example.original.shape[1:]
-    indices = sorted({round(i * (frames - 1) / max(strip_frames - 1, 1)) for i in range(strip_frames)})
+    indices = evenly_spaced(strip_frames, frames)
     tiles = [[clip[:, index] for index in indices] for clip in versions]
     columns = tuple(f"frame {index}" for index in indices)
     tile_size = (_FRAME_TILE, min(round(_FRAME_TILE * height / width), 2 * _FRAME_TILE))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,10 +19,12 @@ from torch import Tensor
 from smalti.distributed import combine_on_rank_0, connect_for_objects, world_size
 from smalti.errors import SmaltiError
 from smalti.eval.accumulator import Accumulator, Part, merge_parts
-from smalti.eval.baseline import count_kept_pixels, make_baseline
+from smalti.eval.baseline import KEPT_PIXEL_BITS, count_kept_pixels, equal_bits_factor, make_baseline
 from smalti.eval.codebook_usage import IdCounts
+from smalti.eval.examples import Candidate, ExampleSelection, copy_part, measure_detail
 from smalti.eval.functional import full_precision
 from smalti.eval.metrics.base import Medium, Metric, SampleMetric
+from smalti.eval.nominal_bits import bits_per_position, counting
 from smalti.eval.reconstruct import reconstruct
 from smalti.eval.results import BASELINE_PREFIX, CodebookUsage, Evaluation, Example, MetricResult
 from smalti.pixels import pixels_to_uint8
@@ -30,9 +33,6 @@ from smalti.types import Batch
 
 MIN_SIZE = 16
 """Minimum height and width of a sample in pixels."""
-
-EXAMPLE_FRAMES = 64
-"""Maximum number of frames of a clip that an example keeps, to bound memory."""
 
 RECONSTRUCTION, BASELINE = "reconstruction", "baseline"
 """The candidates that metrics compare with the originals."""
@@ -54,7 +54,7 @@ def evaluate(
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    num_examples: int = 8,
+    num_examples: int = 18,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Reconstruct a dataset of images or of clips and measure the reconstructions.
@@ -73,7 +73,7 @@ def evaluate(
             processes pass the same metrics in the same order.
         seed: seed for the noise.
         device: where everything runs.
-        num_examples: number of examples to return.
+        num_examples: maximum number of examples to return. See `smalti.eval.examples` for which these are.
         progress: called after each batch with the number of samples that this process has measured.
 
     Raises:
@@ -84,7 +84,7 @@ def evaluate(
     connect_for_objects()
     _check_names(metrics)
     settings = _Settings(tokenizer.to(device), seed, torch.device(device))
-    accumulator = Accumulator(metrics, num_examples)
+    accumulator = Accumulator(metrics, ExampleSelection(num_examples))
     for metric in metrics:
         metric.reset()
         metric.to(device)
@@ -127,7 +127,9 @@ def _measure(settings: _Settings, accumulator: Accumulator, batch: Batch) -> Non
     reconstruction, latents = reconstruct(settings.tokenizer, batch, seed=settings.seed)
     original = pixels_to_uint8(batch.pixels)
     accumulator.add_digests(batch.names, original)
-    factor = settings.tokenizer.encoder.stride
+    bits = bits_per_position(settings.tokenizer) * latents.positions
+    height, width = original.shape[-2:]
+    factor = equal_bits_factor((_frames(original), height, width), bits, settings.tokenizer.encoder.stride[0])
     candidates = {RECONSTRUCTION: reconstruction, BASELINE: make_baseline(original, factor)}
     for metric in accumulator.metrics:
         if _frames(original) >= metric.min_frames:
@@ -139,8 +141,22 @@ def _measure(settings: _Settings, accumulator: Accumulator, batch: Batch) -> Non
     accumulator.pixels += original.numel() // 3
     accumulator.positions += len(original) * latents.positions
     accumulator.baseline_pixels += count_kept_pixels(original, factor)
-    for name, before, after in zip(batch.names, original, reconstruction, strict=True):
-        accumulator.add_example(Example(name, _truncate(before), _truncate(after)))
+    _offer_examples(accumulator, batch.names, original, reconstruction)
+
+
+def _offer_examples(accumulator: Accumulator, names: Sequence[str], original: Tensor, reconstruction: Tensor) -> None:
+    """Keep samples to look at, ranked by the first metric that has values per sample."""
+    ranking = next((metric for metric in accumulator.metrics if isinstance(metric, SampleMetric)), None)
+    values = {} if ranking is None else ranking.values.get(RECONSTRUCTION, {})
+    sign = 1 if ranking is None or ranking.higher_is_better else -1
+    for name, before, after in zip(names, original, reconstruction, strict=True):
+        quality = sign * values[name] if name in values else None
+        candidate = Candidate(name, quality, measure_detail(before))
+        accumulator.examples.add(candidate, partial(_make_example, name, before, after))
+
+
+def _make_example(name: str, original: Tensor, reconstruction: Tensor) -> Example:
+    return Example(name, copy_part(original), copy_part(reconstruction))
 
 
 def _medium(samples: Tensor) -> Medium:
@@ -149,11 +165,6 @@ def _medium(samples: Tensor) -> Medium:
 
 def _frames(samples: Tensor) -> int:
     return samples.shape[2] if samples.ndim == 5 else 1
-
-
-def _truncate(sample: Tensor) -> Tensor:
-    """Return an image, or the first frames of a clip, as a copy on the CPU: a view would keep the whole batch in memory."""
-    return (sample[:, :EXAMPLE_FRAMES] if sample.ndim == 4 else sample).cpu().clone()
 
 
 def _check_names(metrics: Sequence[Metric]) -> None:
@@ -183,19 +194,19 @@ def _summarize(settings: _Settings, accumulator: Accumulator) -> Evaluation:
     computed = [metric for metric in accumulator.metrics if metric.name not in left_out]
     if not settings.tokenizer.discrete:
         left_out["codebook"] = "the tokenizer is continuous"
-    device, factor = settings.device, settings.tokenizer.encoder.stride
-    clips = accumulator.medium == "clips"
+    device, bits = settings.device, bits_per_position(settings.tokenizer)
     return Evaluation(
         samples=_sample_values(accumulator),
         samples_sha256=accumulator.samples_sha256(),
         metrics={metric.name: _result(metric, RECONSTRUCTION, accumulator) for metric in computed},
         baseline={metric.name: _result(metric, BASELINE, accumulator) for metric in computed},
-        factor=factor if clips else (1, *factor[1:]),
-        baseline_bits_per_pixel=24 * accumulator.baseline_pixels / accumulator.pixels,
-        clips=clips,
+        bits_per_pixel=bits * accumulator.positions / accumulator.pixels,
+        bits_counting=counting(settings.tokenizer),
+        baseline_bits_per_pixel=KEPT_PIXEL_BITS * accumulator.baseline_pixels / accumulator.pixels,
+        clips=accumulator.medium == "clips",
         codebook=_codebook_usage(settings.tokenizer, accumulator) if settings.tokenizer.discrete else None,
         left_out=left_out,
-        examples=tuple(accumulator.examples[name] for name in sorted(accumulator.examples)),
+        examples=accumulator.examples.ranked(),
         networks={metric.name: dict(metric.provenance) for metric in accumulator.metrics if metric.provenance},
         seed=settings.seed,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),

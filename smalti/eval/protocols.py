@@ -71,6 +71,7 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol(name="imagenet256_bilinear", resize=256, crop=256, interpolation="bilinear", data=_IMAGENET),
         Protocol(name="imagenet512", resize=512, crop=512, data=_IMAGENET),
         Protocol(name="coco256", resize=256, crop=256, data=_COCO),
+        Protocol(name="coco256_bilinear", resize=256, crop=256, interpolation="bilinear", data=_COCO),
         Protocol(name="native", resize=None, crop=None),
         Protocol(
             name="mcljcv17x256",

@@ -1,4 +1,4 @@
-"""Reports of an evaluation: JSON, CSV, a contact sheet, for clips a video, and a table for the terminal."""
+"""Reports of an evaluation: JSON, CSV, pictures, a contact sheet, for clips a video, and a table for the terminal."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smalti.errors import SmaltiError
-from smalti.eval import baseline
+from smalti.eval import baseline, codebook_usage
 from smalti.eval.comparison_video import comparison_video
 from smalti.eval.contact_sheet import contact_sheet
+from smalti.eval.examples import evenly_spaced
+from smalti.eval.pictures import describe_pictures, write_pictures
 from smalti.eval.protocols import Protocol
-from smalti.eval.results import Evaluation, MetricResult
+from smalti.eval.published import Conditions, find_published
+from smalti.eval.results import Evaluation, Example, MetricResult
 from smalti.files import atomic_write
 from smalti.version import __version__
 from smalti.video import write_video
@@ -45,6 +48,7 @@ _PACKAGES = (
     "av",
 )
 _NUM_EXTREMES = 5
+_SHEET_EXAMPLES = 8  # on the contact sheet and in the video
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +86,7 @@ def check_report_folder(out: Path) -> None:
 def write_report(
     evaluation: Evaluation, out: Path, provenance: Provenance, *, overwrite: bool = False
 ) -> tuple[Path, ...]:
-    """Write `FILES`, and for clips `VIDEO_FILE`, into a folder. Each file is written atomically, metrics.json last.
+    """Write `FILES`, pictures, and for clips `VIDEO_FILE`, into a folder: each file atomically, metrics.json last.
 
     Args:
         evaluation: the results.
@@ -91,7 +95,7 @@ def write_report(
         overwrite: whether to replace an existing report.
 
     Returns:
-        The paths, in the order of `FILES`, then the video.
+        The paths, in the order of `FILES`, then the video. Those of the pictures are in metrics.json.
 
     Raises:
         SmaltiError: a report exists and `overwrite` is False, or the folder cannot be written.
@@ -100,16 +104,17 @@ def write_report(
     if not overwrite:
         check_report_folder(out)
     text = json.dumps(to_dict(evaluation, provenance), indent=2, allow_nan=False) + "\n"
-    sheet = io.BytesIO()
-    contact_sheet(evaluation.examples, _captions(evaluation)).save(sheet, format="PNG")
+    sheet, shown = io.BytesIO(), _select_shown(evaluation)
+    contact_sheet(shown, _captions(evaluation)).save(sheet, format="PNG")
     # Names of files may not be valid UTF-8. JSON escapes such characters; the CSV contains the original bytes.
     rows = _to_csv(evaluation).encode(errors="surrogateescape")
     contents = dict(zip(FILES, (text.encode(), rows, sheet.getvalue()), strict=True))
-    has_video = evaluation.clips and len(evaluation.examples) > 0
+    has_video = evaluation.clips and len(shown) > 0
     try:
+        write_pictures(evaluation.examples, out)
         if has_video:
             rate = provenance.protocol.rate or DEFAULT_FRAME_RATE
-            write_video(out / VIDEO_FILE, comparison_video(evaluation.examples), rate)
+            write_video(out / VIDEO_FILE, comparison_video(shown), rate)
         else:
             (out / VIDEO_FILE).unlink(missing_ok=True)
         for name in reversed(FILES):
@@ -126,6 +131,7 @@ def to_dict(evaluation: Evaluation, provenance: Provenance) -> dict[str, Any]:
     The best and the worst samples are those of the first metric that has values per sample.
     """
     ranked = _rank_samples(evaluation)
+    conditions = Conditions(provenance.protocol, evaluation.samples.keys(), evaluation.networks)
     return {
         "smalti": __version__,
         "protocol": provenance.protocol.to_dict(),
@@ -134,19 +140,21 @@ def to_dict(evaluation: Evaluation, provenance: Provenance) -> dict[str, Any]:
         "samples": len(evaluation.samples),
         "samples_sha256": evaluation.samples_sha256,
         "skipped": provenance.skipped,
-        "metrics": {name: _describe(result) for name, result in evaluation.metrics.items()},
+        "metrics": {name: _describe(name, result, conditions) for name, result in evaluation.metrics.items()},
+        "bits": {"bits_per_pixel": evaluation.bits_per_pixel, "counting": evaluation.bits_counting},
         "baseline": {
             "method": baseline.METHOD,
-            "factor": list(evaluation.factor),
+            "equal": "nominal bits",
             "bits_per_pixel": evaluation.baseline_bits_per_pixel,
             "metrics": {name: _value(result) for name, result in evaluation.baseline.items()},
         },
-        "codebook": None if evaluation.codebook is None else asdict(evaluation.codebook),
+        "codebook": _describe_codebook(evaluation),
         "left_out": evaluation.left_out,
         "best": ranked[::-1][:_NUM_EXTREMES],
         "worst": ranked[:_NUM_EXTREMES],
         "definitions": {name: result.definition for name, result in evaluation.metrics.items()},
-        "examples": [example.name for example in evaluation.examples],
+        "examples": [example.name for example in _select_shown(evaluation)],
+        "pictures": describe_pictures(evaluation.examples),
         "networks": evaluation.networks,
         "seed": evaluation.seed,
         "environment": {
@@ -158,55 +166,85 @@ def to_dict(evaluation: Evaluation, provenance: Provenance) -> dict[str, Any]:
     }
 
 
-def results_table(evaluation: Evaluation, skipped: int = 0) -> Table:
-    """Return the results as a table for the terminal. Values that are not comparable with published ones are marked.
+def results_table(evaluation: Evaluation, provenance: Provenance) -> Table:
+    """Return the results as a table for the terminal, with what each value is comparable with, or why it is not.
 
     Args:
         evaluation: the results.
-        skipped: number of samples that were unreadable or too short.
+        provenance: as in `write_report`.
     """
     from rich.table import Table
 
     kind = "clip" if evaluation.clips else "image"
     title = f"{len(evaluation.samples)} {kind}{'' if len(evaluation.samples) == 1 else 's'}"
+    skipped = provenance.skipped
     table = Table(title=f"{title}, {skipped} skipped" if skipped else title, title_justify="left")
-    table.caption, table.caption_justify = _caption(evaluation), "left"
+    table.caption, table.caption_justify = _caption(evaluation, provenance), "left"
     for heading, justify in (("metric", "left"), ("tokenizer", "right"), ("baseline", "right"), ("", "left")):
         table.add_column(heading, justify=justify)  # pyright: ignore[reportArgumentType]
     for name, result in evaluation.metrics.items():
         arrow = "↑" if result.higher_is_better else "↓"
-        remark = "" if result.comparable else "[yellow]not comparable with papers[/yellow]"
+        remark = "" if result.comparable else "[yellow]not a metric of papers[/yellow]"
         table.add_row(f"{name} {arrow}", f"{result.value:.4g}", f"{evaluation.baseline[name].value:.4g}", remark)
+    table.add_section()
+    ratio = f"{baseline.KEPT_PIXEL_BITS / evaluation.bits_per_pixel:.4g} x smaller than 24 bits"
+    bits = (f"{evaluation.bits_per_pixel:.4g}", f"{evaluation.baseline_bits_per_pixel:.4g}")
+    table.add_row("bits per pixel", *bits, ratio)
     codebook = evaluation.codebook
-    if codebook is not None:
-        table.add_section()
-        ratio = f"{codebook.compression_ratio:.4g} x smaller than 24 bits"
-        bits = (f"{codebook.bits_per_pixel:.4g}", f"{evaluation.baseline_bits_per_pixel:.4g}")
-        table.add_row("bits per pixel", *bits, ratio)
-        for index, group in enumerate(codebook.groups):
-            perplexity = f"perplexity {group.perplexity:.4g} of {codebook.codebook_size:.6g} ids"
-            table.add_row(f"ids used, token {index}", f"{group.used}", "", perplexity)
+    for index, group in enumerate(() if codebook is None else codebook.groups):
+        table.add_row(f"codewords used, token {index}", f"{group.used}", "", f"of {group.reachable} reachable")
+        table.add_row(f"perplexity, token {index}", f"{group.perplexity:.4g}", "", f"1 to {group.used} are possible")
     return table
 
 
-def _caption(evaluation: Evaluation) -> str:
-    """Return the text below the table: what the baseline is, and which metrics have no result."""
-    time, height, width = evaluation.factor
-    frames = f"every {time}-th frame, interpolated, and " if time > 1 else ""
-    lines = [f"baseline: {frames}bicubic downsampling by {height} x {width} and upsampling"]
+def _caption(evaluation: Evaluation, provenance: Provenance) -> str:
+    """Return the text below the table: what the baseline is, what is comparable with papers, and what has no result."""
+    frames = ", of fewer frames if the tokenizer has a temporal stride" if evaluation.clips else ""
+    lines = [f"baseline: bicubic downsampling and upsampling at equal nominal bits{frames}"]
+    if evaluation.codebook is None:
+        lines.append(f"bits per pixel: {evaluation.bits_counting}")
+    conditions = Conditions(provenance.protocol, evaluation.samples.keys(), evaluation.networks)
+    names_by_text: dict[str, list[str]] = {}
+    for name, result in evaluation.metrics.items():
+        found = find_published(name, result, conditions)
+        if found.comparable_with is not None:
+            names_by_text.setdefault(f"comparable with {found.comparable_with}", []).append(name)
+        elif result.comparable:
+            names_by_text.setdefault(f"not comparable with papers ({found.reason})", []).append(name)
+    lines += [f"{', '.join(names)}: {text}" for text, names in names_by_text.items()]
     lines += [f"{name} is left out: {reason}" for name, reason in evaluation.left_out.items()]
     return "\n".join(lines)
 
 
-def _describe(result: MetricResult) -> dict[str, Any]:
-    """Return a metric as JSON: its value, direction and range. An infinite end of the range is null."""
+def _describe(name: str, result: MetricResult, conditions: Conditions) -> dict[str, Any]:
+    """Return a metric as JSON. An infinite end of the range is null."""
     bounds = [bound if math.isfinite(bound) else None for bound in result.range]
-    return {**_value(result), "higher_is_better": result.higher_is_better, "range": bounds}
+    found = find_published(name, result, conditions)
+    return {
+        **_value(result),
+        "unit": result.unit,
+        "higher_is_better": result.higher_is_better,
+        "range": bounds,
+        "comparable": found.comparable_with is not None,
+        "comparable_with": found.comparable_with,
+        "not_comparable_because": found.reason,
+    }
 
 
 def _value(result: MetricResult) -> dict[str, Any]:
-    note = {} if result.note is None else {"note": result.note}
-    return {"value": result.value, "comparable": result.comparable, **note}
+    return {"value": result.value, **({} if result.note is None else {"note": result.note})}
+
+
+def _describe_codebook(evaluation: Evaluation) -> dict[str, Any] | None:
+    if evaluation.codebook is None:
+        return None
+    return {**asdict(evaluation.codebook), "definitions": codebook_usage.DEFINITIONS}
+
+
+def _select_shown(evaluation: Evaluation) -> list[Example]:
+    """Return the examples on the contact sheet and in the video, evenly spaced from the worst to the best."""
+    indices = evenly_spaced(_SHEET_EXAMPLES, len(evaluation.examples))
+    return [evaluation.examples[index] for index in indices]
 
 
 def _columns(evaluation: Evaluation) -> list[str]:

@@ -21,7 +21,8 @@ class MetricResult:
 
     Attributes:
         value: a finite number.
-        comparable: whether the value may be compared with published ones. False for proxies.
+        comparable: whether published values of this metric exist. False for proxies. Whether this value may be compared
+            with them depends on protocol and data too, see `smalti.eval.published`.
         higher_is_better: direction of the metric.
         range: (lowest, highest) possible value; may be infinite.
         definition: what the value is.
@@ -63,7 +64,8 @@ class Example:
 
     Attributes:
         name: name of the sample.
-        original: (3, H, W), or the first frames of a clip (3, T, H, W), uint8, on the CPU.
+        original: (3, H, W), or the first frames of a clip (3, T, H, W), uint8, on the CPU. See
+            `smalti.eval.examples.copy_part`.
         reconstruction: like `original`.
     """
 
@@ -82,12 +84,15 @@ class Evaluation:
         samples_sha256: SHA-256 of the names and the 8-bit pixels of all samples, as 64 hexadecimal digits.
         metrics: results over the dataset, by name of the metric, in the order of the metrics.
         baseline: the same metrics for the baseline. See `smalti.eval.baseline.make_baseline`.
-        factor: downsampling factor of the baseline along (T, H, W): the stride of the tokenizer; (1, H, W) for images.
-        baseline_bits_per_pixel: 24 bits per pixel that the baseline keeps / pixels of the dataset.
+        bits_per_pixel: nominal bits of the latents / pixels of all frames. See `smalti.eval.nominal_bits`.
+        bits_counting: how the nominal bits are counted.
+        baseline_bits_per_pixel: 24 bits per pixel that the baseline keeps / pixels of the dataset. It equals
+            `bits_per_pixel` but for whole rows and columns.
         clips: whether the samples are clips, not images.
         codebook: None if the tokenizer is continuous.
         left_out: why a metric, or the codebook usage, has no result, by name.
-        examples: the first samples, sorted by name.
+        examples: samples to look at, from the worst to the best by the first metric that has values per sample. See
+            `smalti.eval.examples`.
         networks: provenance of the networks, by name of the metric.
         seed: seed for the noise of a generative decoder, together with the name of a sample.
         device: device that the tokenizer ran on.
@@ -99,7 +104,8 @@ class Evaluation:
     samples_sha256: str
     metrics: dict[str, MetricResult]
     baseline: dict[str, MetricResult]
-    factor: tuple[int, int, int]
+    bits_per_pixel: float
+    bits_counting: str
     baseline_bits_per_pixel: float
     clips: bool
     codebook: CodebookUsage | None

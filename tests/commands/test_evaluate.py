@@ -54,7 +54,8 @@ def test_report_records_protocol_data_and_tokenizer(workspace, error_message):
     # Without weights of the real network, the proxy is reported under its own name.
     assert report["metrics"]["perceptual_efflite0"]["comparable"] is False
     assert "lpips" not in report["metrics"]
-    assert report["metrics"]["st_lpips"]["comparable"] is True
+    assert report["metrics"]["st_lpips"]["comparable"] is False  # nobody has published values for this protocol
+    assert "protocol square32" in report["metrics"]["st_lpips"]["not_comparable_because"]
     assert report["networks"]["st_lpips"]["sha256"].startswith("b356b382")
     assert (workspace / "report" / "contact_sheet.png").exists()
     assert "overwrit" in error_message("evaluate", *arguments, "--out", "report")

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smalti.eval.baseline import count_kept_pixels, downsample_and_upsample, make_baseline
+from smalti.eval.baseline import count_kept_pixels, downsample_and_upsample, equal_bits_factor, make_baseline
 from smalti.eval.functional import psnr, psnr_clip
 
 
@@ -57,3 +57,42 @@ def test_quality_decreases_with_either_factor(clips):
     assert in_time == sorted(in_time, reverse=True)
     assert in_space == sorted(in_space, reverse=True)
     assert in_time[0] == in_space[0] == 100
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    frames=st.integers(1, 33),
+    stride=st.integers(1, 8),
+    height=st.integers(16, 300),
+    width=st.integers(16, 300),
+    bits_per_pixel=st.floats(0.03, 30),
+)
+def test_the_factor_gives_the_bits_but_for_whole_rows_and_columns(frames, stride, height, width, bits_per_pixel):
+    bits = bits_per_pixel * frames * height * width
+    step, *spatial = equal_bits_factor((frames, height, width), bits, stride)
+    kept = math.ceil(frames / step)
+    rows, columns = (round(n / f) for n, f in zip((height, width), spatial, strict=True))
+    samples = torch.empty(1, 3, frames, height, width, dtype=torch.uint8, device="meta")
+    assert count_kept_pixels(samples, (step, *spatial)) == kept * rows * columns
+    assert 1 <= step <= stride
+    budget = min(max(bits / 24, kept), frames * height * width)
+    assert abs(kept * rows * columns - budget) <= kept * (rows / 2 + 1)
+    if step < stride and step < frames:  # even all pixels of fewer frames would not have used the bits
+        assert math.ceil(frames / (step + 1)) * height * width * 24 <= bits + 1
+
+
+def test_equal_bits_of_a_stride_give_that_stride(photos):
+    factor = equal_bits_factor((1, 64, 64), 24 * 16 * 16, 8)
+    assert factor == (1, 4, 4)
+    assert equal_bits_factor((9, 64, 64), 24 * 5 * 16 * 16, 2) == (2, 4, 4)
+    everything = equal_bits_factor((1, 64, 64), 10**9, 1)
+    assert torch.equal(make_baseline(photos, everything), photos)
+    assert make_baseline(photos, equal_bits_factor((1, 64, 64), 1, 1)).shape == photos.shape
+
+
+def test_quality_grows_with_the_bits(photos):
+    means = []
+    for bits in (0.1, 0.3, 0.5, 1.0, 2.0, 6.0):
+        factor = equal_bits_factor((1, 64, 64), bits * 64 * 64, 1)
+        means.append(psnr(photos, make_baseline(photos, factor)).mean().item())
+    assert means == sorted(means)

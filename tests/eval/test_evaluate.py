@@ -65,6 +65,7 @@ def test_codebook_usage_is_that_of_the_dataset(build_tokenizer, photo_batches):
     assert [group.used for group in usage.groups] == [len(ids[..., g].unique()) for g in range(2)]
     assert all(group.tokens == 5 * 16 * 16 and group.share == group.used / 16 for group in usage.groups)
     assert (usage.bits_per_pixel, usage.compression_ratio) == (0.5, 48)
+    assert all(group.reachable == 16 and group.reachable_share == group.share for group in usage.groups)
 
 
 def test_proxies_never_have_the_names_of_published_metrics(build_tokenizer, photo_batches, metrics):
@@ -84,6 +85,8 @@ def test_a_continuous_tokenizer_has_no_codebook(build_tokenizer, photo_batches):
     result = evaluate(build_tokenizer(continuous=True), photo_batches(), [PSNR()])
     assert result.codebook is None
     assert "continuous" in result.left_out["codebook"]
+    assert result.bits_per_pixel == 16 * 8 / 16  # 16 bits for each of the 8 channels of 4 x 4 pixels
+    assert result.baseline_bits_per_pixel == pytest.approx(result.bits_per_pixel, rel=0.02)
 
 
 def test_one_sample_has_no_frechet_distance(build_tokenizer, photo_batches, metrics):
@@ -115,13 +118,29 @@ def test_the_training_mode_and_the_random_state_are_restored(build_tokenizer, ph
     assert flags == (torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32)
 
 
-def test_examples_are_the_first_names_and_progress_counts_samples(build_tokenizer, photo_batches):
+def test_examples_go_from_the_worst_to_the_best_and_progress_counts_samples(build_tokenizer, photo_batches):
     done = []
     names = ("rocket", "coffee", "astronaut", "retina")
-    result = evaluate(build_tokenizer(), photo_batches(names), [PSNR()], num_examples=2, progress=done.append)
-    assert [example.name for example in result.examples] == ["astronaut", "coffee"]
-    assert torch.equal(uint8_to_pixels(result.examples[1].original), photo_batches(("coffee",))[0].pixels[0])
+    result = evaluate(build_tokenizer(), photo_batches(names), [PSNR()], num_examples=6, progress=done.append)
+    shown = [example.name for example in result.examples]
+    assert shown == sorted(names, key=lambda name: result.samples[name]["psnr"])
+    coffee = result.examples[shown.index("coffee")]
+    assert torch.equal(uint8_to_pixels(coffee.original), photo_batches(("coffee",))[0].pixels[0])
     assert done == [2, 4]
+
+
+def test_the_recorded_samples_depend_on_names_and_pixels_only(build_tokenizer, photo_batches):
+    def record(tokenizer, batches):
+        return evaluate(tokenizer, batches, [PSNR()]).samples_sha256
+
+    names = ("coffee", "rocket", "retina")
+    first = record(build_tokenizer(), photo_batches(names))
+    assert record(build_tokenizer(continuous=True), photo_batches(names[::-1], batch_size=1)) == first
+    renamed, changed = photo_batches(names, batch_size=3), photo_batches(names, batch_size=3)
+    renamed[0].names[0] = "cup"
+    changed[0].pixels[0, 0, 0, 0] += 2 / 255
+    digests = {first, record(build_tokenizer(), renamed), record(build_tokenizer(), changed)}
+    assert len(digests) == 3
 
 
 def test_odd_sizes_and_bfloat16_are_evaluated(build_tokenizer):

@@ -6,7 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from smalti.errors import SmaltiError
-from smalti.eval import evaluate as module
+from smalti.eval import examples as module
 from smalti.eval.evaluate import evaluate
 from smalti.eval.feature_networks.frechet import FrechetNetwork
 from smalti.eval.metrics import PSNR, SSIM, FrechetDistance, PerceptualDistance, PSNRClip
@@ -43,7 +43,7 @@ def test_a_video_tokenizer_is_measured_by_all_metrics(video_tokenizer, clip_batc
     assert list(result.metrics) == list(result.baseline) == names
     assert [metric.comparable for metric in result.metrics.values()] == [True, True, True, False, False]
     assert result.clips
-    assert result.factor == (2, 4, 4)
+    assert result.baseline_bits_per_pixel == pytest.approx(result.bits_per_pixel, rel=0.04)
     assert done == [2, 4]
     assert result.left_out == {}
     # An untrained tokenizer is worse than every second frame, downsampled, by every metric.
@@ -61,7 +61,8 @@ def test_bits_per_pixel_include_all_grids(video_tokenizer, clip_batches):
     assert result.codebook.bits_per_pixel == pytest.approx(8 * positions / (9 * 64 * 64))
     assert result.codebook.bits_per_pixel > video_tokenizer.bits_per_pixel
     assert result.codebook.compression_ratio == pytest.approx(24 / result.codebook.bits_per_pixel)
-    assert result.baseline_bits_per_pixel == pytest.approx(24 * 5 * 16 * 16 / (9 * 64 * 64))
+    assert result.bits_per_pixel == result.codebook.bits_per_pixel
+    assert result.baseline_bits_per_pixel == pytest.approx(24 * 5 * 12 * 11 / (9 * 64 * 64))
 
 
 def test_padding_is_not_measured(video_tokenizer, clip_batches):
@@ -131,7 +132,7 @@ def test_images_and_clips_must_not_be_mixed(build_tokenizer, photo_batches, clip
 
 
 def test_examples_of_long_clips_are_truncated(build_tokenizer, clip_batches, monkeypatch):
-    monkeypatch.setattr(module, "EXAMPLE_FRAMES", 2)
+    monkeypatch.setattr(module, "MAX_FRAMES", 2)
     result = evaluate(build_tokenizer(), clip_batches(frames=3), [PSNR()], num_examples=1)
     (example,) = result.examples
     assert example.original.shape == example.reconstruction.shape == (3, 2, 64, 64)

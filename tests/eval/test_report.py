@@ -8,10 +8,12 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from smalti.errors import SmaltiError
 from smalti.eval.evaluate import evaluate
 from smalti.eval.metrics import PSNR, SSIM, FrechetDistance, PerceptualDistance, PSNRClip, SampleMetric
+from smalti.eval.pictures import FOLDER
 from smalti.eval.protocols import get_protocol
 from smalti.eval.report import (
     FILES,
@@ -22,6 +24,7 @@ from smalti.eval.report import (
     to_dict,
     write_report,
 )
+from smalti.images import decode_image
 from smalti.types import Batch
 from smalti.video import probe, read_frames
 
@@ -60,17 +63,21 @@ def test_metrics_json_contains_what_is_needed_to_repeat_the_evaluation(evaluatio
     assert (report["tokenizer"], report["data"], report["skipped"]) == ({"fingerprint": "abc"}, {"source": "photos"}, 2)
     assert (report["samples"], report["seed"]) == (5, 5)
     assert report["metrics"]["psnr"] == {
-        "value": evaluation.metrics["psnr"].value, "comparable": True, "higher_is_better": True, "range": [0, 100]
+        "value": evaluation.metrics["psnr"].value, "unit": "dB", "higher_is_better": True, "range": [0, 100],
+        "comparable": False, "comparable_with": None,
+        "not_comparable_because": "no published values with the protocol square64 are known",
     }  # fmt: skip
-    assert report["metrics"]["fd_efflite0"]["comparable"] is False
+    assert "not a metric of published tables" in report["metrics"]["fd_efflite0"]["not_comparable_because"]
     assert report["metrics"]["fd_efflite0"]["range"] == [0, None]
     assert "5 samples" in report["metrics"]["fd_efflite0"]["note"]
-    assert (report["baseline"]["factor"], report["baseline"]["bits_per_pixel"]) == ([1, 4, 4], 1.5)
+    assert (report["baseline"]["equal"], report["baseline"]["bits_per_pixel"]) == ("nominal bits", 24 * 81 / 4096)
+    assert report["bits"]["bits_per_pixel"] == 0.5
     assert report["baseline"]["metrics"].keys() == report["metrics"].keys() == report["definitions"].keys()
-    assert report["baseline"]["metrics"]["psnr"] == {"value": evaluation.baseline["psnr"].value, "comparable": True}
+    assert report["baseline"]["metrics"]["psnr"] == {"value": evaluation.baseline["psnr"].value}
     assert not {"lpips", "rfid"} & report["metrics"].keys()
     assert report["codebook"]["codebook_size"] == 16
     assert [group["tokens"] for group in report["codebook"]["groups"]] == [1280, 1280]
+    assert report["codebook"]["definitions"].keys() >= report["codebook"]["groups"][0].keys()
     assert report["networks"]["perceptual_efflite0"]["sha256"].startswith("57934424")
     environment = report["environment"]
     assert (environment["device"], environment["dtype"], environment["processes"]) == ("cpu", "float32", 1)
@@ -109,7 +116,7 @@ def test_a_report_is_overwritten_only_on_request(evaluation, tmp_path):
     assert (tmp_path / "metrics.json").read_text() == "mine"
     write_report(evaluation, tmp_path, PROVENANCE, overwrite=True)
     assert load_json((tmp_path / "metrics.json").read_text())["seed"] == 5
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)  # no temporary files remain
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted((*FILES, FOLDER))  # no temporary files remain
 
 
 def test_a_file_instead_of_a_folder_raises_an_error(evaluation, tmp_path):
@@ -129,9 +136,10 @@ def test_a_report_of_clips(clip_evaluation, tmp_path):
     assert "first frames" in protocol["taken"]
     assert report["metrics"].keys() == report["definitions"].keys() == {"psnr", "psnr_clip", "ssim"}
     assert report["left_out"] == {}
-    assert report["baseline"]["factor"] == [2, 4, 4]
+    assert report["baseline"]["bits_per_pixel"] == pytest.approx(report["bits"]["bits_per_pixel"], rel=0.04)
     assert report["codebook"]["bits_per_pixel"] == clip_evaluation.codebook.bits_per_pixel
-    assert report["examples"] == ["bigbuckbunny.mp4@0", "bigbuckbunny.mp4@2"]
+    assert report["examples"] == [example.name for example in clip_evaluation.examples]
+    assert len(report["examples"]) == 2
 
 
 def test_the_video_shows_originals_next_to_reconstructions(clip_evaluation, tmp_path):
@@ -160,7 +168,10 @@ def test_a_report_of_images_removes_an_old_video(clip_evaluation, evaluation, tm
     with pytest.raises(SmaltiError, match="not overwritten"):
         write_report(evaluation, tmp_path, PROVENANCE)
     write_report(evaluation, tmp_path, PROVENANCE, overwrite=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted((*FILES, FOLDER))
+    pictures = json.loads((tmp_path / FILES[0]).read_text())["pictures"]
+    kept = {picture[kind] for picture in pictures for kind in ("original", "reconstruction")}
+    assert all(f"{FOLDER}/{path.name}" in kept for path in (tmp_path / FOLDER).iterdir())
 
 
 def test_no_video_without_examples(build_tokenizer, clip_batches, tmp_path):
@@ -199,14 +210,31 @@ def test_samples_are_ranked_by_the_first_metric_with_values_per_sample(
     write_report(none, tmp_path, PROVENANCE, overwrite=True)
 
 
+def test_pictures_show_each_example_and_its_reconstruction(evaluation, clip_evaluation, tmp_path):
+    write_report(evaluation, tmp_path / "images", PROVENANCE)
+    report = load_json((tmp_path / "images" / "metrics.json").read_text())
+    assert [picture["name"] for picture in report["pictures"]] == [example.name for example in evaluation.examples]
+    for picture, example in zip(report["pictures"], evaluation.examples, strict=True):
+        for kind in ("original", "reconstruction"):
+            pixels = pil_to_tensor(decode_image(tmp_path / "images" / picture[kind]))
+            assert torch.equal(pixels, getattr(example, kind))
+    write_report(clip_evaluation, tmp_path / "clips", CLIP_PROVENANCE)
+    report = load_json((tmp_path / "clips" / "metrics.json").read_text())
+    strip = pil_to_tensor(decode_image(tmp_path / "clips" / report["pictures"][0]["reconstruction"]))
+    assert report["pictures"][0]["frames"] == 3
+    clip = clip_evaluation.examples[0].reconstruction
+    assert torch.equal(strip, torch.cat([clip[:, 0], clip[:, 4], clip[:, 8]], dim=2))
+
+
 def test_the_table_marks_values_that_are_not_comparable(evaluation):
     console = Console(width=120, record=True, file=StringIO())
-    console.print(results_table(evaluation))
+    console.print(results_table(evaluation, PROVENANCE))
     lines = console.export_text().splitlines()
-    (psnr,) = [line for line in lines if "psnr" in line]
+    psnr, caption = [line for line in lines if "psnr" in line]
+    assert "psnr, ssim: not comparable with papers (no published values with" in caption
     assert f"{evaluation.metrics['psnr'].value:.4g}" in psnr
     assert "psnr ↑" in psnr
     assert any("fd_efflite0 ↓" in line for line in lines)
     assert "not comparable" not in psnr
-    assert sum("not comparable" in line for line in lines) == 2
-    assert any("ids used, token 1" in line for line in lines)
+    assert sum("not a metric of papers" in line for line in lines) == 2
+    assert any("codewords used, token 1" in line and "of 16 reachable" in line for line in lines)

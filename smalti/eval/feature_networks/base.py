@@ -18,7 +18,7 @@ class FrozenNetwork(nn.Module):
 
     Attributes:
         metric: name of the metric that is computed from the network.
-        comparable: whether values of the metric may be compared with published ones. False for proxies.
+        comparable: whether published values of the metric exist. False for proxies. See `smalti.eval.metrics.base.Metric`.
         definition: what the metric is computed from, for reports.
         provenance: what is needed to reproduce the values, for reports: network, file of weights and its SHA-256.
     """

@@ -35,7 +35,8 @@ class Metric(ABC):
         higher_is_better: direction of the metric.
         range: (lowest, highest) possible value; may be infinite.
         definition: exact definition of the value, for reports.
-        comparable: whether values may be compared with published ones. False for proxies.
+        comparable: whether published values of the metric exist. False for proxies. If True, a report decides by protocol,
+            data and network which of them a value may be compared with, see `smalti.eval.published`.
         unit: unit of the values, such as "dB".
         media: whether the metric measures images, clips, or both.
         min_frames: minimum number of frames of a clip. Shorter clips are left out.
