@@ -161,18 +161,12 @@ class Decoder(Configurable):
         """The layers that read latents or conditions, such as timesteps, or return pixels. See `Encoder.outer_layers`."""
         return _first_and_last(self)
 
-    @property
-    def hidden_units(self) -> int:
-        """Number of channels of the first layers, for `Bottleneck.linear_start`."""
-        raise SmaltiError(_NO_START.format(type(self).__name__))
-
-    def linear_start(self, pyramid: Pyramid, latents: Sequence[tuple[Tensor, ...]], code: StartCode) -> Errors:
+    def linear_start(self, pyramid: Pyramid, latents: Sequence[tuple[Tensor, ...]]) -> Errors:
         """Set the weights so that the decoder reconstructs the pixels from codewords, fitted to data.
 
         Args:
             pyramid: the data and its principal components.
             latents: codewords of each batch, one (B, C, t, h, w) tensor per grid.
-            code: how the codewords represent principal components.
 
         Returns:
             The share of the variance of its targets that each fitted layer does not explain, by name.

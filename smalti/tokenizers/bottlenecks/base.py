@@ -64,7 +64,7 @@ class Bottleneck(Configurable):
         return code
 
     def linear_start(
-        self, coefficients: Tensor, variances: Tensor, encoder_units: int, decoder_units: int
+        self, coefficients: Tensor, variances: Tensor, hidden_units: int
     ) -> StartCode:
         """Return how this bottleneck represents principal components, and set its own parameters for that.
 
@@ -75,8 +75,7 @@ class Bottleneck(Configurable):
             coefficients: (N, K) coefficients of random positions, each with variance 1, by decreasing variance of its
                 component.
             variances: (K,) variances of the components.
-            encoder_units: number of hidden units that the last layers of the encoder have.
-            decoder_units: number of hidden units that the first layers of the decoder have.
+            hidden_units: number of channels that the encoder has before its last activation function.
 
         Raises:
             SmaltiError: this bottleneck has no such start.

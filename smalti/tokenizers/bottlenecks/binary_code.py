@@ -1,8 +1,7 @@
 """Sign vectors that represent principal components: the start of lookup-free quantizers.
 
-A component with b bits is cut into 2^b cells, whose boundaries minimize the squared error (Lloyd-Max). The bits are the
-binary number of the cell, so that a decoder computes the number by a linear map. An encoder computes each bit as the sign of
-a triangle wave of the component.
+A component with b bits is cut into 2^b cells of equal width. The bits are the binary number of the cell, so that a decoder
+restores the component by a linear map. An encoder computes each bit as the sign of a triangle wave of the component.
 
 Shapes: N positions; K coefficients; U hidden units; Z signs per position.
 """
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from smalti.tokenizers.linear_start.code import StartCode
-from smalti.tokenizers.linear_start.scalar_quantizers import histograms, lloyd_max
+from smalti.tokenizers.linear_start.scalar_quantizers import histograms, uniform_steps
 
 MAX_BITS = 5
 """Maximum number of bits per component. The triangle waves of more bits need many hidden units and are steep."""
@@ -60,25 +59,17 @@ class CodedComponent:
             waves.append(_triangle_wave(c, zeros, turns))
         return torch.stack(waves, dim=-1)
 
-    def number(self, channels: int, scale: float) -> Tensor:
-        """Return the (channels + 1,) affine function of signs that numbers the cells from -1 to 1."""
-        row = torch.zeros(channels + 1)
-        places = 2.0 ** torch.arange(self.bits - 1, -1, -1)
-        row[self.first : self.first + self.bits] = places / (places.sum() * scale)
-        return row
 
-
-def binary_start(coefficients: Tensor, variances: Tensor, channels: int, scale: float, encoder_units: int) -> StartCode:
+def binary_start(coefficients: Tensor, variances: Tensor, channels: int, hidden_units: int) -> StartCode:
     """Return how sign vectors represent principal components.
 
     Args:
         coefficients: (N, K) with variance 1, by decreasing variance of the component.
         variances: (K,) of the components.
         channels: number of signs per position.
-        scale: magnitude of the signs.
-        encoder_units: maximum number of hidden units in the encoder. If it is small, components have fewer bits.
+        hidden_units: maximum number of hidden units in the encoder. If it is small, components have fewer bits.
     """
-    allocation = allocate_bits(coefficients, variances, channels, encoder_units)
+    allocation = allocate_bits(coefficients, variances, channels, hidden_units)
     coded = code_components(coefficients, allocation)
 
     def target(c: Tensor) -> Tensor:
@@ -86,12 +77,11 @@ def binary_start(coefficients: Tensor, variances: Tensor, channels: int, scale: 
         return torch.cat([used, used.new_zeros(*used.shape[:-1], channels - used.shape[-1])], dim=-1)
 
     hidden = torch.cat([_hidden_units(component, coefficients.shape[1]) for component in coded])
-    numbers = torch.stack([component.number(channels, scale) for component in coded])
-    return StartCode(hidden, target, max(component.index for component in coded) + 1, numbers)
+    return StartCode(hidden, target, max(component.index for component in coded) + 1)
 
 
 def allocate_bits(
-    coefficients: Tensor, variances: Tensor, bits: int, encoder_units: int, max_bits: int = MAX_BITS
+    coefficients: Tensor, variances: Tensor, bits: int, hidden_units: int, max_bits: int = MAX_BITS
 ) -> list[int]:
     """Distribute bits over components so that the squared error is least, with a limit on the encoder's hidden units.
 
@@ -99,20 +89,21 @@ def allocate_bits(
         coefficients: (N, K) with variance 1.
         variances: (K,) of the components.
         bits: number of bits to distribute.
-        encoder_units: maximum number of hidden units. One bit per component is always given.
+        hidden_units: maximum number of hidden units. If it is below two per bit, all components have one bit.
         max_bits: maximum per component.
 
     Returns:
         The number of bits of each component.
     """
     frequencies = histograms([coefficients])
-    errors = torch.stack([lloyd_max(frequencies, 2**b)[1] * variances for b in range(max_bits + 1)]).tolist()
+    errors = [variances.tolist(), *((uniform_steps(frequencies, 2**b)[1] * variances).tolist() for b in range(1, max_bits + 1))]
     chosen, units = [0] * coefficients.shape[1], 0
-    for _ in range(bits):
+    for remaining in range(bits, 0, -1):
+        available = hidden_units - units - 2 * (remaining - 1)  # the least that the remaining bits need
         gains = {
             k: errors[b][k] - errors[b + 1][k]
             for k, b in enumerate(chosen)
-            if b < max_bits and (b == 0 or units + _count_units(b + 1) - _count_units(b) <= encoder_units)
+            if b < max_bits and (b == 0 or _count_units(b + 1) - _count_units(b) <= available)
         }
         if not gains:
             break
@@ -128,8 +119,9 @@ def code_components(coefficients: Tensor, allocation: Sequence[int]) -> list[Cod
     first = 0
     for index, bits in enumerate(allocation):
         if bits:
-            values, _ = lloyd_max(histograms([coefficients[:, index : index + 1]]), 2**bits)
-            edges = ((values[0, 1:] + values[0, :-1]) / 2).to(coefficients.dtype)
+            step, _ = uniform_steps(histograms([coefficients[:, index : index + 1]]), 2**bits)
+            edges = (torch.arange(1, 2**bits, device=step.device) - 2 ** (bits - 1)) * step
+            edges = edges.to(coefficients.dtype)
             coded.append(CodedComponent(index, first, edges))
             first += bits
     return coded

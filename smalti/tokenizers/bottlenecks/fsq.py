@@ -15,9 +15,6 @@ from smalti.types import Code
 _MAX_LEVELS = 2**16
 """Maximum number of levels: near -1 and 1, tanh in float32 cannot resolve more."""
 
-_CELLS = 1024
-"""Cells that are distinguished to find the best scale of a coefficient."""
-
 
 class FSQ(Quantizer):
     """Finite scalar quantization (arXiv 2309.15505, section 3 and appendix A.1): rounds every channel to a few levels.
@@ -76,13 +73,12 @@ class FSQ(Quantizer):
         return ((digits - half_width).float() / half_width.float()).flatten(-2)
 
     def linear_start(
-        self, coefficients: Tensor, variances: Tensor, encoder_units: int, decoder_units: int
+        self, coefficients: Tensor, variances: Tensor, hidden_units: int
     ) -> StartCode:
         """Return one component per channel: the component with the largest variance gets the most levels.
 
-        Each coefficient is scaled so that its codewords explain as much of it as possible. The shift of an even number of
-        levels is subtracted, because it would move the cells away from the mean. The levels are uniform behind a tanh: a
-        decoder that is wide enough maps them to the centers of their cells.
+        Each coefficient is scaled so that its codewords correlate best with it. The shift of an even number of levels is
+        subtracted, because it would move the cells away from the mean.
         """
         count = min(coefficients.shape[1], self.in_dim)
         levels = torch.tensor(self.levels, dtype=coefficients.dtype, device=coefficients.device)
@@ -95,22 +91,18 @@ class FSQ(Quantizer):
             h[..., channels] = c[..., :count] * gains
             return h - shift
 
-        numbers = torch.eye(self.in_dim, self.in_dim + 1)[channels.cpu()]
-        return StartCode(linear_units(count, coefficients.shape[1]), target, count, numbers)
+        return StartCode(linear_units(count, coefficients.shape[1]), target, count)
 
     def _best_gains(self, coefficients: Tensor, channels: Tensor, shift: Tensor) -> Tensor:
-        """Return the scale (K,) of each coefficient (N, K) at which its codewords explain most of its variance."""
+        """Return the scale (K,) of each coefficient (N, K) at which its codewords correlate best with it."""
         grid = torch.linspace(0.2, 1.6, 29, dtype=coefficients.dtype, device=coefficients.device)
         scores = []
         for gain in grid:
             h = coefficients.new_zeros(1, len(coefficients), self.in_dim)
             h[..., channels] = coefficients * gain
             z = self.quantize(h - shift).z[0, :, channels]
-            cells = ((z + 1) * (_CELLS / 2 - 1)).round().long()
-            sums, counts = (torch.zeros(_CELLS, z.shape[1], dtype=z.dtype, device=z.device) for _ in range(2))
-            sums.scatter_add_(0, cells, coefficients)
-            counts.scatter_add_(0, cells, torch.ones_like(coefficients))
-            scores.append((sums.square() / counts.clamp_min(1)).sum(0))
+            z = z - z.mean(0)
+            scores.append((z * coefficients).sum(0) / z.norm(dim=0).clamp_min(1e-9))
         return grid[torch.stack(scores).argmax(0)]
 
     def _shift(self, levels: Tensor) -> Tensor:

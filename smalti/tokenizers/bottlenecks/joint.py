@@ -62,11 +62,11 @@ class Joint(Quantizer):
         return {"discrete": self.discrete, "continuous": self.continuous}
 
     def linear_start(
-        self, coefficients: Tensor, variances: Tensor, encoder_units: int, decoder_units: int
+        self, coefficients: Tensor, variances: Tensor, hidden_units: int
     ) -> StartCode:
         """Return the code of the continuous branch, which both branches read, and fit both branches."""
-        self.discrete.linear_start(coefficients, variances, encoder_units, decoder_units)
-        return self.continuous.linear_start(coefficients, variances, encoder_units, decoder_units)
+        self.discrete.linear_start(coefficients, variances, hidden_units)
+        return self.continuous.linear_start(coefficients, variances, hidden_units)
 
     def quantize(self, h: Tensor) -> Code:
         """Map (B, N, in_dim) to the code of one of the branches."""

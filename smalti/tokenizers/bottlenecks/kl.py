@@ -59,7 +59,7 @@ class KL(Bottleneck):
         self.out_dim = dim
 
     def linear_start(
-        self, coefficients: Tensor, variances: Tensor, encoder_units: int, decoder_units: int
+        self, coefficients: Tensor, variances: Tensor, hidden_units: int
     ) -> StartCode:
         """Return one component per channel, with mean 0 and variance 1, as the prior has, and little noise."""
         count = min(coefficients.shape[1], self.dim)

@@ -46,7 +46,7 @@ class Projected(Quantizer):
         self.up = nn.Linear(quantizer.out_dim, dim)
 
     def linear_start(
-        self, coefficients: Tensor, variances: Tensor, encoder_units: int, decoder_units: int
+        self, coefficients: Tensor, variances: Tensor, hidden_units: int
     ) -> StartCode:
         """Return one component of variance 1 per channel, and fit the projections to them.
 
@@ -54,7 +54,7 @@ class Projected(Quantizer):
         to one component per channel of the quantizer. The second projection restores them by least squares.
         """
         count = min(coefficients.shape[1], self.out_dim)
-        inner = self.quantizer.linear_start(coefficients, variances, encoder_units=0, decoder_units=0)
+        inner = self.quantizer.linear_start(coefficients, variances, hidden_units=0)
         c = coefficients[:, :count]
         goal = inner.target(coefficients)
         unexplained = self._fit(self.down, c, goal)

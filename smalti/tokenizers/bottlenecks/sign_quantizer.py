@@ -89,10 +89,10 @@ class SignQuantizer(Quantizer):
         return self._codewords(unpack_bits(ids, self.bits), torch.float32).flatten(-2)
 
     def linear_start(
-        self, coefficients: Tensor, variances: Tensor, encoder_units: int, decoder_units: int
+        self, coefficients: Tensor, variances: Tensor, hidden_units: int
     ) -> StartCode:
         """Return how the signs represent principal components, see `binary_code`."""
-        return binary_start(coefficients, variances, self.in_dim, self.scale, encoder_units)
+        return binary_start(coefficients, variances, self.in_dim, hidden_units)
 
     def project(self, x: Tensor) -> Tensor:
         """Project (B, N, G, bits) to the surface on which the codewords lie. The default is the identity."""

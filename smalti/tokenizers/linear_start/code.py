@@ -23,14 +23,11 @@ class StartCode:
             values.
         target: maps coefficients (..., K) to the input of the bottleneck (..., C).
         count: number of coefficients K that the code represents.
-        numbers: (K, Z + 1) affine functions of codewords that number the cells of each coefficient from -1 to 1; None if the
-            coefficients are linear functions of the codewords.
     """
 
     hidden: Tensor
     target: Callable[[Tensor], Tensor]
     count: int
-    numbers: Tensor | None = None
 
 
 def linear_units(count: int, total: int, channels: Tensor | None = None) -> Tensor:

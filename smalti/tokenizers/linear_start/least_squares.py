@@ -23,6 +23,10 @@ _POSITIONS_PER_FEATURE = 8
 _MIN_POSITIONS = 16384
 
 
+_MAX_FLOAT64 = 512
+"""Maximum number of features for which products are computed in float64."""
+
+
 class NormalEquations:
     """The sums from which a linear regression with an intercept is solved, over all batches and all processes.
 
@@ -38,7 +42,9 @@ class NormalEquations:
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Add observations: features (N, F) and outputs (N, O)."""
-        x = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
+        # Codes need more precision than float32 has. They have few features, for which float64 costs little.
+        x = torch.cat([x, x.new_ones(len(x), 1)], dim=1).to(torch.float64 if x.shape[1] <= _MAX_FLOAT64 else x.dtype)
+        y = y.to(x.dtype)
         self._products += (x.T @ torch.cat([x, y], dim=1)).double()
         self._energy += y.double().square().sum(0)
 

@@ -22,7 +22,7 @@ RANGE = 6.0
 CANDIDATE_LEVELS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 192, 256)
 """Numbers of levels between which components choose."""
 
-_ITERATIONS = 40
+_ITERATIONS = 150
 
 
 def histograms(batches: Sequence[Tensor]) -> Tensor:
@@ -73,6 +73,30 @@ def lloyd_max(frequencies: Tensor, levels: int) -> tuple[Tensor, Tensor]:
         values = values.sort(1).values
     # For centroids, the error is the second moment minus the energy of the levels.
     return values, (second - (weights * values.square()).sum(1)).clamp_min(0)
+
+
+def uniform_steps(frequencies: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    """Design the uniform scalar quantizers with the least mean squared error.
+
+    The levels are symmetric about 0: step * (i - (levels - 1) / 2). Unlike those of `lloyd_max`, they are a linear function of
+    their number.
+
+    Args:
+        frequencies: (K, S) histograms.
+        levels: number of levels L, at least 2.
+
+    Returns:
+        (K,) steps and (K,) mean squared errors.
+    """
+    centers = bin_centers(frequencies.device)
+    grid = torch.linspace(0.5, 9.0, 60, dtype=torch.float64, device=frequencies.device) / levels
+    errors = []
+    for step in grid:
+        half = (levels - 1) / 2
+        number = (centers / step + half).round().clamp(0, levels - 1)
+        errors.append(frequencies @ (centers - step * (number - half)).square())
+    best = torch.stack(errors).min(0)
+    return grid[best.indices], best.values
 
 
 def allocate_levels(variances: Tensor, frequencies: Tensor, bits: float) -> list[int]:

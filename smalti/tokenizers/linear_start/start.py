@@ -56,12 +56,12 @@ def start_as_linear_codec(tokenizer: Tokenizer, batches: Sequence[Tensor]) -> St
         count = min(bottleneck.in_dim, 3 * math.prod(encoder.stride))
         coefficients = gather_positions(pyramid.coefficients(encoder.stride, count), _POSITIONS)
         variances = pyramid.components(encoder.stride, count).variances[:count]
-        code = bottleneck.linear_start(coefficients, variances, encoder.hidden_units, decoder.hidden_units)
+        code = bottleneck.linear_start(coefficients, variances, encoder.hidden_units)
         errors = {f"encoder.{name}": error for name, error in encoder.linear_start(pyramid, code).items()}
         branches = list(tokenizer.branches.values()) or [tokenizer]
         latents = [branches[i % len(branches)].encode(clip) for i, clip in enumerate(pyramid.batches)]
         grids = [unpack(latent.code.z, latent.grids) for latent in latents]
-        errors |= {f"decoder.{name}": e for name, e in decoder.linear_start(pyramid, grids, code).items()}
+        errors |= {f"decoder.{name}": e for name, e in decoder.linear_start(pyramid, grids).items()}
         return StartReport(errors)
     finally:
         tokenizer.train(training)

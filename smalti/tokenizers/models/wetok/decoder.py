@@ -86,16 +86,11 @@ class WeTokDecoder(Decoder):
         """The last convolution."""
         return self.conv_out
 
-    @property
-    def hidden_units(self) -> int:
-        """Channels of the first residual block."""
-        return self.conv_in.out_channels
-
-    def linear_start(self, pyramid: Pyramid, latents: Sequence[tuple[Tensor, ...]], code: StartCode) -> Errors:
+    def linear_start(self, pyramid: Pyramid, latents: Sequence[tuple[Tensor, ...]]) -> Errors:
         """Set the weights so that the decoder reconstructs pixels from a code, see `linear_start`."""
         from smalti.tokenizers.models.wetok.linear_start import fit_decoder  # imports this module
 
-        return fit_decoder(self, pyramid, [grid for (grid,) in latents], code)
+        return fit_decoder(self, pyramid, [grid for (grid,) in latents])
 
     @property
     def outer_layers(self) -> tuple[nn.Module, ...]:

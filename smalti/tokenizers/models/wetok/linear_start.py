@@ -21,7 +21,6 @@ from smalti.tokenizers.linear_start.code import StartCode
 from smalti.tokenizers.linear_start.fitting import (
     CODE_RIDGE,
     Errors,
-    fit_code_block,
     hidden_units,
     limit_components,
     signed_pair,
@@ -77,14 +76,13 @@ def fit_encoder(encoder: WeTokEncoder, pyramid: Pyramid, code: StartCode) -> Err
 
 
 @torch.no_grad()
-def fit_decoder(decoder: WeTokDecoder, pyramid: Pyramid, latents: Sequence[Tensor], code: StartCode) -> Errors:
+def fit_decoder(decoder: WeTokDecoder, pyramid: Pyramid, latents: Sequence[Tensor]) -> Errors:
     """Set the weights of a decoder so that it reconstructs the pixels from codewords as well as a linear map can.
 
     Args:
         decoder: changed in place; on the device of the data, in evaluation mode.
         pyramid: the data.
         latents: codewords (B, Z, T, h, w) of each batch.
-        code: how the codewords represent principal components.
 
     Returns:
         The share of the variance of its targets that each fitted layer does not explain.
@@ -92,7 +90,14 @@ def fit_decoder(decoder: WeTokDecoder, pyramid: Pyramid, latents: Sequence[Tenso
     errors: Errors = {}
     stride = 2 ** (len(decoder.levels) - 1)
     z = [video_to_images(grid) for grid in latents]
-    x, used = _fit_input(decoder, pyramid, z, code, stride, errors)
+    for block in decoder.middle:
+        block.conv2.weight.zero_()
+    noise = [h.new_zeros(len(h), decoder.conv_in.in_channels - h.shape[1], *h.shape[2:]) for h in z]
+    x = [torch.cat(pair, dim=1) for pair in zip(z, noise, strict=True)]
+    targets = _images(_components(pyramid, stride, decoder.conv_in.out_channels))
+    errors["conv_in"] = fit_convolution(decoder.conv_in, x, targets, decoder.in_dim)
+    used = targets[0].shape[1]
+    x = [decoder.conv_in(h) for h in x]
     for index in reversed(range(len(decoder.levels))):
         level, name = decoder.levels[index], f"levels.{index}"
         if level.norm.groups is not None:
@@ -139,24 +144,6 @@ def _convolution(layer: nn.Module) -> nn.Conv2d | None:
 def _pass(layer: nn.Module, x: Tensor) -> Tensor:
     """Return the output of a layer whose residual branch is zero, without computing the branch."""
     return layer.shortcut(x) if isinstance(layer, ResidualBlock) else layer(x)
-
-
-def _fit_input(
-    decoder: WeTokDecoder, pyramid: Pyramid, z: list[Tensor], code: StartCode, stride: int, errors: Errors
-) -> tuple[list[Tensor], int]:
-    """Fit the layers before the levels, and return their output and its number of used channels."""
-    conv, first = decoder.conv_in, decoder.middle[0]
-    for block in decoder.middle:
-        block.conv2.weight.zero_()
-    count = 3 * stride**2 if code.numbers is None else code.count
-    targets = _images(pyramid.targets((1, stride, stride), limit_components(count, conv.out_channels)))
-    noise = [h.new_zeros(len(h), conv.in_channels - h.shape[1], *h.shape[2:]) for h in z]
-    inputs = [torch.cat(pair, dim=1) for pair in zip(z, noise, strict=True)]
-    used = fit_code_block(
-        conv, (first.conv1, first.conv2), code.numbers, inputs, targets,
-        lambda h: F.silu(first.norm1(h)), lambda h: F.silu(first.norm2(h)), errors,
-    )  # fmt: skip
-    return [first(conv(h)) for h in inputs], used
 
 
 def _fit_norm(norm: AdaptiveGroupNorm, x: list[Tensor], z: list[Tensor], used: int) -> float:
