@@ -98,9 +98,9 @@ class Report:
 
     @property
     def rivals(self) -> list[Rival]:
-        """The baseline, if the report has one, and the rivals."""
+        """The rivals, after the baseline, unless it is one of them: "bicubic" is the baseline with a curve."""
         entries = dict(self.content.get("rivals") or {})
-        if self.content.get("baseline"):
+        if self.content.get("baseline") and "bicubic" not in entries:
             entries = {"baseline": self.content["baseline"], **entries}
         return [_read_rival(name, entry) for name, entry in entries.items()]
 

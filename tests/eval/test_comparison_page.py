@@ -153,6 +153,11 @@ def test_rivals_are_in_the_table_and_in_the_plot(folders):
     assert jpeg.lead is None  # the report has no values per sample of it
 
 
+def test_the_baseline_is_not_shown_twice(folders):
+    edit(folders[0], lambda content: content.update(rivals={"bicubic": RIVALS["jpeg"]}))
+    assert [rival.name for rival in read_report(folders[0]).rivals] == ["bicubic"]
+
+
 def test_rivals_with_values_per_sample_have_a_lead(folders):
     edit(folders[0], lambda content: content.update(rivals={"jpeg": RIVALS["jpeg"]}))
     file = folders[0] / "per_sample.csv"
