@@ -48,6 +48,7 @@ from smalti.tokenizers.weight_files import read_checkpoint
 from smalti.trainers import (
     Audit,
     Checkpoints,
+    Health,
     ReconstructionGrid,
     Start,
     Throughput,
@@ -112,6 +113,7 @@ class TrainingCLI(LightningCLI):
         parser.add_lightning_class_args(TokenizerEMA, "ema")
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.add_lightning_class_args(ReconstructionGrid, "visualization")
+        parser.add_lightning_class_args(Health, "health")
         parser.add_lightning_class_args(LatentStatisticsCallback, "statistics")
         parser.add_lightning_class_args(Start, "start")
         parser.add_lightning_class_args(WarmStart, "warm_start")
@@ -239,7 +241,7 @@ class TrainingCLI(LightningCLI):
             min_steps=None,
             min_epochs=None,
         )
-        writing = (Checkpoints, ReconstructionGrid, RunFolder)
+        writing = (Checkpoints, Health, ReconstructionGrid, RunFolder)
         callbacks: list[Any] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
         callbacks[:] = [callback for callback in callbacks if not isinstance(callback, writing)]
         return trainer

@@ -65,6 +65,7 @@ _TITLES = {
     "ema": "ema: moving average of the tokenizer's weights, which validation and export use",
     "checkpoint": "checkpoint: when to save",
     "visualization": "visualization: reconstructions that are written at each validation",
+    "health": "health: baselines at each validation, and a sentence for each problem of a run",
     "statistics": "statistics: mean and standard deviation of each latent channel",
     "start": "start: how the weights of a new run are initialized",
     "warm_start": "warm_start: start from the weights of another tokenizer",
