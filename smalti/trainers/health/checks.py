@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
 from smalti.trainers.health.baselines import BICUBIC, LINEAR_CODEC, MEAN_COLOR
 from smalti.trainers.health.code_usage import CodeUsage, PartCounts
 from smalti.trainers.health.loss_gradients import PIXELS
@@ -67,7 +69,7 @@ class CheckResult:
     unchecked: str = ""
 
     def __str__(self) -> str:
-        return f"{self.problem}: {self.advice}."
+        return f"{self.problem}; {self.advice}."
 
 
 Check = Callable[[HealthRecord], CheckResult]
@@ -167,13 +169,13 @@ def check_colors(record: HealthRecord) -> CheckResult:
     return CheckResult(name, value)
 
 
-def check_rivals(record: HealthRecord) -> CheckResult:
+def check_baselines(record: HealthRecord) -> CheckResult:
     """Say where the tokenizer stands. Being below a baseline is not a fault: GAN losses and high compression cost PSNR."""
     names = {BICUBIC: "bicubic", LINEAR_CODEC: "linear codec"}
     known = {label: record.psnr - record.baselines[name] for name, label in names.items() if name in record.baselines}
     if not known:
-        return CheckResult("rivals", unchecked="no baseline was measured")
-    return CheckResult("rivals", ", ".join(f"{gain:+.2f} dB against {label}" for label, gain in known.items()))
+        return CheckResult("baselines", unchecked="no baseline was measured")
+    return CheckResult("baselines", ", ".join(f"{gain:+.2f} dB against {label}" for label, gain in known.items()))
 
 
 # Codes
@@ -207,7 +209,7 @@ def check_dead_parts(record: HealthRecord) -> CheckResult:
 
 
 def check_capacity(record: HealthRecord) -> CheckResult:
-    """Compare the entropy of the parts of the code with the nominal bits."""
+    """Compare the entropy of the parts of the code that are not dead with the nominal bits of these parts."""
     name = "used bits"
     counted = [usage for usage in record.codes if usage.parts is not None]
     if not counted:
@@ -218,12 +220,15 @@ def check_capacity(record: HealthRecord) -> CheckResult:
         assert parts is not None
         if parts.positions < MIN_POSITIONS:
             return CheckResult(name, unchecked=_too_few_positions(parts.positions))
-        used, nominal = float(parts.entropies().sum()), float(parts.capacities().sum()) * len(parts.counts)
-        values.append(f"{used:.1f} of {nominal:.1f} bits per position")
+        entropies, capacities = parts.entropies(), parts.capacities().expand(parts.counts.shape[:2])
+        values.append(f"{float(entropies.sum()):.1f} of {float(capacities.sum()):.1f} bits per position")
+        dead = parts.shares().amax(-1) >= DEAD_SHARE
+        alive = ~dead if parts.kind != "codeword" else torch.ones_like(dead)  # dead ones are said by the check before
+        used, nominal = float(entropies[alive].sum()), float(capacities[alive].sum())
         if used < MIN_USED_CAPACITY * nominal:
-            problems.append(
-                f"{_branch(usage)}the code uses {used:.1f} of {nominal:.1f} bits per position" + _codewords(parts)
-            )
+            unit = {"bit": " of the living bits", "level": " of the living channels", "codeword": ""}[parts.kind]
+            of_what = f"{used:.1f} of {nominal:.1f} bits per position{unit if dead.any() else ''}"
+            problems.append(f"{_branch(usage)}the code uses only {of_what}{_codewords(parts)}")
     advice = _revive(record)
     return CheckResult(name, "; ".join(values), _capitalize("; ".join(problems)), advice if problems else "")
 
@@ -234,8 +239,10 @@ def check_saturation(record: HealthRecord) -> CheckResult:
     values, problems = [], []
     for usage in record.codes:
         parts = usage.parts
-        if parts is None or parts.kind != "level" or parts.positions < MIN_POSITIONS:
+        if parts is None or parts.kind != "level":
             continue
+        if parts.positions < MIN_POSITIONS:
+            return CheckResult(name, unchecked=_too_few_positions(parts.positions))
         shares = parts.shares()
         outer = [
             (shares[:, part, 0] + shares[:, part, size - 1]).tolist()
@@ -333,7 +340,7 @@ def check_dominance(record: HealthRecord) -> CheckResult:
 
 
 CHECKS: tuple[Check, ...] = (
-    check_stuck, check_plateau, check_drop, check_rivals, check_colors, check_dead_parts, check_capacity, check_saturation,
+    check_stuck, check_plateau, check_drop, check_baselines, check_colors, check_dead_parts, check_capacity, check_saturation,
     check_kl, check_discriminator, check_dominance,
 )  # fmt: skip
 
