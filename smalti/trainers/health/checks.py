@@ -340,8 +340,8 @@ def check_dominance(record: HealthRecord) -> CheckResult:
 
 
 CHECKS: tuple[Check, ...] = (
-    check_stuck, check_plateau, check_drop, check_baselines, check_colors, check_dead_parts, check_capacity, check_saturation,
-    check_kl, check_discriminator, check_dominance,
+    check_stuck, check_plateau, check_drop, check_baselines, check_colors, check_dead_parts, check_capacity,
+    check_saturation, check_kl, check_discriminator, check_dominance,
 )  # fmt: skip
 
 
