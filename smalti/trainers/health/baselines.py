@@ -55,7 +55,7 @@ class Baselines:
         keys = [(name, total, shape) for name, total in zip(names, sums, strict=True)]
         new = [index for index, key in enumerate(keys) if key not in self._measured]
         if new:
-            values = self._psnr(original[new])
+            values = self._psnr(torch.stack([original[index] for index in new]))
             for position, index in enumerate(new):
                 self._measured[keys[index]] = {name: row[position] for name, row in values.items()}
         measured = [self._measured[key] for key in keys]

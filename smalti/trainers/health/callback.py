@@ -70,6 +70,7 @@ class Health(Callback):
         """The last validation; None before the first one, and on ranks other than 0."""
         self._reported: set[str] = set()
         self._codec_is_saved = True
+        self._folder: Path | None = None
         self._measurement: Measurement | None = None
         self._stack = ExitStack()
         self._sums: dict[str, float] = {}
@@ -105,6 +106,8 @@ class Health(Callback):
         """Fit the linear codec, or load that of the run that is continued."""
         module = cast(TokenizerTraining, pl_module)
         self._sums, self._steps = {}, 0
+        log_dir = trainer.log_dir  # read on all ranks, because Lightning broadcasts it
+        self._folder = Path(log_dir) if trainer.loggers and log_dir is not None else None
         if not trainer.enable_validation:
             self.baselines = None
             return
@@ -118,10 +121,9 @@ class Health(Callback):
 
     def _find_codec(self, trainer: pl.Trainer) -> LinearCodec | None:
         """Return the linear codec of the run that is continued; None for a new run."""
-        folder = _folder(trainer)
-        if not self.samples or trainer.ckpt_path is None or folder is None:
+        if not self.samples or trainer.ckpt_path is None or self._folder is None:
             return None
-        file = folder / CODEC_FILE
+        file = self._folder / CODEC_FILE
         return compute_on_rank_0(lambda: LinearCodec.load(file) if file.is_file() else None)
 
     @staticmethod
@@ -168,9 +170,8 @@ class Health(Callback):
 
     def _save_codec(self, trainer: pl.Trainer) -> None:
         self._codec_is_saved = True
-        folder = _folder(trainer)
-        if folder is not None and trainer.is_global_zero and self.baselines is not None and self.baselines.codec:
-            self.baselines.codec.save(folder / CODEC_FILE)
+        if self._folder is not None and trainer.is_global_zero and self.baselines is not None and self.baselines.codec:
+            self.baselines.codec.save(self._folder / CODEC_FILE)
 
     # Validation
 
@@ -278,12 +279,6 @@ def fit_linear_codec(tokenizer: Tokenizer, batches: list[Tensor]) -> LinearCodec
     if tokenizer.discrete:
         return LinearCodec.fit(batches, stride, bits=tokenizer.quantizer.bits_per_position)
     return LinearCodec.fit(batches, stride, channels=tokenizer.bottleneck.out_dim)
-
-
-def _folder(trainer: pl.Trainer) -> Path | None:
-    """Return the folder of the run; None without a logger. All ranks must call this, because Lightning broadcasts it."""
-    log_dir = trainer.log_dir
-    return Path(log_dir) if trainer.loggers and log_dir is not None else None
 
 
 def _combine(ranks: list[Measurement]) -> tuple[dict[str, float], Measurement | None]:

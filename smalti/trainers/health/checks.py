@@ -21,8 +21,10 @@ GRAY_MARGIN = 1.0
 """dB above the mean color below which a tokenizer has learned nothing."""
 YOUNG = 100
 """Optimizer steps before which nothing is judged."""
-MIN_POSITIONS = 256
-"""Latent positions below which the usage of a code is not judged: one in a thousand cannot be seen."""
+MIN_POSITIONS = 64
+"""Latent positions below which the usage of a code is not judged."""
+MIN_POSITIONS_OF_BITS = 256
+"""The same for single bits and levels: a value that one in a hundred positions has is missing among 256 in 8% of cases."""
 DEAD_SHARE = 0.999
 """Share of positions with the same value from which a bit or a level is dead: it carries less than 0.012 bits."""
 MIN_USED_CAPACITY = 0.5
@@ -96,6 +98,9 @@ def check_stuck(record: HealthRecord) -> CheckResult:
     contrast = record.colors.contrast_ratio
     flat = "" if contrast is None else f", with {contrast:.0%} of the contrast of the originals"
     problem = f"The reconstructions are no better than one color: {record.psnr:.2f} dB, one color {floor:.2f} dB{flat}"
+    causes = [result.name for result in (check_kl(record), check_dominance(record)) if result.problem]
+    if causes:
+        return CheckResult(name, value, problem, f"solve the problem of the {causes[0]} first")
     return CheckResult(name, value, problem, _smaller_learning_rate(record.training) + ", and check the data")
 
 
@@ -191,8 +196,8 @@ def check_dead_parts(record: HealthRecord) -> CheckResult:
     for usage in counted:
         parts = usage.parts
         assert parts is not None
-        if parts.positions < MIN_POSITIONS:
-            return CheckResult(name, unchecked=_too_few_positions(parts.positions))
+        if parts.positions < MIN_POSITIONS_OF_BITS:
+            return CheckResult(name, unchecked=_too_few_positions(parts.positions, MIN_POSITIONS_OF_BITS))
         dead = parts.shares().amax(-1) >= DEAD_SHARE  # (G, P)
         unit = "bits" if parts.kind == "bit" else "channels"
         values.append(f"{int(dead.sum())} of {dead.numel()} {unit} are constant")
@@ -386,8 +391,8 @@ def _codewords(parts: PartCounts) -> str:
     return f" ({', '.join(map(str, used[:4]))} of {parts.sizes[0]} codewords are used)"
 
 
-def _too_few_positions(positions: int) -> str:
-    return f"the data has {positions} latent positions, fewer than {MIN_POSITIONS}"
+def _too_few_positions(positions: int, needed: int = MIN_POSITIONS) -> str:
+    return f"the data has {positions} latent positions, fewer than {needed}"
 
 
 def _too_few_validations(training: TrainingRecord | None, needed: int) -> str:
