@@ -110,7 +110,8 @@ def print_report(examination: Examination) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=examination.title, title_justify="left")
+    print(examination.title)
+    table = Table()
     for heading in ("checked", "value", "verdict"):
         table.add_column(heading)
     for result in examination.results:

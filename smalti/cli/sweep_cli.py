@@ -68,14 +68,15 @@ class SweepCLI(TrainingCLI):
         self.trainer.fit(**kwargs)
         if self.trainer.is_global_zero:
             print("\n".join(describe_sweep(self._sweep)), flush=True)
+            if choose_rate(self._sweep.points) is None:
+                raise SmaltiError(
+                    "No learning rate has learned anything: try smaller ones (--rates), more --steps, or check the data "
+                    "and the losses."
+                )
 
 
 def describe_sweep(sweep: LearningRateSweep) -> list[str]:
-    """Return the lines of the table and of the plot, and the suggestion.
-
-    Raises:
-        SmaltiError: no learning rate has learned anything.
-    """
+    """Return the lines of the table with its plot, and the suggestion, if a learning rate has learned anything."""
     points, floor = sweep.points, sweep.mean_color_psnr
     chosen = choose_rate(points)
     best = max((point.psnr for point in points if point.psnr is not None), default=floor)
@@ -94,16 +95,13 @@ def describe_sweep(sweep: LearningRateSweep) -> list[str]:
         ]
         lines.append(f"  {point.rate:<10.3g} {value:>9}  {bar:<{_BAR}} {', '.join(marks)}".rstrip())
     if chosen is None:
-        raise SmaltiError(
-            "\n".join(lines)
-            + "\nNo learning rate has learned anything: try smaller ones (--rates), more --steps, or check "
-            "the data and the losses."
-        )
+        return lines
     lines.append("")
     if len(points) > 1 and chosen in (points[0], points[-1]):
         side, name = ("smaller", "smallest") if chosen is points[0] else ("larger", "largest")
         lines.append(f"The {name} one was the best: try {side} ones too, with --rates.")
-    return [*lines, f"Suggestion: --model.optimizer.lr {chosen.rate:.3g}"]
+    adam = "" if sweep.adam_factor is None else f" --model.optimizer.adam_lr {chosen.rate * sweep.adam_factor:.3g}"
+    return [*lines, f"Suggestion: --model.optimizer.lr {chosen.rate:.3g}{adam}"]
 
 
 def _print_point(point: SweepPoint, left: int, seconds: float) -> None:

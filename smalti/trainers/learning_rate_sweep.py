@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from smalti.distributed import sum_over_ranks
 from smalti.errors import DivergedError, SmaltiError
 from smalti.trainers.module import TokenizerTraining
 from smalti.trainers.sharding import is_sharded
@@ -90,6 +91,7 @@ class LearningRateSweep(Callback):
     Attributes:
         points: the results so far, in ascending order.
         base_rate: learning rate of the recipe.
+        adam_factor: what `Muon` multiplies the learning rate with for Adam's parameters; None for other optimizers.
 
     Raises:
         SmaltiError: the weights are sharded.
@@ -102,6 +104,7 @@ class LearningRateSweep(Callback):
         self.rates = list(rates or [])
         self.points: list[SweepPoint] = []
         self.base_rate = 0.0
+        self.adam_factor: float | None = None
         self._report = report
         self._weights: dict[str, Tensor] = {}
         self._ratios: list[float] = []
@@ -129,6 +132,7 @@ class LearningRateSweep(Callback):
         groups = trainer.optimizers[0].param_groups
         self.base_rate = float(groups[0]["lr"])
         self._ratios = [float(group["lr"]) / self.base_rate if self.base_rate else 1.0 for group in groups]
+        self.adam_factor = groups[0].get("adam_factor")
         self.rates = self.rates or default_rates(self.base_rate)
         trainer.fit_loop.epoch_loop.max_steps = self.total_steps
         self._weights = {name: value.detach().clone() for name, value in module.state_dict().items()}
@@ -159,6 +163,8 @@ class LearningRateSweep(Callback):
         self._errors.append(float(module.step_result.means["mse"]))
         if trainer.global_step % self.steps:
             return
+        if self._index == 0:
+            self._color.sum_over_ranks(pl_module.device)
         last = self._errors[-self._measured_steps() :]
         psnr = None if self._diverged else decibels(sum(last) / len(last))
         gray = psnr is not None and psnr < self.mean_color_psnr + GRAY_MARGIN
@@ -200,6 +206,12 @@ class _ColorSums:
         self._sum += values.sum(1)
         self._square += float(values.square().sum())
         self._count += values.shape[1]
+
+    def sum_over_ranks(self, device: torch.device) -> None:
+        """Add the pixels of all processes. All must call this together."""
+        sums = torch.tensor([*self._sum.tolist(), self._square, self._count], device=device)
+        *colors, self._square, count = sum_over_ranks(sums).tolist()
+        self._sum, self._count = torch.tensor(colors, dtype=torch.float64), round(count)
 
     def variance(self) -> float:
         """Return the mean squared error of the mean color, in squared pixel units of [-1, 1]."""
