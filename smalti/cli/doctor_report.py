@@ -18,7 +18,7 @@ from smalti.errors import SmaltiError
 from smalti.eval.functional import mean_over_frames, psnr
 from smalti.eval.linear_codec import LinearCodec
 from smalti.pixels import pixels_to_uint8, to_pixels, uint8_to_pixels
-from smalti.tokenizers.checkpoints import load
+from smalti.tokenizers.checkpoints import load, provenance
 from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.tokenizers.weight_files import read_checkpoint
 from smalti.trainers import Health
@@ -30,7 +30,7 @@ from smalti.trainers.health.measurement import Measurement
 from smalti.trainers.health.record import HistoryPoint, TrainingRecord
 from smalti.types import Batch
 
-_TRAINING_SAMPLES = 256
+_TRAINING_SAMPLES = 128
 """Number of training samples for the mean color and the linear codec, if the run has none."""
 
 
@@ -94,7 +94,7 @@ def examine(
     color = _find_color(state, module, batches, notes)
     baselines = Baselines(tokenizer.encoder.stride, color, codec)
     training = None if state is None else TrainingRecord.from_dict(state["training"])
-    step = checkpoint.get("global_step")
+    step = checkpoint.get("global_step") if path.is_file() else provenance(path).get("step")
     measured, value = _measure(tokenizer, baselines, batches, device)
     if training is not None and data is None and step is not None:
         _add_to_history(training, step, value)

@@ -57,7 +57,7 @@ class Health(Callback):
         SmaltiError: `samples` is negative.
     """
 
-    def __init__(self, samples: int = 256, diagnose: bool = True) -> None:
+    def __init__(self, samples: int = 128, diagnose: bool = True) -> None:
         if samples < 0:
             raise SmaltiError(f"health.samples is {samples}: give the number of training samples, or 0 for none.")
         self.samples = samples
