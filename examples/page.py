@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from smalti.eval.html_page import escape, html_page, image, table
+
+_BASELINES = {
+    "val/psnr_linear_codec": "linear codec",
+    "val/psnr_bicubic": "bicubic",
+    "val/psnr_mean_color": "mean color",
+}
+"""What the curve of the PSNR is compared with, by the name in the log."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +44,10 @@ class Page:
 
 def write_page(page: Page, file: Path) -> Path:
     """Write the page and return its path."""
-    curves = read_curves(page.run, ("train/loss", "val/psnr"))
-    charts = "".join(chart(name, points) for name, points in curves.items())
+    curves = read_curves(page.run, ("train/loss", "val/psnr", *_BASELINES))
+    baselines = {label: curves[name][-1][1] for name, label in _BASELINES.items() if curves[name]}
+    charts = chart("train/loss", curves["train/loss"])
+    charts += chart("val/psnr in dB; dashed: methods without training", curves["val/psnr"], baselines)
     steps = curves["train/loss"][-1][0] + 1 if curves["train/loss"] else 0
     photo_kib, token_kib = page.photo.stat().st_size / 1024, page.token_file.stat().st_size / 1024
     rows = ((f"<code>{escape(path)}</code>", escape(description)) for path, description in page.files)
@@ -66,25 +76,61 @@ def read_curves(run: Path, names: tuple[str, ...]) -> dict[str, list[tuple[int, 
     return {name: [(e.step, e.value) for e in events.Scalars(name)] if name in logged else [] for name in names}
 
 
-def chart(name: str, points: list[tuple[int, float]], width: int = 300, height: int = 150) -> str:
-    """Return a line chart as SVG, labeled with the last value and the range of steps; empty if there are no points."""
+def chart(
+    name: str,
+    points: list[tuple[int, float]],
+    levels: dict[str, float] | None = None,
+    width: int = 300,
+    height: int = 150,
+) -> str:
+    """Return a line chart as SVG, labeled with the last value and the range of steps; empty if there are no points.
+
+    Args:
+        name: caption.
+        points: (step, value) of each point.
+        levels: values to compare with, by their labels. Each is a dashed horizontal line.
+        width: width of the chart in pixels.
+        height: height of the chart in pixels.
+    """
     if not points:
         return ""
-    low, high = min(v for _, v in points), max(v for _, v in points)
+    levels = levels or {}
+    values = [value for _, value in points] + list(levels.values())
+    low, high = min(values), max(values)
     last_step, last = points[-1]
-    span, top, bottom = (high - low) or 1.0, 12, height - 22
+    right, top, bottom = width - (110 if levels else 60), 12, height - 22
+    span = (high - low) or 1.0
+
+    def place_value(value: float) -> float:
+        return bottom - (value - low) / span * (bottom - top)
 
     def place(step: int, value: float) -> str:
-        return f"{step / max(last_step, 1) * (width - 60):.1f},{bottom - (value - low) / span * (bottom - top):.1f}"
+        return f"{step / max(last_step, 1) * right:.1f},{place_value(value):.1f}"
 
     line = " ".join(place(*point) for point in points)
     x, y = place(last_step, last).split(",")
+    labels = spread_labels([place_value(last), *map(place_value, levels.values())])
+    dashed = "".join(
+        f'<path d="M0 {place_value(value):.1f} H{right}" stroke="var(--base)" stroke-dasharray="4 3"/>'
+        f'<text x="{right + 7}" y="{label + 4:.1f}">{value:.4g} {escape(text)}</text>'
+        for (text, value), label in zip(levels.items(), labels[1:], strict=True)
+    )
     return f"""<figure><svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(name)}">
-<path d="M0 {bottom} H{width - 60}" stroke="var(--line)"/>
+<path d="M0 {bottom} H{right}" stroke="var(--line)"/>{dashed}
 <polyline points="{line}" fill="none" stroke="var(--ours)" stroke-width="2" stroke-linejoin="round"/>
-<circle cx="{x}" cy="{y}" r="3" fill="var(--ours)"/><text x="{float(x) + 7:.1f}" y="{float(y) + 4:.1f}">{last:.4g}</text>
-<text x="0" y="{height - 6}">step 0</text><text x="{width - 60}" y="{height - 6}" text-anchor="end">{last_step}</text>
+<circle cx="{x}" cy="{y}" r="3" fill="var(--ours)"/>
+<text class="ours" x="{right + 7}" y="{labels[0] + 4:.1f}">{last:.4g}</text>
+<text x="0" y="{height - 6}">step 0</text><text x="{right}" y="{height - 6}" text-anchor="end">{last_step}</text>
 </svg><figcaption>{escape(name)}</figcaption></figure>"""
+
+
+def spread_labels(positions: list[float], distance: float = 12.0) -> list[float]:
+    """Move positions of labels down until they are at least `distance` apart; their order stays the same."""
+    order = sorted(range(len(positions)), key=positions.__getitem__)
+    moved = list(positions)
+    for before, after in itertools.pairwise(order):
+        moved[after] = max(moved[after], moved[before] + distance)
+    return moved
 
 
 def metrics_table(metrics: dict[str, Any]) -> str:

@@ -16,8 +16,10 @@ from smalti.version import __version__
 _COMMANDS = {
     "fit": ("fit", "train a tokenizer from recipes"),
     "check": ("fit", "check what the first steps of a recipe train, and how much memory they need"),
+    "find-lr": ("find_lr", "try learning rates for a recipe, each for a few dozen steps"),
     "validate": ("fit", "evaluate a checkpoint on the validation data of its recipe"),
     "test": ("fit", "evaluate a checkpoint on the test data of its recipe"),
+    "doctor": ("doctor", "say what is wrong with a checkpoint, and what to try"),
     "evaluate": ("evaluate", "measure PSNR, SSIM, LPIPS, rFID or rFVD and codebook usage on images or videos"),
     "compare": ("compare", "compare the reports of several evaluations"),
     "reconstruct": ("reconstruct", "encode and decode images, videos or folders of them"),

@@ -10,7 +10,7 @@ import sys
 import threading
 import warnings
 from argparse import ArgumentError
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,6 +48,7 @@ from smalti.tokenizers.weight_files import read_checkpoint
 from smalti.trainers import (
     Audit,
     Checkpoints,
+    Health,
     ReconstructionGrid,
     Start,
     Throughput,
@@ -72,12 +73,13 @@ class TrainingCLI(LightningCLI):
 
     Args:
         command: fit, check, validate or test. "check" is "fit" without a folder, until the audit of its first steps is
-            complete.
+            complete. `smalti find-lr` has a subclass.
         arguments: the arguments as the user typed them, for the command that resumes the run.
     """
 
     def __init__(self, command: str, arguments: list[str]) -> None:
-        self._checks = command == "check"
+        self._name = command
+        self._checks = command in ("check", "find-lr")
         self._command = "fit" if self._checks else command
         self._typed = arguments
         self._audit = Audit()
@@ -112,6 +114,7 @@ class TrainingCLI(LightningCLI):
         parser.add_lightning_class_args(TokenizerEMA, "ema")
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.add_lightning_class_args(ReconstructionGrid, "visualization")
+        parser.add_lightning_class_args(Health, "health")
         parser.add_lightning_class_args(LatentStatisticsCallback, "statistics")
         parser.add_lightning_class_args(Start, "start")
         parser.add_lightning_class_args(WarmStart, "warm_start")
@@ -122,7 +125,7 @@ class TrainingCLI(LightningCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        arrange_help(parser, "check" if self._checks else subcommand)
+        arrange_help(parser, self._name)
         return parser
 
     def _parse_ckpt_path(self) -> None:
@@ -135,10 +138,14 @@ class TrainingCLI(LightningCLI):
             SmaltiError: an option is unknown or its value is wrong; the sentence names the nearest valid name.
         """
         try:
-            self.config = parser.parse_args([self._command, *sys.argv[2:]])
+            self.config = parser.parse_args([self._command, *self._options()])
         except ArgumentError as error:
             cause = find_cause(error, SmaltiError)
             raise cause or SmaltiError(explain_error(str(error), self._parser(self._command))) from error
+
+    def _options(self) -> list[str]:
+        """Return the options to parse. The processes that DDP launches find them in `sys.argv` as well."""
+        return sys.argv[2:]
 
     # Objects
 
@@ -239,7 +246,7 @@ class TrainingCLI(LightningCLI):
             min_steps=None,
             min_epochs=None,
         )
-        writing = (Checkpoints, ReconstructionGrid, RunFolder)
+        writing = (Checkpoints, Health, ReconstructionGrid, RunFolder)
         callbacks: list[Any] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
         callbacks[:] = [callback for callback in callbacks if not isinstance(callback, writing)]
         return trainer
@@ -349,12 +356,15 @@ class TrainingCLI(LightningCLI):
         return _command("fit", *map(shlex.quote, [*options, "--ckpt_path", str(checkpoint)]))
 
 
-def run_training(command: str, arguments: list[str]) -> None:
+def run_training(
+    command: str, arguments: list[str], cli: Callable[[str, list[str]], TrainingCLI] = TrainingCLI
+) -> None:
     """Run a command of Lightning with the options in `sys.argv`.
 
     Args:
-        command: fit, check, validate or test.
+        command: fit, check, find-lr, validate or test.
         arguments: the arguments as the user typed them.
+        cli: runs the command, given its name and the arguments.
 
     Raises:
         SmaltiError: a setting is wrong.
@@ -368,7 +378,7 @@ def run_training(command: str, arguments: list[str]) -> None:
     logging.basicConfig(format="%(message)s")
     try:
         with _limit_imports():
-            TrainingCLI(command, arguments)
+            cli(command, arguments)
     except (ArgumentError, ValueError) as error:
         cause = find_cause(error, SmaltiError)
         if cause is not None:

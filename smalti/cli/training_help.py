@@ -46,6 +46,17 @@ losses and an estimate of the memory. Takes the options of `smalti fit`, which d
 Examples:
   smalti check -c quickstart.yaml
   smalti check -c wetok/f16.yaml --data.train my/photos --data.validation my/val --trainer.devices 8"""
+_FIND = """Try learning rates for a recipe: train a few dozen steps with each, from the same start and on the same batches.
+
+Prints the PSNR of the training batches in the last steps of each learning rate, and a suggestion as the option to paste.
+Takes the options of `smalti fit`, and:
+  --steps N    optimizer steps of each learning rate (default: 60)
+  --rates A,B  the learning rates (default: eight, from 1/16 to 8 times that of the recipe)
+Nothing is written. The schedule of the recipe is replaced by a short warm-up and a constant learning rate.
+
+Examples:
+  smalti find-lr -c quickstart.yaml
+  smalti find-lr -c my-recipe.yaml --model.tokenizer.channels 16 --steps 100 --rates 3e-4,1e-3,3e-3"""
 _MEASURE = """Measure a checkpoint on the {data} data of its run, and print the metrics. `smalti evaluate` measures more.
 
 Examples:
@@ -56,6 +67,7 @@ Examples:
 _DESCRIPTIONS = {
     "fit": _FIT,
     "check": _CHECK,
+    "find-lr": _FIND,
     "validate": _MEASURE.format(command="validate", data="validation"),
     "test": _MEASURE.format(command="test", data="test"),
 }
@@ -65,6 +77,7 @@ _TITLES = {
     "ema": "ema: moving average of the tokenizer's weights, which validation and export use",
     "checkpoint": "checkpoint: when to save",
     "visualization": "visualization: reconstructions that are written at each validation",
+    "health": "health: baselines at each validation, and a sentence for each problem of a run",
     "statistics": "statistics: mean and standard deviation of each latent channel",
     "start": "start: how the weights of a new run are initialized",
     "warm_start": "warm_start: start from the weights of another tokenizer",

@@ -5,6 +5,7 @@ from smalti.trainers.checkpointing import Checkpoints
 from smalti.trainers.discriminators import Discriminator, PatchDiscriminator, TemporalDiscriminator
 from smalti.trainers.ema import TokenizerEMA
 from smalti.trainers.gan import GANLoss, ReconstructionGANLoss
+from smalti.trainers.health import Health
 from smalti.trainers.latent_statistics import LatentStatisticsCallback
 from smalti.trainers.losses import PerceptualLoss, ReconstructionLoss, WaveletLoss
 from smalti.trainers.module import TokenizerTraining
@@ -21,6 +22,7 @@ __all__ = [
     "Checkpoints",
     "Discriminator",
     "GANLoss",
+    "Health",
     "LatentStatisticsCallback",
     "Muon",
     "PatchDiscriminator",

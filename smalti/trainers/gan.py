@@ -6,6 +6,7 @@ where B' is B, or B T if the discriminator processes frames as images.
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal
 
 import torch
@@ -44,6 +45,11 @@ def discriminator_loss(real: Tensor, fake: Tensor, kind: GANLossKind) -> Tensor:
     if kind == "hinge":
         return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
     return (F.softplus(-real).mean() + F.softplus(fake).mean()) / 2
+
+
+def guessing_loss(kind: GANLossKind) -> float:
+    """Return the loss of a discriminator whose logits are all 0: 1 for "hinge", ln 2 for "non_saturating"."""
+    return 1.0 if kind == "hinge" else math.log(2)
 
 
 def adaptive_weight(reconstruction_loss: Tensor, adversarial_loss: Tensor, last_layer: Tensor) -> Tensor:

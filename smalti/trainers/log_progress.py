@@ -63,10 +63,7 @@ class LogProgress(ProgressBar):
         metrics.pop("v_num", None)
         total = "" if trainer.max_steps < 0 else f"/{trainer.max_steps}"
         parts = [f"step {step}{total}", *self._speed(trainer, now)]
-        parts += [
-            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in metrics.items()
-        ]
-        print(", ".join(parts), flush=True)
+        print(", ".join([*parts, *_format_metrics(metrics)]), flush=True)
 
     def _speed(self, trainer: pl.Trainer, now: float) -> list[str]:
         """Return the steps per second so far and, if the number of steps is known, the time left."""
@@ -77,3 +74,20 @@ class LogProgress(ProgressBar):
         speed = steps / seconds
         left = round((trainer.max_steps - trainer.global_step) / speed)
         return [f"{speed:.2f} steps/s", *([f"{timedelta(seconds=left)} left"] if left > 0 else [])]
+
+
+def _format_metrics(metrics: dict[str, Any]) -> list[str]:
+    """Return each metric with its name; baselines of the PSNR follow it: "val/psnr 24.1 (linear codec 23.2)"."""
+    prefix = "val/psnr_"
+    has_psnr = "val/psnr" in metrics
+    baselines = {name: value for name, value in metrics.items() if has_psnr and name.startswith(prefix)}
+    parts = []
+    for name, value in metrics.items():
+        if name in baselines:
+            continue
+        text = f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        if name == "val/psnr" and baselines:
+            listed = (f"{key.removeprefix(prefix).replace('_', ' ')} {value:.4g}" for key, value in baselines.items())
+            text += f" ({', '.join(listed)})"
+        parts.append(text)
+    return parts

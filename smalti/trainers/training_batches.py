@@ -19,6 +19,9 @@ from smalti.distributed import gather, world_size
 from smalti.pixels import to_pixels
 from smalti.trainers.rank_errors import raise_together
 
+MAX_VALUES = 2**26
+"""Number of pixel values of each kind that a rank loads: 64 MB in 8 bits, 340 images of 256 x 256 pixels."""
+
 
 @dataclass(frozen=True)
 class TrainingBatches:
@@ -51,7 +54,7 @@ class TrainingBatches:
         return TrainingBatches([batch for batch in self.batches if batch.ndim == 5], self.device)
 
 
-def load_training_batches(trainer: pl.Trainer, samples: int = 256) -> TrainingBatches:
+def load_training_batches(trainer: pl.Trainer, samples: int = 256, max_values: int = MAX_VALUES) -> TrainingBatches:
     """Load batches from the training data of a trainer, without any effect on the run.
 
     Data modules of Smalti give the same batches in every call, at any step and in resumed runs: with augmentation, from the
@@ -63,6 +66,7 @@ def load_training_batches(trainer: pl.Trainer, samples: int = 256) -> TrainingBa
         trainer: a trainer that runs `fit`.
         samples: minimum number of samples of each kind, over all ranks, unless an epoch has fewer. Every rank loads
             complete batches, and at least one.
+        max_values: number of pixel values of each kind and rank at which to stop: long clips need memory and time.
 
     Raises:
         RankError, RankCrashError: the data of a rank cannot be read. All ranks raise it.
@@ -72,7 +76,7 @@ def load_training_batches(trainer: pl.Trainer, samples: int = 256) -> TrainingBa
     with isolate_rng():
         try:
             for loader in _loaders(trainer):
-                batches += _load(loader, -(-samples // world_size()))
+                batches += _load(loader, -(-samples // world_size()), max_values)
         except Exception as caught:  # any: the other ranks wait for this one
             error = caught
     if any(gather(error is not None)):
@@ -89,8 +93,8 @@ def _loaders(trainer: pl.Trainer) -> list[Any]:
     return list(loader) if isinstance(loader, (list, tuple)) else [loader]
 
 
-def _load(loader: Any, samples: int) -> list[Tensor]:
-    """Return batches with at least this number of samples, unless the loader has fewer.
+def _load(loader: Any, samples: int, max_values: int) -> list[Tensor]:
+    """Return batches with at least this number of samples, unless the loader has fewer or there are too many values.
 
     Raises:
         Exception: why a loader that repeats its last batch does so.
@@ -98,7 +102,8 @@ def _load(loader: Any, samples: int) -> list[Tensor]:
     iterator = iter(loader)
     batches = [batch.pixels for batch in islice(iterator, 1)]
     if batches:
-        batches += [batch.pixels for batch in islice(iterator, -(-samples // len(batches[0])) - 1)]
+        count = min(-(-samples // len(batches[0])), max_values // batches[0].numel())
+        batches += [batch.pixels for batch in islice(iterator, max(0, count - 1))]
     error = getattr(loader, "error", None)
     if error is not None:
         raise error

@@ -31,7 +31,7 @@ def test_the_help_is_short_and_lists_our_options_first(show, command):
     assert max(map(len, lines)) < 124
     assert "torch.nn" not in text
     sections = [line.partition(":")[0] for line in lines if re.match(r"\w+: ", line)][1:]
-    expected = "model data ema checkpoint visualization statistics start warm_start watch trainer"
+    expected = "model data ema checkpoint visualization health statistics start warm_start watch trainer"
     assert sections == expected.split()
     assert "name of an installed" in text
     assert "--ckpt_path" in text[: text.index("model: ")]

@@ -14,7 +14,7 @@ from feature_loss import FeatureLoss
 from smalti.data import ImageData, Photos
 from smalti.tokenizers import Tokenizer, WeTokDecoder, WeTokEncoder
 from smalti.tokenizers.bottlenecks import GQ
-from smalti.trainers import Audit, Checkpoints, GANLoss, ReconstructionGrid, TokenizerEMA, TokenizerTraining
+from smalti.trainers import Audit, Checkpoints, GANLoss, Health, ReconstructionGrid, TokenizerEMA, TokenizerTraining
 
 
 class Counts(pl.Callback):
@@ -58,6 +58,7 @@ def main(devices, out, start, poison):
     strategy = FakeGPUStrategy() if on_gpu else "ddp" if devices > 1 else "auto"
     counts = Counts(FakeGPU())
     callbacks = [Audit(), TokenizerEMA(0.5), counts, Checkpoints(dirpath=out, monitor=None), ReconstructionGrid()]
+    callbacks.append(Health(samples=8))
     trainer = pl.Trainer(
         accelerator="cpu", devices=devices, strategy=strategy, max_steps=start + 1, logger=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, val_check_interval=1,
