@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_MAX_ELEMENTS = 2**21
-"""Transformed numbers that are computed at a time (8 MiB in float32), so that they stay in the cache of a CPU."""
+_MAX_ELEMENTS = 2**20
+"""Transformed numbers that are computed at a time (4 MiB in float32), so that they stay in the cache of a CPU."""
 
 _FILTER_TRANSFORM = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
 """G of F(2, 3), from 3 taps to 4 products (arXiv 1509.09308, section 4.1)."""
