@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 
+from smalti.cli.cpu_settings import apply_cpu_settings
 from smalti.errors import SmaltiError, explain_killed_worker
 from smalti.extensions import import_requested_modules
 from smalti.version import __version__
@@ -73,6 +74,7 @@ def _run(arguments: list[str]) -> int:
     try:
         if str(Path.cwd()) not in sys.path:  # a user's own module is found in the working directory, as with python -m
             sys.path.append(str(Path.cwd()))
+        apply_cpu_settings()
         rest = import_requested_modules(rest)
         return import_module(f"smalti.commands.{_COMMANDS[name][0]}").run(name, rest)
     except SmaltiError as error:

@@ -12,16 +12,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps
 from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
-from torchvision.transforms.v2 import functional as F
 
 from smalti.errors import SmaltiError, UnreadableError
 from smalti.files import atomic_write
-from smalti.pixels import image_to_pixels, pixels_to_uint8
+from smalti.pixels import image_to_pixels, image_to_uint8, pixels_to_uint8
+
+IMAGE_SUFFIXES = frozenset(
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff"),
+        *(".jp2", ".j2k", ".tga", ".ppm", ".pgm", ".pbm", ".pnm"),
+    )
+)
+"""Suffixes of image files, in lower case; files are matched case-insensitively. Other files in a folder are ignored."""
 
 _WHITE = (255, 255, 255, 255)
 _TURNED = range(5, 9)  # the EXIF orientations that swap width and height
@@ -161,13 +168,16 @@ def decode_tensor(image: str | os.PathLike[str] | bytes, reduction: Callable[[tu
             if factor > 1:
                 opened.draft(None, (max(1, width // factor), max(1, height // factor)))
             elif opened.mode == "RGB" and orientation in (None, 1) and opened.fp is not None:
-                # torchvision uses the same decoder, libjpeg-turbo, without the copies that Pillow makes.
+                # torchvision uses the same decoder, libjpeg-turbo, without the copies that Pillow makes. It is imported
+                # here, because importing it takes as long as importing torch.
+                from torchvision.io import ImageReadMode, decode_jpeg
+
                 opened.fp.seek(0)
                 data = torch.frombuffer(bytearray(opened.fp.read()), dtype=torch.uint8)
                 return cast(Tensor, decode_jpeg(data, ImageReadMode.RGB))
         opened.load()
         ImageOps.exif_transpose(opened, in_place=True)
-        return F.pil_to_tensor(_to_rgb(opened))
+        return image_to_uint8(_to_rgb(opened))
 
 
 @contextmanager
@@ -207,16 +217,16 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
     """Convert 16-bit grayscale to mode L, or to LA if a PNG declares one gray level transparent."""
-    values = F.pil_to_tensor(image.convert("I")).int()
-    low, high = (int(bound) for bound in values.aminmax())
+    values = np.asarray(image.convert("I"))
+    low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
         raise ValueError(f"32-bit pixels of unknown range, with values from {low} to {high}")
-    gray = ((values * 255 + 32767) // 65535).to(torch.uint8)
+    gray = ((values * 255 + 32767) // 65535).astype(np.uint8)
     transparent_level = image.info.get("transparency")
     if not isinstance(transparent_level, int):
-        return F.to_pil_image(gray, mode="L")
-    alpha = (values != transparent_level).to(torch.uint8) * 255
-    return F.to_pil_image(torch.cat([gray, alpha]), mode="LA")
+        return Image.fromarray(gray)
+    alpha = (values != transparent_level).astype(np.uint8) * 255
+    return Image.merge("LA", [Image.fromarray(gray), Image.fromarray(alpha)])
 
 
 def _reason(error: Exception) -> str:

@@ -47,11 +47,16 @@ def to_pixels(images: Tensor) -> Tensor:
     return uint8_to_pixels(images) if images.dtype == torch.uint8 else images
 
 
+def image_to_uint8(image: Image.Image) -> Tensor:
+    """Convert an 8-bit RGB image to (3, H, W) uint8, channels-last in memory."""
+    import numpy as np  # not torchvision's pil_to_tensor: importing torchvision takes as long as importing torch
+
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
 def image_to_pixels(image: Image.Image) -> Tensor:
     """Convert an 8-bit RGB image to (3, H, W) float32 in [-1, 1]."""
-    from torchvision.transforms.v2.functional import pil_to_tensor
-
-    return uint8_to_pixels(pil_to_tensor(image))
+    return uint8_to_pixels(image_to_uint8(image))
 
 
 def frames_as_images(x: Tensor) -> Tensor:

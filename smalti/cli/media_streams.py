@@ -18,12 +18,11 @@ from torch import Tensor
 
 from smalti.cli.options import check_exists
 from smalti.cli.outputs import FileKind
-from smalti.data.folders import IMAGE_SUFFIXES, find_files
 from smalti.errors import SmaltiError
 from smalti.export.token_files import TokenFile
-from smalti.images import load_image, writable_suffixes, write_image
+from smalti.folders import find_files
+from smalti.images import IMAGE_SUFFIXES, load_image, writable_suffixes, write_image
 from smalti.pixels import pixels_to_uint8, uint8_to_pixels
-from smalti.tokenizers.streaming import chunk_size
 from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.types import Latents, Layout
 from smalti.video import VIDEO_SUFFIXES, WRITABLE_SUFFIXES, probe, read_frames, write_video
@@ -89,7 +88,7 @@ def encode_file(tokenizer: Tokenizer, file: Path, rate: Fraction | None) -> Late
         return LatentStream(iter([tokenizer.encode(load_image(file).to(weight))]))
     info = probe(file)
     frames = None if info.duration is None else math.ceil(info.duration * (rate or info.rate))
-    chunks = _stack_frames(read_frames(file, rate=rate), chunk_size(tokenizer.encoder.stride[0]))
+    chunks = _stack_frames(read_frames(file, rate=rate), tokenizer.default_chunk(info.size))
     latents = tokenizer.encode_stream(uint8_to_pixels(chunk).to(weight) for chunk in chunks)
     return LatentStream(latents, rate or info.rate, frames if rate else info.frames or frames)
 
@@ -97,10 +96,10 @@ def encode_file(tokenizer: Tokenizer, file: Path, rate: Fraction | None) -> Late
 def decode_tokens(tokenizer: Tokenizer, content: TokenFile) -> LatentStream:
     """Look up the latents of a token file, in parts of the same lengths as `encode_file` yields."""
     device = next(tokenizer.parameters()).device
-    stride = tokenizer.encoder.stride[0]
-    parts = content.tokens.split_time(stride, chunk_size(stride))
+    tokens = content.tokens
+    parts = tokens.split_time(tokenizer.encoder.stride[0], tokenizer.default_chunk(tokens.size))
     latents = (tokenizer.dequantize(part.to(device)) for part in parts)
-    return LatentStream(latents, content.rate, content.tokens.frames or 1)
+    return LatentStream(latents, content.rate, tokens.frames or 1)
 
 
 def with_progress(stream: LatentStream, name: str, progress: ProgressDisplay) -> Iterator[Latents]:

@@ -51,8 +51,8 @@ def run(name: str, arguments: list[str]) -> int:
     import torch
 
     from smalti.cli.media_streams import decode_tokens, describe, with_progress, write_media
-    from smalti.data.folders import find_files
     from smalti.export.token_files import load_tokens
+    from smalti.folders import find_files
     from smalti.tokenizers.checkpoints import fingerprint
 
     files = find_files(options.input, {".safetensors"}) if options.input.is_dir() else [options.input]

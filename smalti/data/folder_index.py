@@ -29,17 +29,11 @@ from torch import Tensor
 
 from smalti.data.path_table import PathTable
 from smalti.files import atomic_write
+from smalti.folders import modification_times, walk_folders
+from smalti.images import IMAGE_SUFFIXES
 from smalti.video import VIDEO_SUFFIXES
 
 logger = logging.getLogger("smalti.data")
-
-IMAGE_SUFFIXES = frozenset(
-    (
-        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff"),
-        *(".jp2", ".j2k", ".tga", ".ppm", ".pgm", ".pbm", ".pnm"),
-    )
-)
-"""Suffixes of image files, in lower case; files are matched case-insensitively. Other files in a folder are ignored."""
 
 SHARD_SUFFIXES = frozenset((".tar",))
 
@@ -88,25 +82,6 @@ def index_folder(root: Path) -> FolderIndex:
     return listing.to_index(root)
 
 
-def list_files(root: Path) -> list[str]:
-    """Return the files in a folder and its subfolders that are not hidden, in any order.
-
-    Each folder is visited once, so that cyclic links end. Returns text, because millions of `Path` objects take gigabytes.
-    """
-    return [f"{root}{os.sep}{name}" for folder in _walk(root) for name in folder.files]
-
-
-class _Folder(NamedTuple):
-    """A folder: its path relative to the root, its modification times, and the relative paths of the files in it.
-
-    Times are those of its content and of its status in nanoseconds. They are None if it cannot be read.
-    """
-
-    path: str
-    times: tuple[int, int] | None
-    files: list[str]
-
-
 @dataclass
 class _Listing:
     """The files of each kind, unsorted, and the folders with their times; None if one of them cannot be read."""
@@ -123,7 +98,7 @@ def _list(root: Path, limit: int | None = None) -> _Listing | None:
     """List a folder. Returns None if it has at least `limit` files."""
     listing = _Listing(tuple([] for _ in _SUFFIXES), [], [])
     count = 0
-    for folder in _walk(root):
+    for folder in walk_folders(root):
         count += len(folder.files)
         if limit is not None and count >= limit:
             return None
@@ -137,38 +112,6 @@ def _list(root: Path, limit: int | None = None) -> _Listing | None:
             if kind is not None:
                 listing.files[kind].append(file)
     return listing
-
-
-def _walk(root: Path) -> Iterator[_Folder]:
-    """Yield a folder and all of its subfolders. Logs those that cannot be read."""
-    visited: set[str] = set()
-    pending = [""]
-    while pending:
-        path = pending.pop()
-        folder = os.path.join(root, path)  # noqa: PTH118
-        real_path = os.path.realpath(folder)
-        if real_path in visited:
-            continue
-        visited.add(real_path)
-        prefix = path + os.sep if path else ""
-        files: list[str] = []
-        subfolders: list[str] = []
-        try:
-            times = _times(folder)  # before it is read: a later change is noticed
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if not entry.name.startswith("."):
-                        (subfolders if entry.is_dir() else files).append(prefix + entry.name)
-        except OSError as error:
-            logger.warning("The folder %s cannot be read (%s): its files are left out.", folder, error.strerror)
-            times = None
-        yield _Folder(path, times, files)
-        pending += sorted(subfolders, reverse=True)
-
-
-def _times(folder: str) -> tuple[int, int]:
-    status = os.stat(folder)  # noqa: PTH116
-    return status.st_mtime_ns, status.st_ctime_ns
 
 
 def _cache_file(root: Path) -> Path:
@@ -258,7 +201,7 @@ def _checksum(tensors: dict[str, Tensor]) -> str:
 def _is_unchanged(root: Path, folders: Iterable[str], times: Iterable[tuple[int, ...]]) -> bool:
     try:
         return all(
-            _times(os.path.join(root, folder)) == before  # noqa: PTH118
+            modification_times(os.path.join(root, folder)) == before  # noqa: PTH118
             for folder, before in zip(folders, times, strict=True)
         )
     except OSError:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Set
 from pathlib import Path
 from typing import Literal
 
 from smalti.data.file_lists import ImageFiles, VideoFiles
-from smalti.data.folder_index import IMAGE_SUFFIXES, index_folder, list_files
+from smalti.data.folder_index import index_folder
 from smalti.data.path_table import PathTable
 from smalti.errors import SmaltiError
-
-__all__ = ["IMAGE_SUFFIXES", "Folder", "VideoFolder", "empty_folder_error", "find_files"]
 
 
 class Folder(ImageFiles):
@@ -43,19 +40,6 @@ class VideoFolder(VideoFiles):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         super().__init__(*_open_folder(path, "videos"))
-
-
-def find_files(root: Path, suffixes: Set[str]) -> list[Path]:
-    """Return the files with these suffixes in a folder and its subfolders, sorted by relative path.
-
-    Hidden files and folders are ignored; symbolic links are followed.
-
-    Args:
-        root: the folder.
-        suffixes: suffixes with their dot, in lower case; files are matched case-insensitively.
-    """
-    files = (file for file in list_files(root) if os.path.splitext(file)[1].lower() in suffixes)  # noqa: PTH122
-    return [Path(file) for file in sorted(files)]
 
 
 def empty_folder_error(root: Path, kind: str) -> SmaltiError:

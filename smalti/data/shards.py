@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 from torch.utils.data import IterableDataset
 
-from smalti.data.folder_index import IMAGE_SUFFIXES
 from smalti.data.path_table import digest_names
 from smalti.data.shard_headers import read_sample_headers
 from smalti.data.shard_patterns import expand_pattern, is_url
@@ -19,7 +18,7 @@ from smalti.data.shard_reading import EncodedSample, read_shard, read_shards
 from smalti.data.sources import ReadFailure, Source, VideoSegment
 from smalti.distributed import compute_on_rank_0
 from smalti.errors import SmaltiError
-from smalti.images import UnreadableImageError, decode_image
+from smalti.images import IMAGE_SUFFIXES, UnreadableImageError, decode_image
 from smalti.video import VIDEO_SUFFIXES, UnreadableVideoError
 
 

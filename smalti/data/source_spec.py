@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from smalti.data.file_lists import ImageFiles, VideoFiles
-from smalti.data.folder_index import IMAGE_SUFFIXES, index_folder
+from smalti.data.folder_index import index_folder
 from smalti.data.folders import empty_folder_error
 from smalti.data.shards import Shards, VideoShards
 from smalti.data.sources import IndexedSource, Source
 from smalti.errors import SmaltiError
 from smalti.extensions import import_object
+from smalti.images import IMAGE_SUFFIXES
 from smalti.video import VIDEO_SUFFIXES
 
 # A dotted name whose last part is capitalized, as class names are: file names such as "train.tar.gz" do not match.

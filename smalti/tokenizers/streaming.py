@@ -16,13 +16,39 @@ from smalti.errors import SmaltiError
 
 Item = TypeVar("Item")
 
-DEFAULT_CHUNK = 4
-"""Default frames per chunk when no gradients are recorded, rounded up to a multiple of the stride."""
+MIN_FRAMES = 4
+"""Minimum frames per chunk on an accelerator, which needs more work at a time than a CPU."""
+
+MIN_PIXELS = 2**16
+"""Minimum pixels per chunk. With fewer, the overhead of each layer takes a considerable part of the time."""
+
+MIN_POSITIONS = 64
+"""Minimum latent positions per chunk. With fewer, reading the weights of the layers next to the latent takes most of it."""
 
 
-def chunk_size(stride: int, chunk: int = DEFAULT_CHUNK) -> int:
+def chunk_size(stride: int, chunk: int) -> int:
     """Round a number of frames per chunk up to a multiple of the temporal stride."""
     return -(-chunk // stride) * stride
+
+
+def default_chunk(stride: tuple[int, int, int], size: tuple[int, int], device: torch.device) -> int:
+    """Return the frames per chunk when no gradients are recorded: the fewest that keep a device busy.
+
+    More frames would take more memory and, on a CPU, more time, because they exceed its caches. A chunk of large frames is
+    one latent frame; small frames are encoded and decoded many at a time.
+
+    Args:
+        stride: pixels per latent position along (T, H, W).
+        size: (height, width) of the frames in pixels.
+        device: device of the weights.
+
+    Returns:
+        A multiple of the temporal stride.
+    """
+    height, width = size
+    positions = -(-height // stride[1]) * -(-width // stride[2])
+    frames = max(-(-MIN_PIXELS // (height * width)), -(-MIN_POSITIONS // positions) * stride[0])
+    return chunk_size(stride[0], frames if device.type == "cpu" else max(frames, MIN_FRAMES))
 
 
 def with_last(items: Iterable[Item]) -> Iterator[tuple[Item, bool]]:

@@ -26,7 +26,7 @@ from smalti.tokenizers.input_checks import (
     first_weight,
     prepare_pixels,
 )
-from smalti.tokenizers.streaming import DEFAULT_CHUNK, align_chunks, chunk_size, split_frames, with_last
+from smalti.tokenizers.streaming import align_chunks, chunk_size, default_chunk, split_frames, with_last
 from smalti.tokenizers.summary import summarize
 from smalti.tokenizers.tiling import add_tiling
 from smalti.types import Code, Latents, Layout, TokenGrid, pack, unpack
@@ -205,6 +205,14 @@ class Tokenizer(Configurable):
         ids = batch.reshape(len(batch), layout.positions, per_position).long()
         return TokenGrid(ids=ids, grids=layout.grids, size=layout.size, frames=layout.frames)
 
+    def default_chunk(self, size: tuple[int, int]) -> int:
+        """Return the frames per chunk that `encode` and `decode` use without gradients for frames of this (height, width).
+
+        See `smalti.tokenizers.streaming.default_chunk`.
+        """
+        weight = first_weight(self.encoder)
+        return default_chunk(self.encoder.stride, size, torch.device("cpu") if weight is None else weight.device)
+
     @overload
     def encode(self, x: Tensor, chunk: int | None = None) -> Latents: ...
     @overload
@@ -217,8 +225,8 @@ class Tokenizer(Configurable):
                 repeating the right and the bottom edge and the last frame, and converted to the dtype of the weights. A
                 list of such tensors, of different sizes, is encoded one tensor at a time.
             chunk: number of frames to encode per chunk. The result equals encoding the whole clip at once; peak memory
-                depends only on the chunk. None: the whole clip in training mode or if gradients are recorded, else a few
-                frames (`smalti.tokenizers.streaming.DEFAULT_CHUNK`).
+                depends only on the chunk. None: the whole clip in training mode or if gradients are recorded, else
+                `default_chunk`.
 
         Returns:
             The code of every position, with losses in training mode, and the layout to decode it; a list for a list.
@@ -231,7 +239,7 @@ class Tokenizer(Configurable):
             return [self.encode(item, chunk) for item in x]
         x = self._prepare_pixels(x)
         video = x.unsqueeze(2) if x.ndim == 4 else x
-        chunk = self._chunk_size(chunk, x, self.encoder, self.bottleneck)
+        chunk = self._chunk_size(chunk, (x.shape[-2], x.shape[-1]), x, self.encoder, self.bottleneck)
         chunks = [video] if chunk is None else split_frames(video, chunk)
         latents = Latents.join_time(self._encode_chunks(chunks))
         return replace(latents, frames=None) if x.ndim == 4 else latents
@@ -296,7 +304,7 @@ class Tokenizer(Configurable):
         if isinstance(latents, list):
             return [self.decode(item, generator, chunk) for item in latents]
         latents = self._check_whole(latents)
-        chunk = self._chunk_size(chunk, latents.z, self.decoder)
+        chunk = self._chunk_size(chunk, latents.size, latents.z, self.decoder)
         parts = [latents] if chunk is None else latents.split_time(self.encoder.stride[0], chunk)
         frames = latents.frames or 1
         video: Tensor | None = None
@@ -410,11 +418,12 @@ class Tokenizer(Configurable):
             )
         return latents
 
-    def _chunk_size(self, chunk: int | None, *sources: Tensor | nn.Module) -> int | None:
+    def _chunk_size(self, chunk: int | None, size: tuple[int, int], *sources: Tensor | nn.Module) -> int | None:
         """Return the frames per chunk, a multiple of the stride; None for the whole clip.
 
         Args:
             chunk: the argument of `encode` or `decode`.
+            size: (height, width) of the frames.
             sources: input and networks of the call, which records gradients if one of them requires gradients.
         """
         if chunk is None and (self.training or _records_gradients(*sources)):
@@ -425,7 +434,7 @@ class Tokenizer(Configurable):
             )
         if chunk is not None and chunk < 1:
             raise SmaltiError(f"chunk is {chunk}: give at least 1 frame.")
-        return chunk_size(self.encoder.stride[0], chunk or DEFAULT_CHUNK)
+        return self.default_chunk(size) if chunk is None else chunk_size(self.encoder.stride[0], chunk)
 
 
 def _records_gradients(*sources: Tensor | nn.Module) -> bool:

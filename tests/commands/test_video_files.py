@@ -22,7 +22,7 @@ from smalti.__main__ import main
 from smalti.cli import media_streams
 from smalti.export.token_files import load_tokens
 from smalti.pixels import pixels_to_uint8, uint8_to_pixels
-from smalti.tokenizers import OneVAEDecoder, OneVAEEncoder, Tokenizer
+from smalti.tokenizers import OneVAEDecoder, OneVAEEncoder, Tokenizer, streaming
 from smalti.tokenizers.bottlenecks import FSQ, KL, Joint, Projected
 from smalti.tokenizers.checkpoints import fingerprint, save
 from smalti.video import probe, read_frames, write_video
@@ -195,6 +195,8 @@ def test_an_odd_size_is_kept_in_tokens_and_rounded_up_in_videos(work, frames, ca
 
 
 def test_memory_does_not_depend_on_the_length(work, frames, monkeypatch):
+    monkeypatch.setattr(streaming, "MIN_PIXELS", 4 * 16 * 16)  # chunks of four frames
+    monkeypatch.setattr(streaming, "MIN_POSITIONS", 1)
     references, most_alive = [], 0
 
     def watch(frames):

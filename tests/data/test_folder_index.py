@@ -11,6 +11,7 @@ import pytest
 from smalti.data import Folder, ImageFiles, Photos, Shards, folder_index, open_source
 from smalti.data.folder_index import index_folder
 from smalti.data.path_table import digest_names
+from smalti.folders import list_files
 
 NAMES = ["a/0.jpg", "a/1.JPG", "b/2.png", "b/c/3.webp", "n\udcff.jpg", "v.mp4"]
 
@@ -81,9 +82,7 @@ def test_every_change_of_the_names_is_noticed(cache, folder, change):
     assert after != before or (folder / "new").exists()
     assert after == names(folder)
     assert set(after) == {
-        os.path.relpath(file, folder)
-        for file in folder_index.list_files(folder)
-        if file.lower().endswith((".jpg", ".png", ".webp"))
+        os.path.relpath(file, folder) for file in list_files(folder) if file.lower().endswith((".jpg", ".png", ".webp"))
     }
 
 

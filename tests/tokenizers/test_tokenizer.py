@@ -18,6 +18,7 @@ from smalti.tokenizers import (
     Tokenizer,
     WeTokDecoder,
     WeTokEncoder,
+    streaming,
 )
 from smalti.tokenizers.bottlenecks import FSQ, GQ, KL
 from smalti.tokenizers.importers import from_published
@@ -205,8 +206,10 @@ def record_chunks(tokenizer):
     return encoded, decoded
 
 
-def test_chunks_are_used_if_nothing_records_gradients():
+def test_chunks_are_used_if_nothing_records_gradients(monkeypatch):
     """Whole clips, with all activations in memory, are encoded and decoded only for a backward pass."""
+    monkeypatch.setattr(streaming, "MIN_PIXELS", 4 * 4 * 4)
+    monkeypatch.setattr(streaming, "MIN_POSITIONS", 1)
     x = torch.rand(1, 3, 13, 4, 4) * 2 - 1
     tokenizer = copy.deepcopy(tiny("onevae"))
     encoded, decoded = record_chunks(tokenizer)

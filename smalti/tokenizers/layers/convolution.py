@@ -1,32 +1,37 @@
-"""A fast path for 3-D convolutions on CPUs.
+"""Fast 3-D convolutions on CPUs.
 
 Shapes: B batch, C channels, T frames, H, W positions.
 """
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.tokenizers.layers.frames import channels_last_images, images_to_video
+from smalti.tokenizers.layers.winograd import winograd_conv
 
 _SLOW_PATH_SIZE = 20480
 """Maximum C * T * H for which PyTorch 2 takes its slow path, with a batch of one on a CPU."""
 
+_WINOGRAD_CHANNELS = 64
+_WINOGRAD_POSITIONS = 1024
+"""Input and output channels, and positions of the output, from which on Winograd's convolution takes less time."""
+
 
 def convolve(conv: nn.Conv3d, x: Tensor) -> Tensor:
-    """Return conv(x) without PyTorch's slow path on CPUs.
+    """Return conv(x) by the method that takes the least time on a CPU, where PyTorch's choice is often another.
 
-    For a single small clip on a CPU, PyTorch computes Conv3d as a plain matrix product, which takes up to eight times as
-    long as oneDNN. This function concatenates the frames that the kernel covers along the channels and calls Conv2d,
-    which uses oneDNN. This is slower than Conv3d for very small inputs, but they take the same path: the chunks of a clip
-    are computed in the same way as a longer clip.
+    - Many channels and positions: Winograd's convolution, if no gradients are recorded. It takes 0.6 to 0.9 of the time.
+    - Few positions, so that reading the weights takes most of the time: PyTorch's plain matrix product. oneDNN would copy
+      the weights to another layout first.
+    - Other small clips: oneDNN, where PyTorch computes a plain matrix product, which takes up to twice as long. Gradients
+      need another way to get there: the frames that the kernel covers are concatenated along the channels for Conv2d.
+    - All others, compiled networks, autocast and other devices: Conv3d.
 
-    Results can differ from Conv3d's, and between a clip and its chunks, by float rounding: oneDNN selects its kernels, and
-    with them the order of summation, by tensor shape and CPU.
+    Results differ from Conv3d's, and between a clip and its chunks, by float rounding: the order of summation depends on
+    the method, and oneDNN selects its own by tensor shape and CPU.
 
     Args:
         conv: a convolution without padding in time, and with padding by half the kernel size in space.
@@ -35,10 +40,48 @@ def convolve(conv: nn.Conv3d, x: Tensor) -> Tensor:
     Returns:
         (B, C', T', H', W').
     """
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+        return nn.Conv3d.forward(conv, x)
+    if torch.is_grad_enabled() and (x.requires_grad or conv.weight.requires_grad):
+        small = x.shape[0] == 1 and x.shape[1:4].numel() <= _SLOW_PATH_SIZE
+        return _convolve_as_images(conv, x) if small else nn.Conv3d.forward(conv, x)
+    positions = x.shape[0] * (x.shape[2] - conv.kernel_size[0] + 1) * x.shape[3:].numel()  # those of stride 1
+    if _suits_winograd(conv, x, positions):
+        padded = _pad_channels_last(conv, x)
+        return winograd_conv(padded, conv.weight, conv.bias).permute(0, 4, 1, 2, 3)
+    if x.dtype != torch.float32 or positions <= conv.out_channels or not torch.backends.mkldnn.is_available():
+        return nn.Conv3d.forward(conv, x)
+    padding = conv.padding
+    if conv.padding_mode != "zeros":
+        x, padding = _pad_channels_last(conv, x).permute(0, 4, 1, 2, 3), (0, 0, 0)
+    return torch.mkldnn_convolution(x, conv.weight, conv.bias, padding, conv.stride, conv.dilation, 1)
+
+
+def _suits_winograd(conv: nn.Conv3d, x: Tensor, positions: int) -> bool:
+    low, high = sorted((conv.in_channels, conv.out_channels))
+    return (
+        low >= _WINOGRAD_CHANNELS
+        and positions >= max(_WINOGRAD_POSITIONS, 4 * high)  # the transform of the weights must be worthwhile
+        and conv.kernel_size[1:] == (3, 3)
+        and conv.stride == (1, 1, 1)
+        and x.dtype in (torch.float32, torch.float64)
+    )
+
+
+def _pad_channels_last(conv: nn.Conv3d, x: Tensor) -> Tensor:
+    """Return x with the spatial padding of a convolution, (B, T, H + 2 p, W + 2 p, C), contiguous."""
+    (p, q), frames = conv.kernel_size[1:], x.permute(0, 2, 3, 4, 1)
+    rows, columns = p // 2, q // 2
+    if conv.padding_mode == "zeros":
+        return F.pad(frames, (0, 0, columns, columns, rows, rows))
+    padded = F.pad(x, (columns, columns, rows, rows, 0, 0), mode=conv.padding_mode)
+    return padded.permute(0, 2, 3, 4, 1).contiguous()
+
+
+def _convolve_as_images(conv: nn.Conv3d, x: Tensor) -> Tensor:
+    """Return conv(x), computed by Conv2d from frames that are concatenated along the channels."""
     taps, (stride, *spatial_stride) = conv.kernel_size[0], conv.stride
     steps = (x.shape[2] - taps) // stride + 1
-    if x.device.type != "cpu" or x.shape[0] > 1 or math.prod(x.shape[1:4]) > _SLOW_PATH_SIZE:
-        return nn.Conv3d.forward(conv, x)
     frames = x.permute(0, 2, 3, 4, 1)
     windows = [frames[:, tap : tap + stride * (steps - 1) + 1 : stride] for tap in range(taps)]
     images = channels_last_images(torch.cat(windows, dim=-1))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.tokenizers.layers.activation_checkpointing import CheckpointedBlock
+from smalti.tokenizers.layers.frames import channels_last_images, video_to_images
 from smalti.tokenizers.models.wetok.norms import group_norm
 
 
@@ -53,8 +55,28 @@ def depth_to_space(x: Tensor, block: int = 2) -> Tensor:
     pixel_shuffle, the channel comes first.
     """
     b, c, h, w = x.shape
+    if x.is_contiguous(
+        memory_format=torch.channels_last
+    ):  # keep the layout: all channels of an output are copied at once
+        rows = x.permute(0, 2, 3, 1).reshape(b, h, w, block, c // block).transpose(2, 3)
+        return rows.reshape(b, h * block, w * block, c // block**2).permute(0, 3, 1, 2)
     blocks = x.reshape(b, block, block, c // block**2, h, w)
     return blocks.permute(0, 3, 4, 1, 5, 2).reshape(b, c // block**2, h * block, w * block)
+
+
+def to_images(x: Tensor, groups: int | None) -> Tensor:
+    """Reshape a video (B, C, T, H, W) to images (B T, C, H, W), in the memory format in which the network is fastest.
+
+    On a CPU, convolutions are faster if channels are last in memory: oneDNN otherwise copies their inputs and outputs to a
+    layout of its own. PyTorch's group norm is slower in this format by more than what the convolutions gain.
+
+    Args:
+        x: the video.
+        groups: groups of the group norms of the network; None: no norms.
+    """
+    if groups is not None or x.device.type != "cpu":
+        return video_to_images(x)
+    return channels_last_images(x.permute(0, 2, 3, 4, 1))
 
 
 class DepthToSpace(nn.Module):

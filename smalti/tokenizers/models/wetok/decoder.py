@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.tokenizers.base import Decoder, StreamState
-from smalti.tokenizers.layers.frames import images_to_video, video_to_images
+from smalti.tokenizers.layers.frames import images_to_video
 from smalti.tokenizers.layers.noise import randn_per_frame
 from smalti.tokenizers.linear_start.code import StartCode
 from smalti.tokenizers.linear_start.fitting import Errors
 from smalti.tokenizers.linear_start.pyramid import Pyramid
-from smalti.tokenizers.models.wetok.blocks import DepthToSpace, residual_blocks
+from smalti.tokenizers.models.wetok.blocks import DepthToSpace, residual_blocks, to_images
 from smalti.tokenizers.models.wetok.initialization import init_weights
 from smalti.tokenizers.models.wetok.levels import level_widths
 from smalti.tokenizers.models.wetok.norms import AdaptiveGroupNorm, group_norm
@@ -68,6 +68,7 @@ class WeTokDecoder(Decoder):
         super().__init__()
         widths = level_widths(channels, multipliers, blocks, groups)
         self.in_dim = in_dim
+        self.groups = groups
         self.conv_in = nn.Conv2d(self._conv_in_dim(in_dim), widths[-1], 3, padding=1)
         self.middle = residual_blocks(widths[-1], widths[-1], blocks, groups)
         in_widths = [*widths[1:], widths[-1]]
@@ -106,8 +107,8 @@ class WeTokDecoder(Decoder):
         Frames are decoded separately, so `state` is not used.
         """
         (grid,) = latents
-        z = video_to_images(grid)
-        h = self.middle(self.conv_in(video_to_images(self._conv_in_input(grid, generator))))
+        z = to_images(grid, self.groups)
+        h = self.middle(self.conv_in(to_images(self._conv_in_input(grid, generator), self.groups)))
         for level in reversed(self.levels):
             h = level(h, z)
         h = self.conv_out(F.silu(self.norm_out(h)))

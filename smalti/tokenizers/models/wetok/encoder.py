@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.tokenizers.base import Encoder, StreamState
-from smalti.tokenizers.layers.frames import images_to_video, video_to_images
+from smalti.tokenizers.layers.frames import images_to_video
 from smalti.tokenizers.linear_start.code import StartCode
 from smalti.tokenizers.linear_start.fitting import Errors
 from smalti.tokenizers.linear_start.pyramid import Pyramid
-from smalti.tokenizers.models.wetok.blocks import residual_blocks
+from smalti.tokenizers.models.wetok.blocks import residual_blocks, to_images
 from smalti.tokenizers.models.wetok.initialization import init_weights
 from smalti.tokenizers.models.wetok.levels import level_widths
 from smalti.tokenizers.models.wetok.norms import group_norm
@@ -70,6 +70,7 @@ class WeTokEncoder(Encoder):
         super().__init__()
         widths = level_widths(channels, multipliers, blocks, groups)
         self.out_dim = out_dim
+        self.groups = groups
         factor = 2 ** (len(widths) - 1)
         self.stride = (1, factor, factor)
         self.conv_in = nn.Conv2d(3, channels, 3, padding=1, bias=False)
@@ -101,6 +102,6 @@ class WeTokEncoder(Encoder):
 
         Frames are encoded separately, so `state` is not used.
         """
-        h = self.middle(self.levels(self.conv_in(video_to_images(x))))
+        h = self.middle(self.levels(self.conv_in(to_images(x, self.groups))))
         h = self.conv_out(F.silu(self.norm_out(h)))
         return (images_to_video(h, x.shape[0]),)
