@@ -40,10 +40,10 @@ _MAX_PIXELS = 2**22
 class Start(Callback):
     """Initializes the tokenizer of a new run.
 
-    The method "linear" fits a linear codec to training data before the first step: the encoder computes principal components
-    of patches, the bottleneck codes them, and the decoder reconstructs the pixels by least squares
-    (`smalti.tokenizers.linear_start`). Architectures do not change. Norms and activation functions make the fit approximate.
-    The log compares the tokenizer before the first step with the linear codec itself.
+    The method "linear" fits a linear codec to training data before the first step: the encoder computes principal
+    components of patches, the bottleneck codes them, and the decoder reconstructs the pixels by least squares
+    (`smalti.tokenizers.linear_start`). Architectures do not change. Norms and activation functions make the fit
+    approximate. The log compares the tokenizer before the first step with the linear codec itself.
 
     All ranks fit together, each to its own batches. A resumed run uses the weights of its checkpoint.
 
@@ -98,12 +98,11 @@ class Start(Callback):
         self, trainer: pl.Trainer, tokenizer: Tokenizer, batches: list[Tensor], report: StartReport, begin: float
     ) -> None:
         """Log the quality of the tokenizer on training data, next to that of the linear codec."""
-        rate = (
-            {"bits": tokenizer.quantizer.bits_per_position}
-            if tokenizer.discrete
-            else {"channels": tokenizer.bottleneck.out_dim}
-        )
-        codec = LinearCodec.fit(batches, tokenizer.encoder.stride, **rate)
+        stride = tokenizer.encoder.stride
+        if tokenizer.discrete:
+            codec = LinearCodec.fit(batches, stride, bits=tokenizer.quantizer.bits_per_position)
+        else:
+            codec = LinearCodec.fit(batches, stride, channels=tokenizer.bottleneck.out_dim)
         training = tokenizer.training
         tokenizer.eval()
         with torch.no_grad():

@@ -63,9 +63,7 @@ class Bottleneck(Configurable):
             )
         return code
 
-    def linear_start(
-        self, coefficients: Tensor, variances: Tensor, hidden_units: int
-    ) -> StartCode:
+    def linear_start(self, coefficients: Tensor, variances: Tensor, hidden_units: int) -> StartCode:
         """Return how this bottleneck represents principal components, and set its own parameters for that.
 
         A training that starts as a linear codec (`smalti.tokenizers.linear_start`) calls this once, with the same

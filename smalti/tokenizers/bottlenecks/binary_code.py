@@ -96,7 +96,10 @@ def allocate_bits(
         The number of bits of each component.
     """
     frequencies = histograms([coefficients])
-    errors = [variances.tolist(), *((uniform_steps(frequencies, 2**b)[1] * variances).tolist() for b in range(1, max_bits + 1))]
+    errors = [
+        variances.tolist(),
+        *((uniform_steps(frequencies, 2**b)[1] * variances).tolist() for b in range(1, max_bits + 1)),
+    ]
     chosen, units = [0] * coefficients.shape[1], 0
     for remaining in range(bits, 0, -1):
         available = hidden_units - units - 2 * (remaining - 1)  # the least that the remaining bits need

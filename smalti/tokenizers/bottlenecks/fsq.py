@@ -72,9 +72,7 @@ class FSQ(Quantizer):
         digits = ids.unsqueeze(-1) // self._place_values(ids.device) % levels
         return ((digits - half_width).float() / half_width.float()).flatten(-2)
 
-    def linear_start(
-        self, coefficients: Tensor, variances: Tensor, hidden_units: int
-    ) -> StartCode:
+    def linear_start(self, coefficients: Tensor, variances: Tensor, hidden_units: int) -> StartCode:
         """Return one component per channel: the component with the largest variance gets the most levels.
 
         Each coefficient is scaled so that its codewords correlate best with it. The shift of an even number of levels is

@@ -61,9 +61,7 @@ class Joint(Quantizer):
         """Both branches by name."""
         return {"discrete": self.discrete, "continuous": self.continuous}
 
-    def linear_start(
-        self, coefficients: Tensor, variances: Tensor, hidden_units: int
-    ) -> StartCode:
+    def linear_start(self, coefficients: Tensor, variances: Tensor, hidden_units: int) -> StartCode:
         """Return the code of the continuous branch, which both branches read, and fit both branches."""
         self.discrete.linear_start(coefficients, variances, hidden_units)
         return self.continuous.linear_start(coefficients, variances, hidden_units)

@@ -58,9 +58,7 @@ class KL(Bottleneck):
         self.in_dim = dim + 1 if shared_log_variance else 2 * dim
         self.out_dim = dim
 
-    def linear_start(
-        self, coefficients: Tensor, variances: Tensor, hidden_units: int
-    ) -> StartCode:
+    def linear_start(self, coefficients: Tensor, variances: Tensor, hidden_units: int) -> StartCode:
         """Return one component per channel, with mean 0 and variance 1, as the prior has, and little noise."""
         count = min(coefficients.shape[1], self.dim)
         log_variance = 2 * min(0.0, math.log(_START_STD / self.initial_std))

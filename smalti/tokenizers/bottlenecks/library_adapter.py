@@ -51,9 +51,7 @@ class LibraryAdapter(Quantizer):
         self.codebook_size = codebook_size
         self.tokens_per_position = num_quantizers
 
-    def linear_start(
-        self, coefficients: Tensor, variances: Tensor, hidden_units: int
-    ) -> StartCode:
+    def linear_start(self, coefficients: Tensor, variances: Tensor, hidden_units: int) -> StartCode:
         """Return one component per channel, with the relative scales of the components, and fit the codebooks to them."""
         count = min(coefficients.shape[1], self.in_dim)
         scales = (variances[:count] / variances[0]).sqrt()

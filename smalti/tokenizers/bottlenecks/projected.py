@@ -45,9 +45,7 @@ class Projected(Quantizer):
         self.down = nn.Linear(dim, quantizer.in_dim)
         self.up = nn.Linear(quantizer.out_dim, dim)
 
-    def linear_start(
-        self, coefficients: Tensor, variances: Tensor, hidden_units: int
-    ) -> StartCode:
+    def linear_start(self, coefficients: Tensor, variances: Tensor, hidden_units: int) -> StartCode:
         """Return one component of variance 1 per channel, and fit the projections to them.
 
         The first projection maps them to the code of the inner quantizer if that is a linear function of them, and otherwise

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from smalti.distributed import mean_over_ranks
 from smalti.errors import SmaltiError
 from smalti.tokenizers.bottlenecks.base import Quantizer, straight_through
-from smalti.tokenizers.bottlenecks.entropy import codebook_entropy, mean_distribution, token_entropy
 from smalti.tokenizers.bottlenecks.binary_code import binary_start
+from smalti.tokenizers.bottlenecks.entropy import codebook_entropy, mean_distribution, token_entropy
 from smalti.tokenizers.linear_start.code import StartCode
 from smalti.types import Code
 
@@ -88,9 +88,7 @@ class SignQuantizer(Quantizer):
         """Map ids (B, N, G) to their codewords (B, N, G bits)."""
         return self._codewords(unpack_bits(ids, self.bits), torch.float32).flatten(-2)
 
-    def linear_start(
-        self, coefficients: Tensor, variances: Tensor, hidden_units: int
-    ) -> StartCode:
+    def linear_start(self, coefficients: Tensor, variances: Tensor, hidden_units: int) -> StartCode:
         """Return how the signs represent principal components, see `binary_code`."""
         return binary_start(coefficients, variances, self.in_dim, hidden_units)
 

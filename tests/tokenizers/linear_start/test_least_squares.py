@@ -26,7 +26,9 @@ def test_a_convolution_is_recovered_from_its_inputs_and_outputs(build):
     with torch.no_grad():
         error = fit_convolution(fitted, inputs, [truth(x) for x in inputs], ridge=1e-9)
     assert error < 1e-6
-    torch.testing.assert_close(fitted.weight, truth.weight, rtol=0, atol=1e-4)  # float32 sums over thousands of positions
+    torch.testing.assert_close(
+        fitted.weight, truth.weight, rtol=0, atol=1e-4
+    )  # float32 sums over thousands of positions
 
 
 def test_only_the_chosen_rows_channels_and_center_change():

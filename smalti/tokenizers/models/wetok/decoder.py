@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from smalti.tokenizers.base import Decoder, StreamState
 from smalti.tokenizers.layers.frames import images_to_video
 from smalti.tokenizers.layers.noise import randn_per_frame
-from smalti.tokenizers.linear_start.code import StartCode
 from smalti.tokenizers.linear_start.fitting import Errors
 from smalti.tokenizers.linear_start.pyramid import Pyramid
 from smalti.tokenizers.models.wetok.blocks import DepthToSpace, residual_blocks, to_images
@@ -23,7 +22,7 @@ from smalti.tokenizers.models.wetok.levels import level_widths
 from smalti.tokenizers.models.wetok.norms import AdaptiveGroupNorm, group_norm
 
 
-class _UpBlock(nn.Module):
+class UpBlock(nn.Module):
     """One level of the decoder: adaptive group norm, residual blocks and, except in the last level, upsampling by 2."""
 
     def __init__(
@@ -73,7 +72,7 @@ class WeTokDecoder(Decoder):
         self.middle = residual_blocks(widths[-1], widths[-1], blocks, groups)
         in_widths = [*widths[1:], widths[-1]]
         self.levels = nn.ModuleList(
-            _UpBlock(in_dim, in_width, width, blocks, groups, last=i == 0)
+            UpBlock(in_dim, in_width, width, blocks, groups, last=i == 0)
             for i, (in_width, width) in enumerate(zip(in_widths, widths, strict=True))
         )
         self.norm_out = group_norm(widths[0], groups)

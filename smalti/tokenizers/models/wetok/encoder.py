@@ -19,24 +19,13 @@ from smalti.tokenizers.models.wetok.levels import level_widths
 from smalti.tokenizers.models.wetok.norms import group_norm
 
 
-class _DownBlock(nn.Module):
+class DownBlock(nn.Module):
     """One level of the encoder: residual blocks and, except in the last level, downsampling by 2."""
 
     def __init__(self, in_channels: int, channels: int, blocks: int, groups: int | None, *, last: bool) -> None:
         super().__init__()
         self.blocks = residual_blocks(in_channels, channels, blocks, groups)
         self.downsample = nn.Identity() if last else nn.Conv2d(channels, channels, 3, stride=2, padding=1)
-
-    @property
-    def hidden_units(self) -> int:
-        """Channels before the last SiLU."""
-        return self.conv_out.in_channels
-
-    def linear_start(self, pyramid: Pyramid, code: StartCode) -> Errors:
-        """Set the weights so that the encoder computes a code of principal components, see `linear_start`."""
-        from smalti.tokenizers.models.wetok.linear_start import fit_encoder  # imports this module
-
-        return fit_encoder(self, pyramid, code)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.downsample(self.blocks(x))
@@ -77,7 +66,7 @@ class WeTokEncoder(Encoder):
         in_widths = [channels, *widths[:-1]]
         self.levels = nn.Sequential(
             *(
-                _DownBlock(in_width, width, blocks, groups, last=i + 1 == len(widths))
+                DownBlock(in_width, width, blocks, groups, last=i + 1 == len(widths))
                 for i, (in_width, width) in enumerate(zip(in_widths, widths, strict=True))
             )
         )

@@ -1,9 +1,9 @@
 """Starting WeTok's networks as a linear codec.
 
-Residual branches are zero, and the shortcuts carry principal components of ever larger patches: a 3x3 convolution with stride 2
-can combine four positions, and a convolution before depth-to-space can separate them. Each layer is fitted by least squares to
-the inputs that the layers before it give. Without norms, encoder and decoder are then linear up to their last SiLU, which a
-pair of units with opposite signs cancels. With group norms, the result is the best fit.
+Residual branches are zero, and the shortcuts carry principal components of ever larger patches: a 3x3 convolution with
+stride 2 can combine four positions, and a convolution before depth-to-space can separate them. Each layer is fitted by
+least squares to the inputs that the layers before it give. Without norms, encoder and decoder are then linear up to their last
+SiLU, which a pair of units with opposite signs cancels. With group norms, the result is the best fit.
 
 Shapes: B images (frames of all clips); C channels; H, W positions; Z channels and h, w positions of the latent.
 """
@@ -11,6 +11,7 @@ Shapes: B images (frames of all clips); C channels; H, W positions; Z channels a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +28,9 @@ from smalti.tokenizers.linear_start.fitting import (
 )
 from smalti.tokenizers.linear_start.least_squares import NormalEquations, fit_convolution
 from smalti.tokenizers.linear_start.pyramid import Pyramid
-from smalti.tokenizers.models.wetok.blocks import ResidualBlock
-from smalti.tokenizers.models.wetok.decoder import WeTokDecoder
-from smalti.tokenizers.models.wetok.encoder import WeTokEncoder
+from smalti.tokenizers.models.wetok.blocks import DepthToSpace, ResidualBlock
+from smalti.tokenizers.models.wetok.decoder import UpBlock, WeTokDecoder
+from smalti.tokenizers.models.wetok.encoder import DownBlock, WeTokEncoder
 from smalti.tokenizers.models.wetok.norms import EPS, AdaptiveGroupNorm
 
 _NORM_RIDGE = 1e-2
@@ -90,8 +91,9 @@ def fit_decoder(decoder: WeTokDecoder, pyramid: Pyramid, latents: Sequence[Tenso
     errors: Errors = {}
     stride = 2 ** (len(decoder.levels) - 1)
     z = [video_to_images(grid) for grid in latents]
-    for block in decoder.middle:
-        block.conv2.weight.zero_()
+    for module in decoder.modules():
+        if isinstance(module, ResidualBlock):
+            module.conv2.weight.zero_()
     noise = [h.new_zeros(len(h), decoder.conv_in.in_channels - h.shape[1], *h.shape[2:]) for h in z]
     x = [torch.cat(pair, dim=1) for pair in zip(z, noise, strict=True)]
     targets = _images(_components(pyramid, stride, decoder.conv_in.out_channels))
@@ -99,21 +101,20 @@ def fit_decoder(decoder: WeTokDecoder, pyramid: Pyramid, latents: Sequence[Tenso
     used = targets[0].shape[1]
     x = [decoder.conv_in(h) for h in x]
     for index in reversed(range(len(decoder.levels))):
-        level, name = decoder.levels[index], f"levels.{index}"
+        level, name = cast(UpBlock, decoder.levels[index]), f"levels.{index}"
         if level.norm.groups is not None:
             errors[f"{name}.norm"] = _fit_norm(level.norm, x, z, used)
         x = [level.norm(h, latent) for h, latent in zip(x, z, strict=True)]
-        for block in level.blocks:
-            block.conv2.weight.zero_()
+        for block in cast(list[ResidualBlock], level.blocks):
             if isinstance(block.shortcut, nn.Conv2d):
                 width = block.shortcut.out_channels
                 targets = _pixels(pyramid, width) if index == 0 else [h[:, : min(used, width)] for h in x]
                 errors[f"{name}.shortcut"] = fit_convolution(block.shortcut, x, targets, used)
                 used = targets[0].shape[1]
             x = [_pass(block, h) for h in x]
-        if index:
+        if isinstance(level.upsample, DepthToSpace):
             stride //= 2
-            following = decoder.levels[index - 1].blocks[0]
+            following = cast(ResidualBlock, cast(UpBlock, decoder.levels[index - 1]).blocks[0])
             if index > 1 or isinstance(following.shortcut, nn.Conv2d):
                 targets = _images(_components(pyramid, stride, following.conv1.out_channels))
             else:
@@ -129,7 +130,7 @@ def fit_decoder(decoder: WeTokDecoder, pyramid: Pyramid, latents: Sequence[Tenso
 def _trunk(encoder: WeTokEncoder) -> list[tuple[str, nn.Module]]:
     """Return the layers between the pixels and the last norm, with their names."""
     layers: list[tuple[str, nn.Module]] = [("conv_in", encoder.conv_in)]
-    for i, level in enumerate(encoder.levels):
+    for i, level in enumerate(cast(list[DownBlock], encoder.levels)):
         layers += [(f"levels.{i}.blocks.{j}.shortcut", block) for j, block in enumerate(level.blocks)]
         layers.append((f"levels.{i}.downsample", level.downsample))
     return layers + [(f"middle.{i}", block) for i, block in enumerate(encoder.middle)]
