@@ -92,7 +92,7 @@ def examine(
     notes: list[str] = []
     codec = _find_codec(tokenizer, module, codec_file, notes)
     color = _find_color(state, module, batches, notes)
-    baselines = Baselines(tokenizer.encoder.stride, color, codec)
+    baselines = Baselines(tokenizer, color, codec)
     training = None if state is None else TrainingRecord.from_dict(state["training"])
     step = checkpoint.get("global_step") if path.is_file() else provenance(path).get("step")
     measured, value = _measure(tokenizer, baselines, batches, device)

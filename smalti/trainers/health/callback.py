@@ -40,7 +40,7 @@ class Health(Callback):
     saved to `linear_codec.safetensors` in the folder of the run. Every validation logs the PSNR on the same samples of
 
     - `val/psnr_mean_color`: the mean color of the training data. A tokenizer that has learned nothing has this PSNR.
-    - `val/psnr_bicubic`: bicubic downsampling by the stride of the tokenizer, and upsampling.
+    - `val/psnr_bicubic`: bicubic downsampling to pixels with the nominal bits of the tokenizer, and upsampling.
     - `val/psnr_linear_codec`: principal components of patches and scalar quantizers, at the same nominal bits; for a
       continuous tokenizer, as many components as it has channels.
 
@@ -117,7 +117,7 @@ class Health(Callback):
         if codec is None and self.samples:
             codec = self._fit_codec(module.tokenizer, list(batches), trainer.is_global_zero)
             self._codec_is_saved = codec is None
-        self.baselines = Baselines(module.tokenizer.encoder.stride, color, codec)
+        self.baselines = Baselines(module.tokenizer, color, codec)
 
     def _find_codec(self, trainer: pl.Trainer) -> LinearCodec | None:
         """Return the linear codec of the run that is continued; None for a new run."""
