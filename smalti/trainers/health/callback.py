@@ -50,7 +50,8 @@ class Health(Callback):
     over. `smalti doctor` runs the same checks on a checkpoint, see `smalti.trainers.health.checks`.
 
     Args:
-        samples: number of training samples, over all ranks, to which the linear codec is fitted; 0: no linear codec.
+        samples: number of training images, over all ranks, to which the linear codec is fitted, or a quarter as many clips,
+            which take longer to read; 0: no linear codec.
         diagnose: whether to look for problems.
 
     Raises:
@@ -111,7 +112,7 @@ class Health(Callback):
         if not trainer.enable_validation:
             self.baselines = None
             return
-        batches = load_training_batches(trainer, max(1, self.samples))
+        batches = load_training_batches(trainer, max(1, self.samples), clips=-(-max(1, self.samples) // 4))
         color = mean_color(batches, trainer.strategy.root_device)
         codec, self._codec_is_saved = self._find_codec(trainer), True
         if codec is None and self.samples:
