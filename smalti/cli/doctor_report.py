@@ -86,13 +86,13 @@ def examine(
         loader, source = module.validation(path), "the validation data of the run"
     else:
         loader, source = _open_loader(data, size or module.size or 256, frames or module.frames or 17, batch_size), data
-    batches = _load(loader, samples)
+    batches = _load(loader, samples, samples)
     if not batches:
         raise SmaltiError(f"There are no samples in {source}: pass --data SOURCE.")
     notes: list[str] = []
     codec = _find_codec(tokenizer, module, codec_file, notes)
     color = _find_color(state, module, batches, notes)
-    baselines = Baselines(tokenizer.encoder.stride, color, codec)
+    baselines = Baselines(tokenizer, color, codec)
     training = None if state is None else TrainingRecord.from_dict(state["training"])
     step = checkpoint.get("global_step") if path.is_file() else provenance(path).get("step")
     measured, value = _measure(tokenizer, baselines, batches, device)
@@ -166,7 +166,7 @@ class _RunData:
             return []
         batches: list[Tensor] = []
         for loader in preview():
-            batches += _load(loader, _TRAINING_SAMPLES)
+            batches += _load(loader, _TRAINING_SAMPLES, _TRAINING_SAMPLES // 4)
         return [uint8_to_pixels(batch) for batch in batches]
 
     @property
@@ -199,15 +199,15 @@ def _open_loader(data: str, size: int, frames: int, batch_size: int) -> Iterable
     return evaluation_loader(source, transform, batch_size)
 
 
-def _load(loader: Iterable[Batch], samples: int) -> list[Tensor]:
-    """Return the first batches of a loader, as 8-bit pixels."""
+def _load(loader: Iterable[Batch], images: int, clips: int) -> list[Tensor]:
+    """Return the first batches of a loader, as 8-bit pixels, with at most this number of images or of clips."""
     batches: list[Tensor] = []
     count = 0
     for batch in loader:
-        pixels = batch.pixels[: samples - count]
-        batches.append(pixels_to_uint8(to_pixels(pixels)))
-        count += len(pixels)
-        if count >= samples:
+        limit = clips if batch.pixels.ndim == 5 else images
+        batches.append(pixels_to_uint8(to_pixels(batch.pixels[: limit - count])))
+        count += len(batches[-1])
+        if count >= limit:
             break
     return batches
 

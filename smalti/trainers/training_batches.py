@@ -54,7 +54,9 @@ class TrainingBatches:
         return TrainingBatches([batch for batch in self.batches if batch.ndim == 5], self.device)
 
 
-def load_training_batches(trainer: pl.Trainer, samples: int = 256, max_values: int = MAX_VALUES) -> TrainingBatches:
+def load_training_batches(
+    trainer: pl.Trainer, samples: int = 256, max_values: int = MAX_VALUES, clips: int | None = None
+) -> TrainingBatches:
     """Load batches from the training data of a trainer, without any effect on the run.
 
     Data modules of Smalti give the same batches in every call, at any step and in resumed runs: with augmentation, from the
@@ -66,6 +68,7 @@ def load_training_batches(trainer: pl.Trainer, samples: int = 256, max_values: i
         trainer: a trainer that runs `fit`.
         samples: minimum number of samples of each kind, over all ranks, unless an epoch has fewer. Every rank loads
             complete batches, and at least one.
+        clips: the same number for clips, which take longer to read; None for `samples`.
         max_values: number of pixel values of each kind and rank at which to stop: long clips need memory and time.
 
     Raises:
@@ -76,7 +79,7 @@ def load_training_batches(trainer: pl.Trainer, samples: int = 256, max_values: i
     with isolate_rng():
         try:
             for loader in _loaders(trainer):
-                batches += _load(loader, -(-samples // world_size()), max_values)
+                batches += _load(loader, samples, samples if clips is None else clips, max_values)
         except Exception as caught:  # any: the other ranks wait for this one
             error = caught
     if any(gather(error is not None)):
@@ -93,8 +96,8 @@ def _loaders(trainer: pl.Trainer) -> list[Any]:
     return list(loader) if isinstance(loader, (list, tuple)) else [loader]
 
 
-def _load(loader: Any, samples: int, max_values: int) -> list[Tensor]:
-    """Return batches with at least this number of samples, unless the loader has fewer or there are too many values.
+def _load(loader: Any, images: int, clips: int, max_values: int) -> list[Tensor]:
+    """Return batches with at least this process's part of the samples, unless there are too few, or too many values.
 
     Raises:
         Exception: why a loader that repeats its last batch does so.
@@ -102,6 +105,7 @@ def _load(loader: Any, samples: int, max_values: int) -> list[Tensor]:
     iterator = iter(loader)
     batches = [batch.pixels for batch in islice(iterator, 1)]
     if batches:
+        samples = -(-(clips if batches[0].ndim == 5 else images) // world_size())
         count = min(-(-samples // len(batches[0])), max_values // batches[0].numel())
         batches += [batch.pixels for batch in islice(iterator, max(0, count - 1))]
     error = getattr(loader, "error", None)

@@ -62,7 +62,8 @@ def test_a_run_is_extended_in_its_own_folder(capsys, recwarn):
     assert files(RUN) == [
         "checkpoints", "checkpoints/best.ckpt", "checkpoints/best.json", "checkpoints/last.ckpt",
         "checkpoints/step=6.ckpt", "config.yaml", "config_until_step_3.yaml", "config_until_step_5.yaml", "hparams.yaml",
-        "reconstructions", "reconstructions/step_00000003.png", "reconstructions/step_00000006.png",
+        "linear_codec.safetensors", "reconstructions", "reconstructions/step_00000003.png",
+        "reconstructions/step_00000006.png",
     ]  # fmt: skip
     assert (RUN / "config_until_step_3.yaml").read_text() == settings
     now = yaml.safe_load((RUN / "config.yaml").read_text())

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from smalti.distributed import sum_over_ranks
-from smalti.eval.baseline import make_baseline
+from smalti.eval.baseline import Factor, equal_bits_factor, make_baseline
 from smalti.eval.functional import mean_over_frames, psnr
 from smalti.eval.linear_codec import LinearCodec
+from smalti.eval.nominal_bits import bits_per_position
 from smalti.pixels import pixels_to_uint8, uint8_to_pixels
+from smalti.tokenizers.tokenizer import Tokenizer
 
 MEAN_COLOR, BICUBIC, LINEAR_CODEC = "mean_color", "bicubic", "linear_codec"
 BASELINES = (MEAN_COLOR, BICUBIC, LINEAR_CODEC)
@@ -27,13 +29,13 @@ class Baselines:
     """Measures the baselines on validation samples, each sample once.
 
     Attributes:
-        factor: frames, height and width in pixels per latent position: the factor of bicubic downsampling.
+        tokenizer: the tokenizer, whose nominal bits bicubic downsampling may spend.
         mean_color: mean color of the training data, red, green and blue in [-1, 1]: what a tokenizer outputs that has not
             learned anything.
         codec: linear codec with the nominal bits of the tokenizer; None if there is none.
     """
 
-    factor: tuple[int, int, int]
+    tokenizer: Tokenizer
     mean_color: tuple[float, float, float]
     codec: LinearCodec | None
     _measured: dict[tuple[str, int, tuple[int, ...]], dict[str, float]] = field(default_factory=dict)
@@ -71,13 +73,20 @@ class Baselines:
         color = torch.tensor(self.mean_color, device=original.device).view(3, *[1] * (original.ndim - 2))
         outputs = {
             MEAN_COLOR: pixels_to_uint8(color).expand_as(original),
-            BICUBIC: make_baseline(original, self.factor),
+            BICUBIC: make_baseline(original, self._factor(original)),
         }
         if self.codec is not None:
             outputs[LINEAR_CODEC] = pixels_to_uint8(
                 self.codec.to(original.device).reconstruct(uint8_to_pixels(original))
             )
         return {name: mean_over_frames(psnr, original, output).tolist() for name, output in outputs.items()}
+
+    def _factor(self, original: Tensor) -> Factor:
+        """Return the factor at which bicubic downsampling has the nominal bits of the tokenizer for such samples."""
+        height, width = original.shape[-2:]
+        frames = original.shape[2] if original.ndim == 5 else None
+        bits = bits_per_position(self.tokenizer) * self.tokenizer.layout((height, width), frames).positions
+        return equal_bits_factor((frames or 1, height, width), bits, self.tokenizer.encoder.stride[0])
 
 
 def mean_color(batches: Iterable[Tensor], device: torch.device) -> tuple[float, float, float]:

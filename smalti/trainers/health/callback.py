@@ -40,7 +40,7 @@ class Health(Callback):
     saved to `linear_codec.safetensors` in the folder of the run. Every validation logs the PSNR on the same samples of
 
     - `val/psnr_mean_color`: the mean color of the training data. A tokenizer that has learned nothing has this PSNR.
-    - `val/psnr_bicubic`: bicubic downsampling by the stride of the tokenizer, and upsampling.
+    - `val/psnr_bicubic`: bicubic downsampling to pixels with the nominal bits of the tokenizer, and upsampling.
     - `val/psnr_linear_codec`: principal components of patches and scalar quantizers, at the same nominal bits; for a
       continuous tokenizer, as many components as it has channels.
 
@@ -50,7 +50,8 @@ class Health(Callback):
     over. `smalti doctor` runs the same checks on a checkpoint, see `smalti.trainers.health.checks`.
 
     Args:
-        samples: number of training samples, over all ranks, to which the linear codec is fitted; 0: no linear codec.
+        samples: number of training images, over all ranks, to which the linear codec is fitted, or a quarter as many clips,
+            which take longer to read; 0: no linear codec.
         diagnose: whether to look for problems.
 
     Raises:
@@ -111,13 +112,13 @@ class Health(Callback):
         if not trainer.enable_validation:
             self.baselines = None
             return
-        batches = load_training_batches(trainer, max(1, self.samples))
+        batches = load_training_batches(trainer, max(1, self.samples), clips=-(-max(1, self.samples) // 4))
         color = mean_color(batches, trainer.strategy.root_device)
         codec, self._codec_is_saved = self._find_codec(trainer), True
         if codec is None and self.samples:
             codec = self._fit_codec(module.tokenizer, list(batches), trainer.is_global_zero)
             self._codec_is_saved = codec is None
-        self.baselines = Baselines(module.tokenizer.encoder.stride, color, codec)
+        self.baselines = Baselines(module.tokenizer, color, codec)
 
     def _find_codec(self, trainer: pl.Trainer) -> LinearCodec | None:
         """Return the linear codec of the run that is continued; None for a new run."""

@@ -17,9 +17,9 @@ from smalti.trainers.health.code_usage import CodeUsage, PartCounts
 from smalti.trainers.health.loss_gradients import PIXELS
 from smalti.trainers.health.record import HealthRecord, TrainingRecord
 
-GRAY_MARGIN = 1.0
+GRAY_MARGIN = 0.75
 """dB above the mean color below which a tokenizer has learned nothing."""
-YOUNG = 100
+YOUNG = 200
 """Optimizer steps before which nothing is judged."""
 MIN_POSITIONS = 64
 """Latent positions below which the usage of a code is not judged."""

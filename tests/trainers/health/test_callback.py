@@ -6,7 +6,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from smalti.eval.baseline import make_baseline
+from smalti.eval.baseline import equal_bits_factor, make_baseline
 from smalti.eval.functional import psnr
 from smalti.eval.linear_codec import LinearCodec
 from smalti.pixels import pixels_to_uint8
@@ -65,7 +65,7 @@ def test_baselines_are_measured_on_the_validation_samples(training, trainer, dat
         original = pixels_to_uint8(pixels)
         for name, output in (
             ("mean_color", pixels_to_uint8(color.expand_as(pixels))),
-            ("bicubic", make_baseline(original, (1, 4, 4))),
+            ("bicubic", make_baseline(original, equal_bits_factor((1, 32, 32), 8 * 64, 1))),
             ("linear_codec", pixels_to_uint8(health.baselines.codec.reconstruct(pixels))),
         ):
             expected[name] += float(psnr(original, output).sum())
