@@ -68,10 +68,11 @@ class SampleSelection:
         """Add a batch: B names, (B, 3, H, W) or (B, 3, T, H, W) uint8, and the nominal bits of each sample."""
         for name, original in zip(names, originals, strict=True):
             key = (derive_seed(name), name)
-            if len(self.samples) < self.count or key < max(self.samples):
-                self.samples[key] = SelectedSample(name, original.cpu().clone(), bits)
-                if len(self.samples) > self.count:
-                    del self.samples[max(self.samples)]
+            if len(self.samples) == self.count and (not self.count or key > max(self.samples)):
+                continue
+            self.samples[key] = SelectedSample(name, original.cpu().clone(), bits)
+            if len(self.samples) > self.count:
+                del self.samples[max(self.samples)]
 
     def restrict_over_ranks(self) -> list[SelectedSample]:
         """Return the samples of this process that are among the `count` smallest hashes of all processes.
@@ -163,7 +164,7 @@ def measure_rivals(
 
 def _describe_missed_budget(sample: SelectedSample) -> str:
     size = " x ".join(map(str, sample.original.shape[1:]))
-    return f"it cannot code sample '{sample.name}' ({size}) with as few as the {sample.bits:.0f} nominal bits of its latents"
+    return f"it cannot code '{sample.name}' ({size}) with as few as the {sample.bits:.0f} nominal bits of the tokenizer"
 
 
 def _approximate_all(
