@@ -31,6 +31,8 @@ class VideoCodec(FileCodec):
         encoder: name of the encoder in FFmpeg.
         stream_format: name of the format of the raw stream in FFmpeg.
         options: options of the encoder.
+        multiple: height and width are padded to a multiple of this number of pixels.
+        min_coded_side: height and width are padded to at least this number of pixels.
     """
 
     media = ("clips",)
@@ -39,6 +41,8 @@ class VideoCodec(FileCodec):
     encoder: str
     stream_format: str
     options: ClassVar[Mapping[str, str]]
+    multiple: int = 2
+    min_coded_side: int = 16
 
     @abstractmethod
     def is_picture(self, header: int) -> bool:
@@ -55,10 +59,10 @@ class VideoCodec(FileCodec):
         return None
 
     def encode(self, sample: Tensor, quality: int) -> CodedFile:
-        """Encode (3, T, H, W) uint8. The last row or column of an odd size is repeated, as 4:2:0 requires."""
+        """Encode (3, T, H, W) uint8. The last row and column are repeated up to a size that the encoder takes."""
         av = import_av()
         buffer = io.BytesIO()
-        frames = _pad_to_even(sample).permute(1, 2, 3, 0).contiguous().numpy()
+        frames = self._pad(sample).permute(1, 2, 3, 0).contiguous().numpy()
         with av.open(buffer, "w", format=self.stream_format) as container:
             stream: Any = container.add_stream(self.encoder, rate=_RATE, options=self._options(quality))
             stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
@@ -75,12 +79,21 @@ class VideoCodec(FileCodec):
         return CodedFile(data, self._count_picture_bytes(data))
 
     def decode(self, data: bytes) -> Tensor:
-        """Decode a stream to (3, T, H, W) uint8, of an even height and width."""
+        """Decode a stream to (3, T, H, W) uint8 of the padded size."""
         av = import_av()
         with av.open(io.BytesIO(data), format=self.stream_format) as container:
             container.streams.video[0].codec_context.thread_count = 1
             frames = [frame.reformat(format="rgb24").to_ndarray() for frame in container.decode(video=0)]
         return torch.stack([torch.from_numpy(frame) for frame in frames]).permute(3, 0, 1, 2)
+
+    def _pad(self, sample: Tensor) -> Tensor:
+        """Repeat the last row and column of (3, T, H, W)."""
+        height, width = sample.shape[-2:]
+        rows, columns = (
+            torch.arange(max(-(-n // self.multiple) * self.multiple, self.min_coded_side)).clamp(max=n - 1)
+            for n in (height, width)
+        )
+        return sample[..., rows, :][..., columns]
 
     def _options(self, quality: int) -> dict[str, str]:
         return dict(self.options) | {"crf": str(51 - quality / 2)}
@@ -118,6 +131,9 @@ class HEVC(VideoCodec):
         "the coded pictures, not parameter sets and start codes"
     )
     encoder, stream_format = "libx265", "hevc"
+    # x265 returns another stream on every call if a picture is a single block of 64 x 64 pixels, and refuses smaller
+    # pictures. With smaller blocks, it can crash.
+    multiple, min_coded_side, min_side = 16, 96, 64
     options: ClassVar = {
         "preset": "medium",
         "tune": "psnr",
@@ -127,10 +143,3 @@ class HEVC(VideoCodec):
     def is_picture(self, header: int) -> bool:
         """Return whether the type of the NAL unit is 0 to 31 (H.265, table 7-1)."""
         return header >> 1 & 0x3F < 32
-
-
-def _pad_to_even(sample: Tensor) -> Tensor:
-    """Repeat the last row or column of an odd size."""
-    height, width = sample.shape[-2:]
-    rows, columns = (torch.arange(n + n % 2).clamp(max=n - 1) for n in (height, width))
-    return sample[..., rows, :][..., columns]
