@@ -255,6 +255,8 @@ def run_command(command, monkeypatch):
             write_published(words[1], words[2], words[words.index("--config") + 1])
         if words[0] in ("fit", "check"):
             words += shrink(words)
+        if words[0] == "evaluate":
+            words += ["--rival-samples", "1"]
         monkeypatch.setattr(sys, "argv", ["smalti"])
         try:
             code = main(words)

@@ -210,7 +210,7 @@ def test_a_recipe_with_the_users_classes_trains_and_is_evaluated(folder):
     header, *_ = (folder / "runs" / "version_0" / "metrics.csv").read_text().splitlines()
     assert {"train/edges", "val/edges", "train/rounding_error", "val/psnr"} <= set(header.split(","))
     checkpoint = "runs/version_0/checkpoints/last.ckpt"
-    options = ["--tokenizer", checkpoint, "--data", "toy_suite.Cats:48", "--protocol", "native"]
+    options = ["--tokenizer", checkpoint, "--data", "toy_suite.Cats:48", "--protocol", "native", "--rivals", "none"]
     assert main(["evaluate", *options, "--metric", "toy_suite.MaxError", "--out", "report"]) == 0
     report = json.loads((folder / "report" / "metrics.json").read_text())
     assert report["samples"] == 6
@@ -317,6 +317,7 @@ def test_a_tokenizer_with_the_users_classes_is_exported_and_used(folder, capsys,
     sys.modules.pop("toy_suite")
     monkeypatch.setenv("SMALTI_IMPORT", "")  # a command sets it for the processes that it starts
     evaluate = ["evaluate", "--tokenizer", "exported", "--data", "cat.png", "--protocol", "native", "-o", "report"]
+    evaluate += ["--rivals", "none"]
     assert main(evaluate) == 2
     assert "--import toy_suite" in capsys.readouterr().err
     assert main([*evaluate, "--import", "toy_suite"]) == 0

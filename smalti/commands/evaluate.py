@@ -6,7 +6,7 @@ import argparse
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from smalti.cli.options import (
 )
 from smalti.cli.outputs import print_next
 from smalti.cli.parser import CommandParser, fraction, whole_number
+from smalti.cli.rivals import add_rival_options, open_rivals, select_rival_samples
 from smalti.errors import SmaltiError
 from smalti.files import check_writable
 
@@ -57,11 +58,13 @@ def run(name: str, arguments: list[str]) -> int:
     from smalti.eval.metrics import find_metric
     from smalti.eval.protocols import get_protocol
     from smalti.eval.report import check_report_folder
+    from smalti.eval.rivals import select_rivals
 
     if not options.overwrite:
         check_report_folder(options.out)
     check_writable(options.out)
     protocol = get_protocol(options.protocol)
+    select_rivals(options.rivals, "clips" if protocol.clips else "images")  # before anything slow
     source = open_source(options.data)
     transform = _build_transform(source, protocol)
     requested = {name: find_metric(name) for name in options.metric}
@@ -82,7 +85,8 @@ def _parse(name: str, arguments: list[str]) -> argparse.Namespace:
     parser = CommandParser(
         name,
         "Measure PSNR, SSIM, LPIPS, rFID (for videos: rFVD) and codebook usage of a tokenizer. Compare it with bicubic "
-        "downsampling and upsampling. Write a report with the results, the values per sample and examples.",
+        "downsampling and upsampling, and on a few samples with a linear codec and with JPEG, WebP and AVIF (for videos: "
+        "H.264 and HEVC) at equal bits. Write a report with the results, the values per sample, examples and a plot.",
         _EXAMPLES,
         _NOTES,
     )
@@ -146,6 +150,7 @@ def _parse(name: str, arguments: list[str]) -> argparse.Namespace:
         help="folder with the pretrained weights of the metrics' networks (default: the folder in the environment variable "
         "SMALTI_WEIGHTS, else they are downloaded)",
     )
+    add_rival_options(parser)
     add_output_options(parser, "folder to write the report to", "replace an existing report")
     options = parser.parse(arguments)
     if options.weights is not None and not options.weights.is_dir():
@@ -222,18 +227,29 @@ def _evaluate(
     if rank > 0:
         logging.getLogger("smalti.eval.feature_networks").setLevel(logging.ERROR)  # rank 0 warns about proxies
     metrics = _build_metrics(options, protocol, requested)
+    rivals = open_rivals(options, tokenizer, source, transform, protocol)
     batch_size = _batch_size(options, protocol)
     world = world_size()
     loader = evaluation_loader(source, transform, batch_size, options.workers, rank, world, options.max_bad)
     total = len(source) if isinstance(source, IndexedSource) else None
-    with ProgressDisplay(enabled=rank == 0) as progress, progress.task("Evaluating", total, "samples") as update:
+    rival_samples = select_rival_samples(options, protocol)
+    competing = sum(rival.find_obstacle() is None for rival in rivals)
+    rival_total = competing * min(rival_samples, total or rival_samples)
+    with (
+        ProgressDisplay(enabled=rank == 0) as progress,
+        progress.task("Evaluating", total, "samples") as update,
+        progress.task("Measuring rivals", rival_total, "samples") if rivals else nullcontext() as update_rivals,
+    ):
         evaluation = evaluate(
             tokenizer,
             loader,
             metrics,
             seed=options.seed,
             device=device,
+            rivals=rivals,
+            rival_samples=rival_samples,
             progress=lambda done: update(min(done * world, total or done * world)),
+            rival_progress=update_rivals and (lambda done: update_rivals(min(done * world, rival_total))),
         )
     return evaluation, sum(gather(loader.skipped.count))
 
@@ -248,6 +264,7 @@ def _write_report(options: argparse.Namespace, protocol: Protocol, evaluation: E
     from rich.console import Console
 
     from smalti.eval.report import Provenance, results_table, write_report
+    from smalti.eval.rivals.report import rivals_table
     from smalti.tokenizers.checkpoints import fingerprint, provenance
 
     origin = {
@@ -262,6 +279,8 @@ def _write_report(options: argparse.Namespace, protocol: Protocol, evaluation: E
     )
     files = write_report(evaluation, options.out, report_provenance, overwrite=options.overwrite)
     Console().print(results_table(evaluation, report_provenance))
+    if (table := rivals_table(evaluation)) is not None:
+        Console().print(table)
     for file in files:
         print(file)
     print_next("To compare it with another report", "compare", options.out, "other-report")

@@ -7,6 +7,8 @@ from pathlib import Path
 from smalti.cli.options import add_branch_option, add_output_options, check_tokenizer, open_tokenizer
 from smalti.cli.outputs import print_example, print_files
 from smalti.cli.parser import CommandParser
+from smalti.cli.rivals import find_linear_codec
+from smalti.files import atomic_write
 
 _EXAMPLES = (
     "smalti export runs/version_0/checkpoints/last.ckpt --out my-tokenizer",
@@ -24,7 +26,8 @@ def run(name: str, arguments: list[str]) -> int:
     parser = CommandParser(
         name,
         "Convert the tokenizer in a checkpoint (its averaged weights, if any) to a folder for smalti.load "
-        "(model.safetensors, config.json and a model card) or for another library.",
+        "(model.safetensors, config.json and a model card; linear_codec.safetensors if the run has one, for `smalti "
+        "evaluate`) or for another library.",
         _EXAMPLES,
     )
     parser.add_argument("checkpoint", type=Path, help=".ckpt file of `smalti fit`, or an exported folder")
@@ -50,7 +53,22 @@ def run(name: str, arguments: list[str]) -> int:
     origin = provenance(checkpoint) | ({"branch": options.branch} if options.branch else {})
     write = save_diffusers if options.format == "diffusers" else save
     write(tokenizer, options.out, provenance=origin, overwrite=options.overwrite)
+    if options.format == "smalti":
+        _copy_linear_codec(checkpoint, options.out)
     print_files(options.out)
     if options.format == "smalti":
         print_example(tokenizer, options.out)
     return 0
+
+
+def _copy_linear_codec(checkpoint: Path, out: Path) -> None:
+    """Copy the linear codec of the run or folder into an export, and remove that of an earlier export if there is none."""
+    from smalti.eval.rivals.linear import FILE_NAME
+
+    source = find_linear_codec(checkpoint)
+    if source is None:
+        (out / FILE_NAME).unlink(missing_ok=True)
+        return
+    content = source.read_bytes()
+    with atomic_write(out / FILE_NAME) as partial:
+        partial.write_bytes(content)

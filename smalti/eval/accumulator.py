@@ -13,6 +13,7 @@ from smalti.errors import SmaltiError
 from smalti.eval.codebook_usage import IdCounts
 from smalti.eval.examples import ExampleSelection
 from smalti.eval.metrics.base import Medium, Metric
+from smalti.eval.rivals.measurement import RivalTally
 
 
 @dataclass
@@ -30,6 +31,7 @@ class Accumulator:
         pixels: number of pixels of all samples.
         positions: number of latent positions of all samples.
         baseline_pixels: number of pixels that the baseline keeps.
+        rivals: what was measured of rivals.
     """
 
     metrics: Sequence[Metric]
@@ -42,6 +44,7 @@ class Accumulator:
     pixels: int = 0
     positions: int = 0
     baseline_pixels: int = 0
+    rivals: RivalTally = field(default_factory=RivalTally)
 
     def add_names(self, names: Iterable[str], medium: Medium | None) -> None:
         """Register samples before they are measured.
@@ -97,6 +100,7 @@ class Accumulator:
         self.positions += other.positions
         self.baseline_pixels += other.baseline_pixels
         self.examples.merge(other.examples)
+        self.rivals.merge(other.rivals)
 
 
 @dataclass(frozen=True)

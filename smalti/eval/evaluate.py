@@ -2,6 +2,7 @@
 
     batch -> 8-bit originals, and the candidates: 8-bit reconstructions by the tokenizer, and the baseline
           -> Metric.update of every metric; counts of the ids
+    a few samples -> rivals of the tokenizer, such as JPEG at equal bytes -> SampleMetric.update
     all batches of all processes -> merged -> Metric.compute per candidate -> Evaluation
 
 Shapes: B batch; T frames, H, W pixels; N positions, G tokens per position.
@@ -16,7 +17,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from smalti.distributed import combine_on_rank_0, connect_for_objects, world_size
+from smalti.distributed import combine_on_rank_0, connect_for_objects, gather, world_size
 from smalti.errors import SmaltiError
 from smalti.eval.accumulator import Accumulator, Part, merge_parts
 from smalti.eval.baseline import KEPT_PIXEL_BITS, count_kept_pixels, equal_bits_factor, make_baseline
@@ -27,6 +28,8 @@ from smalti.eval.metrics.base import Medium, Metric, SampleMetric
 from smalti.eval.nominal_bits import bits_per_position, counting
 from smalti.eval.reconstruct import reconstruct
 from smalti.eval.results import BASELINE_PREFIX, CodebookUsage, Evaluation, Example, MetricResult
+from smalti.eval.rivals.base import Rival
+from smalti.eval.rivals.measurement import SampleSelection, measure_rivals, summarize_rivals
 from smalti.pixels import pixels_to_uint8
 from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.types import Batch
@@ -40,9 +43,10 @@ RECONSTRUCTION, BASELINE = "reconstruction", "baseline"
 
 @dataclass(frozen=True)
 class _Settings:
-    """The tokenizer to evaluate, and how."""
+    """The tokenizer to evaluate, its rivals, and how."""
 
     tokenizer: Tokenizer
+    rivals: Sequence[Rival]
     seed: int
     device: torch.device
 
@@ -55,7 +59,10 @@ def evaluate(
     seed: int = 0,
     device: torch.device | str = "cpu",
     num_examples: int = 18,
+    rivals: Sequence[Rival] = (),
+    rival_samples: int = 16,
     progress: Callable[[int], None] | None = None,
+    rival_progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Reconstruct a dataset of images or of clips and measure the reconstructions.
 
@@ -74,7 +81,12 @@ def evaluate(
         seed: seed for the noise.
         device: where everything runs.
         num_examples: maximum number of examples to return. See `smalti.eval.examples` for which these are.
+        rivals: what the tokenizer competes with at equal bits, for example `smalti.eval.rivals.build_rivals(["jpeg"])`. All
+            processes pass the same rivals. They are measured by the metrics that have values per sample.
+        rival_samples: maximum number of samples on which rivals are measured, because codecs are slow: those whose names
+            have the smallest hashes. Their originals are kept in memory.
         progress: called after each batch with the number of samples that this process has measured.
+        rival_progress: called after each sample of each rival with the number of samples that this process has measured.
 
     Raises:
         SmaltiError: there are no samples, a sample occurs twice or is too small, images and clips are mixed, a metric
@@ -83,7 +95,8 @@ def evaluate(
     """
     connect_for_objects()
     _check_names(metrics)
-    settings = _Settings(tokenizer.to(device), seed, torch.device(device))
+    settings = _Settings(tokenizer.to(device), rivals, seed, torch.device(device))
+    selection = SampleSelection(rival_samples if rivals else 0)
     accumulator = Accumulator(metrics, ExampleSelection(num_examples))
     for metric in metrics:
         metric.reset()
@@ -93,9 +106,13 @@ def evaluate(
     training = tokenizer.training
     tokenizer.eval()
     try:
-        failure = _measure_all(settings, accumulator, batches, progress)
+        failure = _measure_all(settings, accumulator, selection, batches, progress)
     finally:
         tokenizer.train(training)
+    selected = selection.restrict_over_ranks()
+    if rivals and not any(gather(failure is not None)):
+        with torch.no_grad(), full_precision(settings.device):
+            accumulator.rivals = measure_rivals(rivals, selected, metrics, settings.device, rival_progress)
     part = Part.of(accumulator, failure)
     return combine_on_rank_0(part, lambda parts: _summarize(settings, merge_parts(parts)))
 
@@ -103,6 +120,7 @@ def evaluate(
 def _measure_all(
     settings: _Settings,
     accumulator: Accumulator,
+    selection: SampleSelection,
     batches: Iterable[Batch],
     progress: Callable[[int], None] | None,
 ) -> SmaltiError | None:
@@ -115,7 +133,7 @@ def _measure_all(
                 accumulator.add_names(batch.names, medium)
                 for metric in accumulator.metrics:
                     metric.check_medium(medium)
-                _measure(settings, accumulator, Batch(batch.pixels.to(settings.device), batch.names))
+                _measure(settings, accumulator, selection, Batch(batch.pixels.to(settings.device), batch.names))
                 if progress is not None:
                     progress(len(accumulator.names))
     except SmaltiError as error:
@@ -123,7 +141,7 @@ def _measure_all(
     return None
 
 
-def _measure(settings: _Settings, accumulator: Accumulator, batch: Batch) -> None:
+def _measure(settings: _Settings, accumulator: Accumulator, selection: SampleSelection, batch: Batch) -> None:
     reconstruction, latents = reconstruct(settings.tokenizer, batch, seed=settings.seed)
     original = pixels_to_uint8(batch.pixels)
     accumulator.add_digests(batch.names, original)
@@ -142,6 +160,7 @@ def _measure(settings: _Settings, accumulator: Accumulator, batch: Batch) -> Non
     accumulator.positions += len(original) * latents.positions
     accumulator.baseline_pixels += count_kept_pixels(original, factor)
     _offer_examples(accumulator, batch.names, original, reconstruction)
+    selection.add(batch.names, original, bits)
 
 
 def _offer_examples(accumulator: Accumulator, names: Sequence[str], original: Tensor, reconstruction: Tensor) -> None:
@@ -194,6 +213,8 @@ def _summarize(settings: _Settings, accumulator: Accumulator) -> Evaluation:
     computed = [metric for metric in accumulator.metrics if metric.name not in left_out]
     if not settings.tokenizer.discrete:
         left_out["codebook"] = "the tokenizer is continuous"
+    left_out |= accumulator.rivals.obstacles
+    rivals = settings.rivals
     device, bits = settings.device, bits_per_position(settings.tokenizer)
     return Evaluation(
         samples=_sample_values(accumulator),
@@ -212,6 +233,7 @@ def _summarize(settings: _Settings, accumulator: Accumulator) -> Evaluation:
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         dtype=str(next(settings.tokenizer.parameters(), torch.empty(0)).dtype).removeprefix("torch."),
         processes=world_size(),
+        rivals=summarize_rivals(accumulator.rivals, rivals, computed, RECONSTRUCTION) if rivals else None,
     )
 
 
@@ -241,9 +263,10 @@ def _result(metric: Metric, candidate: str, accumulator: Accumulator) -> MetricR
 
 
 def _sample_values(accumulator: Accumulator) -> dict[str, dict[str, float]]:
-    """Return the values of each sample by metric: those of the reconstruction, then those of the baseline."""
+    """Return the values of each sample by metric: of the reconstruction, then of the baseline, then of each rival."""
     samples: dict[str, dict[str, float]] = {name: {} for name in sorted(accumulator.names)}
-    for candidate, prefix in ((RECONSTRUCTION, ""), (BASELINE, BASELINE_PREFIX)):
+    rivals = [(name, f"{name}_") for name in accumulator.rivals.points if name not in accumulator.rivals.obstacles]
+    for candidate, prefix in ((RECONSTRUCTION, ""), (BASELINE, BASELINE_PREFIX), *rivals):
         for metric in accumulator.metrics:
             if isinstance(metric, SampleMetric):
                 for name, value in metric.values.get(candidate, {}).items():

@@ -21,6 +21,7 @@ from smalti.eval.pictures import describe_pictures, write_pictures
 from smalti.eval.protocols import Protocol
 from smalti.eval.published import Conditions, find_published
 from smalti.eval.results import Evaluation, Example, MetricResult
+from smalti.eval.rivals.report import rivals_plot, rivals_to_dict
 from smalti.files import atomic_write
 from smalti.version import __version__
 from smalti.video import write_video
@@ -33,6 +34,9 @@ FILES = ("metrics.json", "per_sample.csv", "contact_sheet.png")
 
 VIDEO_FILE = "examples.mp4"
 """Additional file of reports about clips."""
+
+PLOT_FILE = "rate_distortion.svg"
+"""Additional file of reports with rivals."""
 
 DEFAULT_FRAME_RATE = 24.0
 """Frames per second of the video if clips keep their own frame rates."""
@@ -76,7 +80,7 @@ def check_report_folder(out: Path) -> None:
     """
     if out.exists() and not out.is_dir():
         raise SmaltiError(f"{out} is a file, but reports are folders: choose another --out.")
-    for name in (*FILES, VIDEO_FILE):
+    for name in (*FILES, VIDEO_FILE, PLOT_FILE):
         if (out / name).exists():
             raise SmaltiError(
                 f"{out / name} already exists and is not overwritten: choose another --out, or pass --overwrite."
@@ -86,7 +90,9 @@ def check_report_folder(out: Path) -> None:
 def write_report(
     evaluation: Evaluation, out: Path, provenance: Provenance, *, overwrite: bool = False
 ) -> tuple[Path, ...]:
-    """Write `FILES`, pictures, and for clips `VIDEO_FILE`, into a folder: each file atomically, metrics.json last.
+    """Write `FILES`, pictures, and where they apply `VIDEO_FILE` and `PLOT_FILE`, into a folder.
+
+    Each file is written atomically, metrics.json last.
 
     Args:
         evaluation: the results.
@@ -95,7 +101,7 @@ def write_report(
         overwrite: whether to replace an existing report.
 
     Returns:
-        The paths, in the order of `FILES`, then the video. Those of the pictures are in metrics.json.
+        The paths, in the order of `FILES`, then the video and the plot. Those of the pictures are in metrics.json.
 
     Raises:
         SmaltiError: a report exists and `overwrite` is False, or the folder cannot be written.
@@ -109,7 +115,7 @@ def write_report(
     # Names of files may not be valid UTF-8. JSON escapes such characters; the CSV contains the original bytes.
     rows = _to_csv(evaluation).encode(errors="surrogateescape")
     contents = dict(zip(FILES, (text.encode(), rows, sheet.getvalue()), strict=True))
-    has_video = evaluation.clips and len(shown) > 0
+    has_video, plot = evaluation.clips and len(shown) > 0, rivals_plot(evaluation)
     try:
         write_pictures(evaluation.examples, out)
         if has_video:
@@ -117,12 +123,18 @@ def write_report(
             write_video(out / VIDEO_FILE, comparison_video(shown), rate)
         else:
             (out / VIDEO_FILE).unlink(missing_ok=True)
+        if plot is not None:
+            with atomic_write(out / PLOT_FILE) as partial:
+                partial.write_text(plot, encoding="utf-8")
+        else:
+            (out / PLOT_FILE).unlink(missing_ok=True)
         for name in reversed(FILES):
             with atomic_write(out / name) as partial:
                 partial.write_bytes(contents[name])
     except OSError as error:
         raise SmaltiError(f"The report cannot be written to {out}: {error}.") from error
-    return tuple(out / name for name in ((*FILES, VIDEO_FILE) if has_video else FILES))
+    additional = {VIDEO_FILE: has_video, PLOT_FILE: plot is not None}
+    return tuple(out / name for name in (*FILES, *(name for name, written in additional.items() if written)))
 
 
 def to_dict(evaluation: Evaluation, provenance: Provenance) -> dict[str, Any]:
@@ -148,6 +160,7 @@ def to_dict(evaluation: Evaluation, provenance: Provenance) -> dict[str, Any]:
             "bits_per_pixel": evaluation.baseline_bits_per_pixel,
             "metrics": {name: _value(result) for name, result in evaluation.baseline.items()},
         },
+        **rivals_to_dict(evaluation),
         "codebook": _describe_codebook(evaluation),
         "left_out": evaluation.left_out,
         "best": ranked[::-1][:_NUM_EXTREMES],

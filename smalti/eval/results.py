@@ -75,12 +75,52 @@ class Example:
 
 
 @dataclass(frozen=True)
+class RivalResult:
+    """What a rival of the tokenizer reached at the tokenizer's rate.
+
+    Attributes:
+        label: name for readers, such as "JPEG".
+        description: the method, its settings, and what its bits count.
+        equal: what equals the tokenizer's nominal bits: "nominal bits" of the rival, or at most the "bytes" of its files.
+        bits_per_pixel: bits of all samples / pixels of all samples.
+        file_bits_per_pixel: the same for complete files, with what `bits_per_pixel` does not count; None without files.
+        metrics: means over the samples, by name of the metric.
+        curve: (bits per pixel, mean PSNR in dB) at several rates, from the lowest to the highest.
+    """
+
+    label: str
+    description: str
+    equal: str
+    bits_per_pixel: float
+    file_bits_per_pixel: float | None
+    metrics: dict[str, float]
+    curve: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class RivalComparison:
+    """The tokenizer and its rivals, on the same samples, by the metrics that have values per sample.
+
+    Attributes:
+        samples: names of the samples, sorted. They may be a part of the dataset.
+        bits_per_pixel: nominal bits of the tokenizer's latents of these samples / their pixels.
+        metrics: means of the tokenizer over these samples, by name of the metric.
+        rivals: results by name of the rival.
+    """
+
+    samples: tuple[str, ...]
+    bits_per_pixel: float
+    metrics: dict[str, float]
+    rivals: dict[str, RivalResult]
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """The results of an evaluation.
 
     Attributes:
         samples: values of each sample, by name of the sample (sorted) and of the metric. The baseline's metrics have the
-            prefix `BASELINE_PREFIX`.
+            prefix `BASELINE_PREFIX`, those of a rival its name and an underscore.
         samples_sha256: SHA-256 of the names and the 8-bit pixels of all samples, as 64 hexadecimal digits.
         metrics: results over the dataset, by name of the metric, in the order of the metrics.
         baseline: the same metrics for the baseline. See `smalti.eval.baseline.make_baseline`.
@@ -90,7 +130,7 @@ class Evaluation:
             `bits_per_pixel` but for whole rows and columns.
         clips: whether the samples are clips, not images.
         codebook: None if the tokenizer is continuous.
-        left_out: why a metric, or the codebook usage, has no result, by name.
+        left_out: why a metric, the codebook usage, or a rival has no result, by name.
         examples: samples to look at, from the worst to the best by the first metric that has values per sample. See
             `smalti.eval.examples`.
         networks: provenance of the networks, by name of the metric.
@@ -98,6 +138,7 @@ class Evaluation:
         device: device that the tokenizer ran on.
         dtype: dtype of the tokenizer's weights.
         processes: number of processes that shared the work.
+        rivals: rivals of the tokenizer, such as JPEG at equal bytes; None if none was to be measured.
     """
 
     samples: dict[str, dict[str, float]]
@@ -116,3 +157,4 @@ class Evaluation:
     device: str
     dtype: str
     processes: int
+    rivals: RivalComparison | None = None

@@ -23,7 +23,7 @@ def reports(tmp_path, small, monkeypatch, no_network):
         ("report-data", "first", "one-photo.png", "square32"),
         ("report-protocol", "first", "photos:validation", "square48"),
     ):
-        options = ["--workers", "0", "--device", "cpu", "--protocol", protocol]
+        options = ["--workers", "0", "--device", "cpu", "--protocol", protocol, "--rivals", "none"]
         assert main(["evaluate", "--tokenizer", tokenizer, "--data", data, "--out", name, *options]) == 0
     return tmp_path
 

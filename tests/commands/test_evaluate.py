@@ -1,10 +1,14 @@
 """`smalti evaluate`: protocols for images and videos, additional metrics, and the report."""
 
 import json
+from pathlib import Path
 
 import pytest
+import torch
 
 from smalti.__main__ import main
+from smalti.eval.linear_codec import LinearCodec
+from smalti.eval.rivals.linear import FILE_NAME
 from smalti.tokenizers.checkpoints import save
 
 
@@ -17,7 +21,7 @@ def workspace(tmp_path, small, monkeypatch, no_network):
 
 
 def evaluate(data, protocol, *options):
-    arguments = ["--out", "report", "--workers", "0", "--device", "cpu", *options]
+    arguments = ["--out", "report", "--workers", "0", "--device", "cpu", "--rivals", "none", *options]
     return main(["evaluate", "--tokenizer", "tokenizer", "--data", data, "--protocol", protocol, *arguments])
 
 
@@ -44,6 +48,7 @@ def test_the_protocol_sets_frames_size_and_frame_rate(workspace, capsys):
 
 def test_report_records_protocol_data_and_tokenizer(workspace, error_message):
     arguments = ["--tokenizer", "tokenizer", "--data", "photos:validation", "--protocol", "square32", "--workers", "0"]
+    arguments += ["--rivals", "none"]
     assert main(["evaluate", *arguments, "--out", "report"]) == 0
     report = read_report(workspace)
     assert report["samples"] == 4
@@ -73,12 +78,14 @@ def test_additional_metrics_by_name_and_by_class_path(workspace, monkeypatch):
     )
     monkeypatch.syspath_prepend(workspace)
     metrics = ["--metric", "own_metric.MaxError", "--metric", "psnr", "--metric", "fd_efflite0"]
-    assert evaluate("photos:validation", "square32", *metrics) == 0
+    assert evaluate("photos:validation", "square32", *metrics, "--rivals", "jpeg") == 0
     report = read_report(workspace)
     assert list(report["metrics"]) == ["psnr", "ssim", "perceptual_efflite0", "st_lpips", "fd_efflite0", "max_error"]
     assert 0 < report["metrics"]["max_error"]["value"] <= 255
     header = (workspace / "report" / "per_sample.csv").read_text().splitlines()[0]
-    assert header.endswith("baseline_max_error")
+    assert "baseline_max_error" in header
+    assert header.endswith("jpeg_max_error")
+    assert 0 < report["rivals"]["jpeg"]["metrics"]["max_error"]["value"] <= 255
 
 
 @pytest.mark.parametrize(
@@ -99,6 +106,8 @@ def test_additional_metrics_by_name_and_by_class_path(workspace, monkeypatch):
         ("photos:validation", "square64", ("--metric", "nowhere.Metric"), "nowhere.Metric cannot be imported"),
         ("photos:validation", "square64", ("--metric", "psnr_clip"), "psnr_clip is a metric of clips"),
         ("photos:validation", "square64", ("--metric", "lpips_alex"), "alexnet weights are not on this machine"),
+        ("photos:validation", "square64", ("--rivals", "h264"), "The rival 'h264' takes no images"),
+        ("photos:validation", "square64", ("--rival-samples", "0"), "'0' is not a whole number of at least 1"),
         ("photos:validation", "square64", ("--weights", "nowhere"), "--weights is nowhere, which is not a folder"),
         ("photos:validation", "square64", ("--batch-size", "0"), "'0' is not a whole number of at least 1"),
         ("photos:validation", "square64", ("--workers", "x"), "'x' is not a whole number of at least 0"),
@@ -111,3 +120,52 @@ def test_invalid_options_print_one_sentence(workspace, capsys, data, protocol, o
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert message in error
     assert not (workspace / "report").exists()
+
+
+@pytest.fixture
+def exported_codec(workspace):
+    """Put a linear codec next to the tokenizer, as `smalti export` does."""
+    torch.manual_seed(0)
+    LinearCodec.fit([torch.rand(4, 3, 32, 32) * 2 - 1], (1, 4, 4), bits=8).save(workspace / "tokenizer" / FILE_NAME)
+    return workspace / "tokenizer" / FILE_NAME
+
+
+def test_the_linear_codec_of_the_folder_is_a_rival(exported_codec, workspace):
+    assert evaluate("photos:validation", "square32", "--rivals", "linear_codec,bicubic", "--rival-samples", "2") == 0
+    report = read_report(workspace)
+    assert list(report["rivals"]) == ["linear_codec", "bicubic"]
+    assert len(report["rivals_measured_on"]["samples"]) == report["rivals"]["bicubic"]["samples"] == 2
+    assert str(Path("tokenizer", FILE_NAME)) in report["rivals"]["linear_codec"]["description"]
+    assert report["rivals"]["linear_codec"]["bits_per_pixel"] <= report["codebook"]["bits_per_pixel"]
+    # An export of the folder has the codec too; an export without a codec removes that of an earlier one.
+    assert main(["export", "tokenizer", "--out", "again"]) == 0
+    assert Path("again", FILE_NAME).read_bytes() == exported_codec.read_bytes()
+    exported_codec.unlink()
+    assert main(["export", "tokenizer", "--out", "again", "--overwrite"]) == 0
+    assert not Path("again", FILE_NAME).exists()
+
+
+def test_a_linear_codec_is_fitted_on_training_data_only(workspace, capsys):
+    options = ["--rivals", "linear_codec", "--rival-samples", "1"]
+    assert evaluate("photos:validation", "square32", *options) == 0
+    assert "--linear-codec my/train" in read_report(workspace)["left_out"]["linear_codec"]
+    fitted = [*options, "--overwrite", "--linear-codec"]
+    assert evaluate("photos:validation", "square32", *fitted, "photos:train") == 0
+    codec = read_report(workspace)["rivals"]["linear_codec"]
+    assert codec["description"].endswith("fitted on 12 samples of photos:train")
+    assert len(codec["curve"]) == 5
+    assert (workspace / "report" / "rate_distortion.svg").is_file()
+    for data, message in (
+        ("photos:all", "is no fair rival (4 of 4 validation images are also training images"),
+        ("clips:train", "contains no images"),
+        ("nowhere.safetensors", "is not a linear codec"),
+    ):
+        assert evaluate("photos:validation", "square32", *fitted, data) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_codec_of_another_tokenizer_is_left_out(exported_codec, workspace):
+    LinearCodec.fit([torch.rand(4, 3, 32, 32)], (1, 4, 4), channels=3).save(exported_codec)
+    assert evaluate("photos:validation", "square32", "--rivals", "linear_codec") == 0
+    reason = read_report(workspace)["left_out"]["linear_codec"]
+    assert "3 channels per 4 x 4 pixels, but the tokenizer has 8 bits per 4 x 4 pixels" in reason

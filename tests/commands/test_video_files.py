@@ -307,7 +307,18 @@ def test_reports_and_exports_record_the_branch(work):
     for branch in ("discrete", "continuous"):
         assert main(["export", "single", "-o", branch, "--as", branch]) == 0
         assert json.loads(Path(branch, "config.json").read_text())["provenance"]["branch"] == branch
-    data = ["--data", "photos:validation", "--protocol", "square32", "--workers", "0", "--out", "report"]
+    data = [
+        "--data",
+        "photos:validation",
+        "--protocol",
+        "square32",
+        "--workers",
+        "0",
+        "--out",
+        "report",
+        "--rivals",
+        "none",
+    ]
     assert main(["evaluate", "--tokenizer", "single", "--as", "continuous", *data]) == 0
     report = json.loads(Path("report/metrics.json").read_text())
     assert report["tokenizer"]["as"] == "continuous"

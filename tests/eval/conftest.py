@@ -144,6 +144,15 @@ def make_clip_batches(names=CLIPS, batch_size=2, frames=9):
     return make_batches([load_clip(name, frames) for name in names], names, batch_size)
 
 
+def rival_numbers(evaluation):
+    """Return all numbers about each rival of an evaluation, by name."""
+    rivals = {} if evaluation.rivals is None else evaluation.rivals.rivals
+    return {
+        name: [rival.bits_per_pixel, *rival.metrics.values(), *itertools.chain(*rival.curve)]
+        for name, rival in rivals.items()
+    }
+
+
 def with_noise(samples, std):
     """Add Gaussian noise of a standard deviation in [-1, 1] units to uint8 samples. The seed is fixed."""
     noise = torch.randn(samples.shape, generator=torch.Generator().manual_seed(0))
@@ -165,6 +174,11 @@ def clips():
 @pytest.fixture(scope="session")
 def add_noise():
     return with_noise
+
+
+@pytest.fixture(scope="session")
+def numbers_of_rivals():
+    return rival_numbers
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,15 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from conftest import CLIPS, PHOTOS, make_clip_batches, make_photo_batches, make_tokenizer, make_video_tokenizer
+from conftest import (
+    CLIPS,
+    PHOTOS,
+    make_clip_batches,
+    make_photo_batches,
+    make_tokenizer,
+    make_video_tokenizer,
+    rival_numbers,
+)
 
 sys.path.append(str(Path(__file__).parents[1]))
 from fake_gpu import FakeGPU
@@ -22,10 +30,14 @@ from smalti.eval.evaluate import evaluate
 from smalti.eval.feature_networks.efflite0_frechet import EffLite0MotionNetwork, EffLite0Network
 from smalti.eval.feature_networks.efflite0_perceptual import EffLite0Perceptual
 from smalti.eval.metrics import PSNR, SSIM, FrechetDistance, PerceptualDistance, PSNRClip
+from smalti.eval.rivals import build_rivals
+
+RIVALS = ("bicubic", "jpeg")
 
 
-def evaluate_part(tokenizer, batches, metrics):
-    result = evaluate(tokenizer.double(), batches, metrics, seed=3, num_examples=2)
+def evaluate_part(tokenizer, batches, metrics, rivals=()):
+    options = {"rivals": build_rivals(rivals), "rival_samples": 3}
+    result = evaluate(tokenizer.double(), batches, metrics, seed=3, num_examples=2, **options)
     return {
         "samples": result.samples,
         "metrics": {name: metric.value for name, metric in result.metrics.items()},
@@ -33,6 +45,7 @@ def evaluate_part(tokenizer, batches, metrics):
         "groups": [[g.used, g.tokens, g.perplexity] for g in result.codebook.groups],
         "examples": [example.name for example in result.examples],
         "bits": [result.codebook.bits_per_pixel, result.baseline_bits_per_pixel],
+        "rivals": rival_numbers(result),
         "processes": result.processes,
     }
 
@@ -59,8 +72,10 @@ def main():
     mixed = (make_photo_batches(PHOTOS[:1]), make_clip_batches(CLIPS[:1], frames=2))[rank]
     with FakeGPU() as gpu:
         results = {
-            "uneven": evaluate_part(tokenizer, make_photo_batches((PHOTOS[:4], PHOTOS[4:])[rank]), image_metrics),
-            "none": evaluate_part(tokenizer, make_photo_batches(((), PHOTOS)[rank]), image_metrics),
+            "uneven": evaluate_part(
+                tokenizer, make_photo_batches((PHOTOS[:4], PHOTOS[4:])[rank]), image_metrics, RIVALS
+            ),
+            "none": evaluate_part(tokenizer, make_photo_batches(((), PHOTOS)[rank]), image_metrics, RIVALS),
             "clips": evaluate_part(
                 video_tokenizer, make_clip_batches((CLIPS[:1], CLIPS[1:])[rank], frames=2), clip_metrics
             ),

@@ -12,6 +12,7 @@ from smalti.eval.evaluate import evaluate
 from smalti.eval.functional import psnr
 from smalti.eval.metrics import PSNR, SSIM, FrechetDistance, PerceptualDistance, PSNRClip
 from smalti.eval.reconstruct import reconstruct
+from smalti.eval.rivals import build_rivals
 from smalti.pixels import pixels_to_uint8, uint8_to_pixels
 from smalti.types import Batch
 
@@ -187,13 +188,16 @@ def test_a_nan_in_a_reconstruction_names_the_sample(build_tokenizer, photo_batch
 
 @pytest.mark.slow
 def test_two_processes_return_the_results_of_one(
-    tmp_path, run_ranks, build_tokenizer, photo_batches, metrics, video_tokenizer, clip_batches, motion_proxy
-):
+    tmp_path, run_ranks, build_tokenizer, photo_batches, metrics, video_tokenizer, clip_batches, motion_proxy,
+    numbers_of_rivals,
+):  # fmt: skip
     outs = [tmp_path / "0.json", tmp_path / "1.json"]
     for rank in run_ranks(Path(__file__).with_name("distributed_worker.py"), str(tmp_path)):
         assert rank.returncode == 0, rank.output
     options = {"seed": 3, "num_examples": 2}
-    images = evaluate(build_tokenizer(generative=True).double(), photo_batches(batch_size=3), metrics, **options)
+    rivals = {"rivals": build_rivals(["bicubic", "jpeg"]), "rival_samples": 3}
+    tokenizer = build_tokenizer(generative=True).double()
+    images = evaluate(tokenizer, photo_batches(batch_size=3), metrics, **options, **rivals)
     clip_metrics = [PSNR(), PSNRClip(), SSIM(), FrechetDistance(motion_proxy)]
     clips = evaluate(video_tokenizer.double(), clip_batches(batch_size=3, frames=2), clip_metrics, **options)
     for out in outs:
@@ -201,6 +205,8 @@ def test_two_processes_return_the_results_of_one(
         for expected, parts in ((images, ("uneven", "none")), (clips, ("clips", "no clips"))):
             for part in parts:
                 assert_same_results(result[part], expected)
+                rivals = numbers_of_rivals(expected)
+                assert_close(result[part]["rivals"], rivals, rtol=TOLERANCE, atol=TOLERANCE)
         # Both processes raise the error of one.
         assert "'retina' contains NaN" in result["nan"]
         assert "'coffee' occurs twice" in result["duplicate"]
