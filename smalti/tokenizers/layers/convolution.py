@@ -51,7 +51,7 @@ def convolve(conv: nn.Conv3d, x: Tensor) -> Tensor:
         return winograd_conv(padded, conv.weight, conv.bias).permute(0, 4, 1, 2, 3)
     if x.dtype != torch.float32 or positions <= conv.out_channels or not torch.backends.mkldnn.is_available():
         return nn.Conv3d.forward(conv, x)
-    padding = conv.padding
+    padding = (0, conv.kernel_size[1] // 2, conv.kernel_size[2] // 2)
     if conv.padding_mode != "zeros":
         x, padding = _pad_channels_last(conv, x).permute(0, 4, 1, 2, 3), (0, 0, 0)
     return torch.mkldnn_convolution(x, conv.weight, conv.bias, padding, conv.stride, conv.dilation, 1)
