@@ -16,7 +16,7 @@ from torch import Tensor
 
 from smalti.distributed import sum_over_ranks
 
-SIGNAL = 0.25
+SIGNAL = 0.15
 """Root mean square of the components relative to that of the constants. Norms are more linear if it is small, and nonlinear
 layers learn faster if it is large."""
 

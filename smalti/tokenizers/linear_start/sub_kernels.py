@@ -18,29 +18,6 @@ Taps = tuple[slice, slice, slice]
 
 
 @torch.no_grad()
-def part_of(conv: nn.Conv3d, taps: Taps) -> nn.Conv3d:
-    """Return a convolution without padding that has the size of a part of the kernel. Its weights are zero."""
-    weight = conv.weight[(slice(None), slice(None), *taps)]
-    size = (weight.shape[2], weight.shape[3], weight.shape[4])
-    stride = (conv.stride[0], conv.stride[1], conv.stride[2])
-    # Without initialization, which would draw random numbers.
-    part = skip_init(nn.Conv3d, conv.in_channels, conv.out_channels, size, stride=stride, bias=conv.bias is not None)
-    assert isinstance(part, nn.Conv3d)
-    for parameter in part.parameters():
-        parameter.zero_()
-    return part.to(conv.weight)
-
-
-@torch.no_grad()
-def set_part(conv: nn.Conv3d, taps: Taps, part: nn.Conv3d) -> None:
-    """Set a part of the kernel, and the bias. All other weights become zero."""
-    conv.weight.zero_()
-    conv.weight[(slice(None), slice(None), *taps)] = part.weight
-    if conv.bias is not None and part.bias is not None:
-        conv.bias.copy_(part.bias)
-
-
-@torch.no_grad()
 def fit_part(
     conv: nn.Conv3d, taps: Taps, inputs: Sequence[Tensor], targets: Sequence[Tensor], ridge: float = RIDGE
 ) -> float:
@@ -56,7 +33,24 @@ def fit_part(
     Returns:
         The share of the variance of the targets that is not explained, in [0, 1].
     """
-    part = part_of(conv, taps)
+    part = _part_of(conv, taps)
     error = fit_convolution(part, inputs, targets, ridge=ridge)
-    set_part(conv, taps, part)
+    conv.weight.zero_()
+    conv.weight[(slice(None), slice(None), *taps)] = part.weight
+    if conv.bias is not None and part.bias is not None:
+        conv.bias.copy_(part.bias)
     return error
+
+
+@torch.no_grad()
+def _part_of(conv: nn.Conv3d, taps: Taps) -> nn.Conv3d:
+    """Return a convolution without padding that has the size of a part of the kernel. Its weights are zero."""
+    weight = conv.weight[(slice(None), slice(None), *taps)]
+    size = (weight.shape[2], weight.shape[3], weight.shape[4])
+    stride = (conv.stride[0], conv.stride[1], conv.stride[2])
+    # Without initialization, which would draw random numbers.
+    part = skip_init(nn.Conv3d, conv.in_channels, conv.out_channels, size, stride=stride, bias=conv.bias is not None)
+    assert isinstance(part, nn.Conv3d)
+    for parameter in part.parameters():
+        parameter.zero_()
+    return part.to(conv.weight)

@@ -21,7 +21,6 @@ from smalti.tokenizers.models.ltx.argument_checks import check_dimensions, check
 from smalti.tokenizers.models.ltx.block_builders import build_decoder_block
 from smalti.tokenizers.models.ltx.block_context import BlockContext
 from smalti.tokenizers.models.ltx.block_specs import DECODER_OPTIONS, BlockList, parse_blocks
-from smalti.tokenizers.models.ltx.blocks import ResidualStage
 from smalti.tokenizers.models.ltx.initialization import init_weights
 from smalti.tokenizers.models.ltx.noise_injection import NoiseInjection
 from smalti.tokenizers.models.ltx.pixel_norm import norm_and_activate
@@ -121,9 +120,8 @@ class LTXDecoder(Decoder):
 
     @property
     def hidden_units(self) -> int:
-        """Channels of the first residual block; 0 if no block can compute components from a code."""
-        first = self.blocks[0] if self.blocks else None
-        return self.conv_in.conv.out_channels if isinstance(first, ResidualStage) else 0
+        """Channels after the first convolution."""
+        return self.conv_in.conv.out_channels
 
     def linear_start(self, pyramid: Pyramid, latents: Sequence[tuple[Tensor, ...]], code: StartCode) -> Errors:
         """Set the weights so that the decoder reconstructs pixels from a code by least squares, see `linear_start`."""

@@ -7,7 +7,8 @@ least squares to the inputs that the layers before it give.
 Pixel norm and layer norm divide each position by the magnitude of its channels. The channels therefore carry the components
 beside larger constants (`OffsetLayout`), so that the norms, and SiLU after them, are nearly linear. Downsampling with
 space-to-depth has too few weights for arbitrary components: it gets the filters that explain most variance
-(`choose_filters`), and the error of the encoder's last layer says what is missing.
+(`choose_filters`), and the error of the encoder's last layer says what is missing. The decoder reads every code by a linear
+map.
 
 Shapes: B batch; C channels; T frames, H, W positions; Z channels and t, h, w positions of the latent; K components.
 """
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from smalti.distributed import sum_over_ranks
 from smalti.tokenizers.base import StreamState
 from smalti.tokenizers.linear_start.code import StartCode
-from smalti.tokenizers.linear_start.fitting import CODE_RIDGE, Errors, apply_affine, fit_code_block
+from smalti.tokenizers.linear_start.fitting import CODE_RIDGE, Errors, apply_affine
 from smalti.tokenizers.linear_start.least_squares import RIDGE, fit_convolution
 from smalti.tokenizers.linear_start.offsets import (
     SIGNAL,
@@ -35,7 +36,7 @@ from smalti.tokenizers.linear_start.offsets import (
 )
 from smalti.tokenizers.linear_start.patches import Stride
 from smalti.tokenizers.linear_start.pyramid import Pyramid
-from smalti.tokenizers.linear_start.sub_kernels import Taps, fit_part, part_of, set_part
+from smalti.tokenizers.linear_start.sub_kernels import Taps, fit_part
 from smalti.tokenizers.models.ltx.block_context import BlockContext
 from smalti.tokenizers.models.ltx.blocks import PixelNormBlock, ResidualStage
 from smalti.tokenizers.models.ltx.decoder import LTXDecoder
@@ -46,7 +47,7 @@ from smalti.tokenizers.models.ltx.resampling import DepthToSpaceUpsample, SpaceT
 from smalti.tokenizers.models.ltx.space_to_depth import patchify, space_to_depth
 from smalti.tokenizers.models.ltx.space_to_depth_start import choose_filters
 
-_POSITIONS_PER_FEATURE = 8
+_POSITIONS_PER_FEATURE = 32
 """Kernels of the decoder see neighbors if there are this many positions per feature of the regression."""
 
 _MAX_FEATURES = 2048
@@ -90,7 +91,7 @@ def fit_encoder(encoder: LTXEncoder, pyramid: Pyramid, code: StartCode) -> Error
     x = [norm_and_activate(h) for h in x]
     coefficients = pyramid.coefficients(encoder.stride, code.count)
     targets = [code.target(c.movedim(1, -1)).movedim(-1, 1) for c in coefficients]
-    errors["conv_out"] = _fit_current(encoder.conv_out, x, targets, CODE_RIDGE)
+    errors["conv_out"] = _fit_current(encoder.conv_out, x, targets, CODE_RIDGE if _has_kinks(code) else RIDGE)
     return errors
 
 
@@ -118,7 +119,10 @@ def fit_decoder(decoder: LTXDecoder, pyramid: Pyramid, latents: Sequence[Tensor]
     stride = (1, decoder.patch, decoder.patch)
     for _, layer in layers:
         stride = _multiply(stride, _stride(layer))
-    x = _fit_input(decoder, pyramid, [z for z, _ in prepared], contexts, code, stride, errors)
+    x = [z for z, _ in prepared]
+    targets = _components(pyramid, stride, _width(decoder.conv_in), code.count, last=len(layers) == 1)
+    errors["conv_in"] = _fit_current(decoder.conv_in, x, targets)
+    x = _run(decoder.conv_in, x)
     for i, (name, layer) in enumerate(layers[1:], start=1):
         stride = _divide(stride, _stride(layer))
         targets = _components(pyramid, stride, _width(layer), 3 * math.prod(stride), last=i == len(layers) - 1)
@@ -212,13 +216,18 @@ def _hidden_units(pyramid: Pyramid, code: StartCode, stride: Stride, width: int)
     because a common positive factor does not move a kink. The rest of the channels is zero, except one, which is constant.
     """
     coefficients = pyramid.coefficients(stride, code.hidden.shape[1] - 1)
-    if not code.hidden[:, -1].any():
+    if not _has_kinks(code):
         return pixel_norm_layout(width, code.count).combine(coefficients)
     units = code.hidden.new_zeros(width, code.hidden.shape[1])
     kept = code.hidden[: width - 1]
     units[: len(kept)] = kept
     units[-1, -1] = math.sqrt(width) / 2
     return [apply_affine(units, c) for c in coefficients]
+
+
+def _has_kinks(code: StartCode) -> bool:
+    """Return whether the code needs hidden units other than the components."""
+    return bool(code.hidden[:, -1].any())
 
 
 def _fit_downsampling(layer: nn.Module, x: list[Tensor], targets: list[Tensor]) -> float:
@@ -262,31 +271,6 @@ def _fit_space_to_depth(
     offset = (torch.ones(conv.out_channels) if last else layer_norm_layout(conv.out_channels, 0).offset).to(conv.bias)
     conv.bias.copy_(offset * signal / SIGNAL - mean.unflatten(0, (conv.out_channels, -1)).mean(1))
     return error
-
-
-def _fit_input(
-    decoder: LTXDecoder, pyramid: Pyramid, z: list[Tensor], contexts: list[BlockContext], code: StartCode, stride: Stride,
-    errors: Errors,
-) -> list[Tensor]:  # fmt: skip
-    """Fit the layers that compute components from codewords, and return their output."""
-    width = decoder.conv_in.conv.out_channels
-    if code.decoding is None or not decoder.hidden_units:
-        targets = _components(pyramid, stride, width, code.count, last=len(_trunk(decoder)) == 1)
-        errors["conv_in"] = _fit_current(decoder.conv_in, z, targets)
-        return _run(decoder.conv_in, z)
-    stage = decoder.blocks[0]
-    assert isinstance(stage, ResidualStage)
-    assert isinstance(stage.blocks[0], PixelNormBlock)
-    block = stage.blocks[0]
-    convs = [decoder.conv_in, block.conv1, block.conv2]
-    parts = [part_of(layer.conv, _current(layer)) for layer in convs]
-    fit_code_block(
-        parts[0], (parts[1], parts[2]), code.decoding, z, pyramid.targets(stride, code.count),
-        norm_and_activate, norm_and_activate, errors,
-    )  # fmt: skip
-    for layer, part in zip(convs, parts, strict=True):
-        set_part(layer.conv, _current(layer), part)
-    return _run(stage, _run(decoder.conv_in, z), contexts)
 
 
 def _fit_depth_to_space(layer: DepthToSpaceUpsample, x: list[Tensor], targets: list[Tensor]) -> float:
