@@ -96,7 +96,7 @@ def fit_encoder(encoder: LTXEncoder, pyramid: Pyramid, code: StartCode) -> Error
 
 
 @torch.no_grad()
-def fit_decoder(decoder: LTXDecoder, pyramid: Pyramid, latents: Sequence[Tensor], code: StartCode) -> Errors:
+def fit_decoder(decoder: LTXDecoder, pyramid: Pyramid, latents: Sequence[Tensor]) -> Errors:
     """Set the weights of a decoder so that it reconstructs the pixels from codewords as well as a linear map can.
 
     A decoder with noise gets the noise that it has in evaluation mode.
@@ -105,7 +105,6 @@ def fit_decoder(decoder: LTXDecoder, pyramid: Pyramid, latents: Sequence[Tensor]
         decoder: changed in place; on the device of the data, in evaluation mode.
         pyramid: the data.
         latents: codewords (B, Z, t, h, w) of each batch.
-        code: how the codewords represent principal components.
 
     Returns:
         The share of the variance of its targets that each fitted layer does not explain.
@@ -120,7 +119,7 @@ def fit_decoder(decoder: LTXDecoder, pyramid: Pyramid, latents: Sequence[Tensor]
     for _, layer in layers:
         stride = _multiply(stride, _stride(layer))
     x = [z for z, _ in prepared]
-    targets = _components(pyramid, stride, _width(decoder.conv_in), code.count, last=len(layers) == 1)
+    targets = _components(pyramid, stride, _width(decoder.conv_in), decoder.in_dim, last=len(layers) == 1)
     errors["conv_in"] = _fit_current(decoder.conv_in, x, targets)
     x = _run(decoder.conv_in, x)
     for i, (name, layer) in enumerate(layers[1:], start=1):
