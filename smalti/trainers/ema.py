@@ -108,16 +108,17 @@ class TokenizerEMA(EMAWeightAveraging):
         average = cast(_AveragedTokenizer, self._average_model)
         if isinstance(trainer.strategy, FSDP2Strategy):
             trainer.strategy.shard(cast(Tokenizer, average.module))
-        self._copy_before_start(cast(TokenizerTraining, pl_module))
+        self.copy_before_start(cast(TokenizerTraining, pl_module))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Update the average after each optimizer step. Before averaging starts, copy the live weights."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        self._copy_before_start(cast(TokenizerTraining, pl_module))
+        self.copy_before_start(cast(TokenizerTraining, pl_module))
 
-    def _copy_before_start(self, module: TokenizerTraining) -> None:
+    def copy_before_start(self, module: TokenizerTraining) -> None:
+        """Replace the average with the module's current weights, unless averaging has started."""
         average = cast(_AveragedTokenizer, self._average_model)
         if not average.num_updates:
             average.copy_weights(module.tokenizer)
@@ -163,7 +164,7 @@ class TokenizerEMA(EMAWeightAveraging):
         }
         self._average_model.load_state_dict(average | checkpoint["averaging_state"])
         pl_module.load_state_dict(checkpoint["current_model_state"])
-        self._copy_before_start(cast(TokenizerTraining, pl_module))  # earlier versions saved the initialization
+        self.copy_before_start(cast(TokenizerTraining, pl_module))  # earlier versions saved the initialization
 
     def _swap_models(self, pl_module: pl.LightningModule) -> None:
         tokenizer = cast(TokenizerTraining, pl_module).tokenizer

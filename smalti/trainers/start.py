@@ -91,7 +91,7 @@ class Start(Callback):
                 broadcast_from_rank_0(tensor)
             for callback in callbacks:
                 if isinstance(callback, TokenizerEMA):
-                    callback.restart(trainer, module)
+                    callback.copy_before_start(module)
             self._measure(trainer, module.tokenizer, batches, report, begin)
 
     def _measure(

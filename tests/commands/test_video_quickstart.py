@@ -10,6 +10,7 @@ SHORT = [
     *("--trainer.max_steps", "3", "--trainer.val_check_interval", "3", "--checkpoint.every_n_train_steps", "3"),
     *("--data.init_args.videos.init_args.repeats", "8", "--data.init_args.videos.init_args.batch_size", "1"),
     *("--data.init_args.images.init_args.batch_size", "2", "--trainer.enable_progress_bar", "false"),
+    *("--start.samples", "4"),
 ]
 
 

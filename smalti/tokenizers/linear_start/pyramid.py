@@ -17,6 +17,9 @@ from smalti.tokenizers.linear_start.principal_components import PrincipalCompone
 _SMALLEST_SCALE = 0.05
 """Scale of the weakest components relative to the strongest. Their own would vanish under rounding and ridge."""
 
+_KEPT = 256
+"""Minimum number of components that are kept, so that layers of different widths at one stride need one decomposition."""
+
 
 class Pyramid:
     """Principal components of patches of all sizes between a pixel and a latent position.
@@ -35,7 +38,7 @@ class Pyramid:
         """Return at least the first `count` principal components of patches, or all if there are fewer."""
         known = self._components.get(stride)
         if known is None or len(known.directions) < min(count, 3 * math.prod(stride)):
-            self._components[stride] = fit_principal_components(self.batches, stride, max(count, 1))
+            self._components[stride] = fit_principal_components(self.batches, stride, max(count, _KEPT))
         return self._components[stride]
 
     def coefficients(self, stride: Stride, count: int) -> list[Tensor]:

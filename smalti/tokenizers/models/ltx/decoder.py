@@ -6,6 +6,7 @@ Shapes: B batch; T frames, H, W pixels; t, h, w latent positions; s temporal and
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from smalti.tokenizers.base import Decoder, StreamState
 from smalti.tokenizers.latent_statistics import LatentStatistics
 from smalti.tokenizers.layers.noise import generator_device, randn, randn_per_frame
+from smalti.tokenizers.linear_start.fitting import Errors
+from smalti.tokenizers.linear_start.pyramid import Pyramid
 from smalti.tokenizers.models.ltx.argument_checks import check_dimensions, check_noise
 from smalti.tokenizers.models.ltx.block_builders import build_decoder_block
 from smalti.tokenizers.models.ltx.block_context import BlockContext
@@ -114,6 +117,12 @@ class LTXDecoder(Decoder):
         embeddings = (module for module in self.modules() if isinstance(module, TimestepEmbedding))
         return (self.conv_in, self.conv_out, *embeddings)
 
+    def linear_start(self, pyramid: Pyramid, latents: Sequence[tuple[Tensor, ...]]) -> Errors:
+        """Set the weights so that the decoder reconstructs pixels from a code by least squares, see `linear_start`."""
+        from smalti.tokenizers.models.ltx.linear_start import fit_decoder  # imports this module
+
+        return fit_decoder(self, pyramid, [z for (z,) in latents])
+
     def forward(
         self, latents: tuple[Tensor, ...], generator: torch.Generator | None = None, state: StreamState | None = None
     ) -> Tensor:
@@ -124,13 +133,23 @@ class LTXDecoder(Decoder):
         """
         (z,) = latents
         state = StreamState(last=True) if state is None else state
-        noise_level, timestep = self._condition(z, generator, state)
-        context = BlockContext(state, timestep, self._draw_injected_noise(z, generator, state))
-        x = self.conv_in(self._add_noise(z, noise_level, generator), state)
+        z, context = self.prepare(z, generator, state)
+        x = self.conv_in(z, state)
         for block in self.blocks:
             x = block(x, context)
-        shift_and_scale = [] if timestep is None else modulation(self.table, self.time(timestep))
-        return unpatchify(self.conv_out(norm_and_activate(x, *shift_and_scale), state), self.patch)
+        return unpatchify(self.conv_out(self.activate(x, context), state), self.patch)
+
+    def prepare(self, z: Tensor, generator: torch.Generator | None, state: StreamState) -> tuple[Tensor, BlockContext]:
+        """Add noise to z (B, Z, t, h, w). Return it and the inputs that all blocks share. Draws from `generator`."""
+        noise_level, timestep = self._condition(z, generator, state)
+        context = BlockContext(state, timestep, self._draw_injected_noise(z, generator, state))
+        return self._add_noise(z, noise_level, generator), context
+
+    def activate(self, x: Tensor, context: BlockContext) -> Tensor:
+        """Apply the last pixel norm, modulated by the timestep, and SiLU to features (B, C, T, H, W)."""
+        if context.timestep is None:
+            return norm_and_activate(x)
+        return norm_and_activate(x, *modulation(self.table, self.time(context.timestep)))
 
     def _condition(
         self, z: Tensor, generator: torch.Generator | None, state: StreamState

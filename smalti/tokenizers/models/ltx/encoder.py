@@ -8,6 +8,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from smalti.tokenizers.base import Encoder, StreamState
+from smalti.tokenizers.linear_start.code import StartCode
+from smalti.tokenizers.linear_start.fitting import Errors
+from smalti.tokenizers.linear_start.pyramid import Pyramid
 from smalti.tokenizers.models.ltx.argument_checks import check_dimensions
 from smalti.tokenizers.models.ltx.block_builders import build_encoder_block
 from smalti.tokenizers.models.ltx.block_context import BlockContext
@@ -66,6 +69,17 @@ class LTXEncoder(Encoder):
     def outer_layers(self) -> tuple[nn.Module, ...]:
         """The first and the last convolution."""
         return self.conv_in, self.conv_out
+
+    @property
+    def hidden_units(self) -> int:
+        """Channels before the last SiLU."""
+        return self.conv_out.conv.in_channels
+
+    def linear_start(self, pyramid: Pyramid, code: StartCode) -> Errors:
+        """Set the weights so that the encoder computes a code of principal components, see `linear_start`."""
+        from smalti.tokenizers.models.ltx.linear_start import fit_encoder  # imports this module
+
+        return fit_encoder(self, pyramid, code)
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> tuple[Tensor, ...]:
         """Encode (B, 3, 1 + k s, H, W) in [-1, 1] to one grid (B, C, 1 + k, h, w).

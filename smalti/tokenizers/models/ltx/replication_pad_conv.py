@@ -58,12 +58,12 @@ class ReplicationPadConv3d(nn.Module):
 
         If not causal, the first chunk of a stream gives T - 1 frames, later chunks T, and the last T + 1.
         """
-        window = self._pad_time(x, state)
+        window = self.pad_time(x, state)
         if window.shape[2] < 3:  # no output yet: the frame after the first is not known
             return x.new_empty(x.shape[0], self.conv.out_channels, 0, *x.shape[3:])
         return convolve(self.conv, window)
 
-    def _pad_time(self, x: Tensor, state: StreamState) -> Tensor:
+    def pad_time(self, x: Tensor, state: StreamState) -> Tensor:
         """Prepend the stored frames, or padding at the beginning of a clip. If not causal, append padding at its end."""
         before = state.load(self)
         if before is None and not x.shape[2]:
