@@ -1,0 +1,222 @@
+"""Starting OneVAE's networks as a linear codec.
+
+Residual branches and attention are zero. What remains are the first and last convolutions, the shortcuts between levels of
+different width, and the layers that change the resolution. Each is fitted by least squares to components of patches, on the
+inputs that the layers before it give. Temporal convolutions pass frame 0 unchanged. Still and moving content therefore has
+separate channels (`CausalComponents`), until the last shortcut of the encoder changes to the principal components that the
+bottleneck codes.
+
+Downsampling is exact. Upsampling is the best fit: a convolution after nearest-neighbor interpolation has the same weights
+at all positions of a cell, and distinguishes them only by the cell's neighbors.
+
+Shapes: B batch; T frames, H, W pixels; C channels; Z channels and t, h, w positions of the latent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from smalti.errors import SmaltiError
+from smalti.tokenizers.base import StreamState
+from smalti.tokenizers.layers.convolution import convolve
+from smalti.tokenizers.linear_start.causal_components import CausalComponents, Layout
+from smalti.tokenizers.linear_start.code import StartCode
+from smalti.tokenizers.linear_start.fitting import CODE_RIDGE, Errors, fit_code_block, hidden_units
+from smalti.tokenizers.linear_start.least_squares import fit_convolution
+from smalti.tokenizers.linear_start.patches import Stride
+from smalti.tokenizers.linear_start.pyramid import Pyramid
+from smalti.tokenizers.models.onevae.blocks import CausalResidualBlock, FrameAttention
+from smalti.tokenizers.models.onevae.causal_conv import CausalConv3d
+from smalti.tokenizers.models.onevae.decoder import OneVAEDecoder
+from smalti.tokenizers.models.onevae.encoder import OneVAEEncoder
+from smalti.tokenizers.models.onevae.linear_resampling import (
+    NormInput,
+    choose_targets,
+    fit_downsample,
+    fit_upsample,
+    prepend_zeros,
+)
+from smalti.tokenizers.models.onevae.resampling import Downsample, Upsample
+
+_CODE_CHANNELS = 2
+"""Components that a decoder computes from its code, per component that the code represents."""
+
+_TrunkLayer = Downsample | Upsample | nn.Conv3d
+"""A layer of the trunk: a change of resolution, or the shortcut of a residual block."""
+
+
+@torch.no_grad()
+def fit_encoder(encoder: OneVAEEncoder, pyramid: Pyramid, code: StartCode) -> Errors:
+    """Set the weights of an encoder so that it computes a code of principal components.
+
+    Args:
+        encoder: changed in place; on the device of the data, in evaluation mode.
+        pyramid: the data.
+        code: what the bottleneck expects.
+
+    Returns:
+        The share of the variance of its targets that each fitted layer does not explain.
+
+    Raises:
+        SmaltiError: the first frame has a separate grid, or a layer changes only the number of frames.
+    """
+    _check_first_frame(encoder.first_frame)
+    components, errors = CausalComponents(pyramid), Errors()
+    layers = _trunk(encoder, "layers", "middle")
+    layout = components.choose((1, 1, 1), encoder.conv_in.out_channels)
+    x = prepend_zeros(pyramid.batches)
+    errors["conv_in"] = fit_convolution(encoder.conv_in, x, components.targets(layout))
+    x = [convolve(encoder.conv_in, h) for h in x]
+    for index, (name, layer) in enumerate(layers):
+        norm = encoder.norm_out if index == len(layers) - 1 else None
+        if not isinstance(layer, nn.Conv3d):
+            assert isinstance(layer, Downsample)
+            layout = fit_downsample(layer, x, layout, components, errors, name, norm)
+        elif norm is None:
+            layout, targets = choose_targets(components, layout.stride, min(layer.out_channels, layout.channels), None)
+            errors[name] = fit_convolution(layer, x, targets)
+        else:
+            targets = hidden_units(pyramid, code, layout.stride, NormInput.room(norm, layer.out_channels))
+            targets = NormInput(norm, layer.out_channels, targets).extend(targets)
+            errors[name] = fit_convolution(layer, x, targets, layout.channels)
+        x = [_pass(layer, h) for h in x]
+    x = [F.silu(encoder.norm_out(h)) for h in x]
+    coefficients = pyramid.coefficients(encoder.stride, code.count)
+    targets = [code.target(c.movedim(1, -1)).movedim(-1, 1) for c in coefficients]
+    conv = _current_frame(encoder.conv_out)
+    errors["conv_out"] = fit_convolution(conv, x, targets, ridge=CODE_RIDGE)
+    _set_current_frame(encoder.conv_out, conv)
+    _set_identity(encoder.head)
+    return errors
+
+
+@torch.no_grad()
+def fit_decoder(
+    decoder: OneVAEDecoder, pyramid: Pyramid, latents: Sequence[tuple[Tensor, ...]], code: StartCode
+) -> Errors:
+    """Set the weights of a decoder so that it reconstructs the pixels from codewords as well as its trunk can.
+
+    Args:
+        decoder: changed in place; on the device of the data, in evaluation mode.
+        pyramid: the data.
+        latents: codewords of each batch, one grid (B, Z, t, h, w).
+        code: how the codewords represent principal components.
+
+    Returns:
+        The share of the variance of its targets that each fitted layer does not explain.
+
+    Raises:
+        SmaltiError: the first frame has a separate grid, or a layer changes only the number of frames.
+    """
+    _check_first_frame(decoder.first_frame)
+    components, errors = CausalComponents(pyramid), Errors()
+    _set_identity(decoder.head)
+    layers = _trunk(decoder, "middle", "layers")
+    z = [grid for (grid,) in latents]
+    layout, x = _fit_input(decoder, z, components, code, errors)
+    for index, (name, layer) in enumerate(layers):
+        norm = decoder.norm_out if index == len(layers) - 1 else None
+        if not isinstance(layer, nn.Conv3d):
+            assert isinstance(layer, Upsample)
+            layout = fit_upsample(layer, x, layout, components, errors, name, norm)
+        else:
+            used = layout.channels
+            width = layer.out_channels if norm is not None else min(layer.out_channels, used)
+            layout, targets = choose_targets(components, layout.stride, width, norm)
+            errors[name] = fit_convolution(layer, x, targets, used)
+        x = [_pass(layer, h) for h in x]
+    x = prepend_zeros([F.silu(decoder.norm_out(h)) for h in x])
+    errors["conv_out"] = fit_convolution(decoder.conv_out, x, pyramid.batches)
+    return errors
+
+
+def _fit_input(
+    decoder: OneVAEDecoder, z: list[Tensor], components: CausalComponents, code: StartCode, errors: Errors
+) -> tuple[Layout, list[Tensor]]:
+    """Fit the layers before the levels, and return what their outputs carry, and the outputs."""
+    conv, width = decoder.conv_in, decoder.conv_in.out_channels
+    stride = _stride(decoder)
+    if code.decoding is None:
+        layout, targets = choose_targets(components, stride, width, None)
+        x = prepend_zeros(z)
+        errors["conv_in"] = fit_convolution(conv, x, targets)
+        return layout, [convolve(conv, h) for h in x]
+    block = decoder.middle[0]
+    assert isinstance(block, CausalResidualBlock)
+    room = max(1, width - len(code.decoding.first) - 1)
+    layout, targets = choose_targets(components, stride, min(room, _CODE_CHANNELS * code.count), None)
+    convs = (conv, block.conv1, block.conv2)
+    fitted = [_current_frame(layer) for layer in convs]
+    fit_code_block(
+        fitted[0], (fitted[1], fitted[2]), code.decoding, z, targets,
+        lambda h: F.silu(block.norm1(h)), lambda h: F.silu(block.norm2(h)), errors,
+    )  # fmt: skip
+    for layer, current in zip(convs, fitted, strict=True):
+        _set_current_frame(layer, current)
+    return layout, [block(convolve(conv, h), StreamState(last=True)) for h in prepend_zeros(z)]
+
+
+def _trunk(network: nn.Module, *groups: str) -> list[tuple[str, _TrunkLayer]]:
+    """Set residual branches to zero, and return the layers that remain in the given groups, with their names."""
+    layers: list[tuple[str, _TrunkLayer]] = []
+    for group in groups:
+        for name, layer in network.get_submodule(group).named_children():
+            if isinstance(layer, (Downsample, Upsample)):
+                layers.append((f"{group}.{name}", layer))
+                continue
+            assert isinstance(layer, (CausalResidualBlock, FrameAttention))
+            conv = layer.conv2 if isinstance(layer, CausalResidualBlock) else layer.proj
+            for parameter in conv.parameters():
+                parameter.zero_()
+            if isinstance(layer, CausalResidualBlock) and layer.shortcut is not None:
+                layers.append((f"{group}.{name}.shortcut", layer.shortcut))
+    return layers
+
+
+def _pass(layer: _TrunkLayer, x: Tensor) -> Tensor:
+    """Apply a layer to a whole clip (B, C, T, H, W)."""
+    return convolve(layer, x) if isinstance(layer, nn.Conv3d) else layer(x, StreamState(last=True))
+
+
+def _stride(decoder: OneVAEDecoder) -> Stride:
+    """Return the frames, height and width in pixels of a latent position."""
+    layers = [layer for layer in decoder.layers if isinstance(layer, Upsample)]
+    time, space = (2 ** sum(getattr(layer, axis) is not None for layer in layers) for axis in ("time", "space"))
+    return time, space, space
+
+
+def _current_frame(conv: CausalConv3d) -> nn.Conv3d:
+    """Return a pointwise convolution with the weights of a causal one for the current frame and position."""
+    pointwise = nn.Conv3d(conv.in_channels, conv.out_channels, 1).to(conv.weight)
+    pointwise.load_state_dict({"weight": conv.weight[:, :, -1:, 1:2, 1:2], "bias": conv.bias})
+    return pointwise
+
+
+def _set_current_frame(conv: CausalConv3d, pointwise: nn.Conv3d) -> None:
+    """Set the rows that differ from `_current_frame` to a pointwise convolution. Other rows do not change."""
+    before = _current_frame(conv)
+    changed = ((pointwise.weight != before.weight).flatten(1).any(1)).nonzero().squeeze(1)
+    assert conv.bias is not None
+    assert pointwise.bias is not None
+    conv.weight[changed] = 0.0
+    conv.weight[changed, :, -1, 1, 1] = pointwise.weight[changed, :, 0, 0, 0]
+    conv.bias.copy_(pointwise.bias)
+
+
+def _set_identity(head: nn.Conv3d) -> None:
+    head.weight.copy_(torch.eye(head.in_channels).to(head.weight)[..., None, None, None])
+    for parameter in head.parameters():
+        if parameter.ndim == 1:
+            parameter.zero_()
+
+
+def _check_first_frame(first_frame: bool) -> None:
+    if first_frame:
+        raise SmaltiError(
+            "OneVAE networks with a separate grid for the first frame (first_frame: true) have no start as a linear codec: "
+            "set start.method to random, or first_frame to false."
+        )
