@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from smalti.tokenizers.base import Decoder, StreamState
 from smalti.tokenizers.layers.convolution import convolve
 from smalti.tokenizers.layers.frames import apply_per_frame
-from smalti.tokenizers.linear_start.code import StartCode
 from smalti.tokenizers.linear_start.fitting import Errors
 from smalti.tokenizers.linear_start.pyramid import Pyramid
 from smalti.tokenizers.models.onevae.blocks import CausalResidualBlock, layer_indices, middle_blocks, run_layers
@@ -95,16 +94,11 @@ class OneVAEDecoder(Decoder):
         first_frame = (self.first_to_latent,) if self.first_frame else ()
         return (self.head, self.conv_in, *first_frame, self.conv_out)
 
-    @property
-    def hidden_units(self) -> int:
-        """Channels of the first residual block."""
-        return self.conv_in.out_channels
-
-    def linear_start(self, pyramid: Pyramid, latents: Sequence[tuple[Tensor, ...]], code: StartCode) -> Errors:
-        """Set the weights so that the decoder reconstructs pixels from a code, see `linear_start`."""
+    def linear_start(self, pyramid: Pyramid, latents: Sequence[tuple[Tensor, ...]]) -> Errors:
+        """Set the weights so that the decoder reconstructs pixels from codewords, see `linear_start`."""
         from smalti.tokenizers.models.onevae.linear_start import fit_decoder  # imports this module
 
-        return fit_decoder(self, pyramid, latents, code)
+        return fit_decoder(self, pyramid, latents)
 
     def forward(
         self, latents: tuple[Tensor, ...], generator: torch.Generator | None = None, state: StreamState | None = None

@@ -5,19 +5,20 @@ Shapes: B batch; C channels; T frames, H, W positions at the input of a layer; K
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smalti.distributed import sum_over_ranks
+from smalti.distributed import sum_over_ranks, world_size
 from smalti.errors import SmaltiError
 from smalti.tokenizers.base import StreamState
 from smalti.tokenizers.layers.frames import apply_per_frame, video_to_images
 from smalti.tokenizers.linear_start.causal_components import CausalComponents, Layout
 from smalti.tokenizers.linear_start.fitting import Errors
-from smalti.tokenizers.linear_start.least_squares import fit_convolution
+from smalti.tokenizers.linear_start.least_squares import RIDGE, fit_convolution
 from smalti.tokenizers.models.onevae.norms import RMSNorm
 from smalti.tokenizers.models.onevae.resampling import Downsample, Upsample
 
@@ -131,7 +132,7 @@ def fit_upsample(
     time, height, width = layout.stride
     result, targets = choose_targets(components, (time, height // 2, width // 2), layer.space.out_channels, norm)
     images = [F.interpolate(video_to_images(h), scale_factor=2, mode="nearest-exact") for h in x]
-    errors[f"{name}.space"] = fit_convolution(layer.space, images, _images(targets), layout.channels)
+    errors[f"{name}.space"] = fit_noisy(layer.space, images, _images(targets), layout.channels)
     return result
 
 
@@ -148,6 +149,22 @@ def choose_targets(
         layout = components.choose(stride, room, signed=True)
     targets = components.targets(layout)
     return layout, NormInput(norm, width, targets).extend(targets)
+
+
+def fit_noisy(
+    conv: nn.Conv2d | nn.Conv3d,
+    x: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    channels: int | None = None,
+    rows: Tensor | None = None,
+) -> float:
+    """Fit a convolution of the decoder. Codewords are noisy: few positions per weight need a stronger penalty.
+
+    See `fit_convolution` for the arguments.
+    """
+    features = (conv.in_channels if channels is None else channels) * math.prod(conv.kernel_size)
+    positions = sum(target.numel() // target.shape[1] for target in targets) * world_size()
+    return fit_convolution(conv, x, targets, channels, rows, ridge=RIDGE + features / positions)
 
 
 def pad_channels(targets: Sequence[Tensor], width: int) -> list[Tensor]:
@@ -171,7 +188,7 @@ def _fit_upsample_time(
         rows = torch.cat([rows, rows + conv.in_channels])
         inputs = prepend_zeros([h[:, :, 1:] for h, _ in clips])
         targets = [torch.cat([t[:, :, 1::2], t[:, :, 2::2]], dim=1) for _, t in clips]
-        errors[f"{name}.time"] = fit_convolution(conv, inputs, targets, layout.channels, rows)
+        errors[f"{name}.time"] = fit_noisy(conv, inputs, targets, layout.channels, rows)
     return result
 
 

@@ -23,9 +23,9 @@ from torch.nn import functional as F
 from smalti.errors import SmaltiError
 from smalti.tokenizers.base import StreamState
 from smalti.tokenizers.layers.convolution import convolve
-from smalti.tokenizers.linear_start.causal_components import CausalComponents, Layout
+from smalti.tokenizers.linear_start.causal_components import CausalComponents
 from smalti.tokenizers.linear_start.code import StartCode
-from smalti.tokenizers.linear_start.fitting import CODE_RIDGE, Errors, fit_code_block, hidden_units
+from smalti.tokenizers.linear_start.fitting import CODE_RIDGE, Errors, hidden_units
 from smalti.tokenizers.linear_start.least_squares import fit_convolution
 from smalti.tokenizers.linear_start.patches import Stride
 from smalti.tokenizers.linear_start.pyramid import Pyramid
@@ -37,13 +37,11 @@ from smalti.tokenizers.models.onevae.linear_resampling import (
     NormInput,
     choose_targets,
     fit_downsample,
+    fit_noisy,
     fit_upsample,
     prepend_zeros,
 )
 from smalti.tokenizers.models.onevae.resampling import Downsample, Upsample
-
-_CODE_CHANNELS = 2
-"""Components that a decoder computes from its code, per component that the code represents."""
 
 _TrunkLayer = Downsample | Upsample | nn.Conv3d
 """A layer of the trunk: a change of resolution, or the shortcut of a residual block."""
@@ -87,24 +85,19 @@ def fit_encoder(encoder: OneVAEEncoder, pyramid: Pyramid, code: StartCode) -> Er
     x = [F.silu(encoder.norm_out(h)) for h in x]
     coefficients = pyramid.coefficients(encoder.stride, code.count)
     targets = [code.target(c.movedim(1, -1)).movedim(-1, 1) for c in coefficients]
-    conv = _current_frame(encoder.conv_out)
-    errors["conv_out"] = fit_convolution(conv, x, targets, ridge=CODE_RIDGE)
-    _set_current_frame(encoder.conv_out, conv)
+    errors["conv_out"] = _fit_current_frame(encoder.conv_out, x, targets)
     _set_identity(encoder.head)
     return errors
 
 
 @torch.no_grad()
-def fit_decoder(
-    decoder: OneVAEDecoder, pyramid: Pyramid, latents: Sequence[tuple[Tensor, ...]], code: StartCode
-) -> Errors:
+def fit_decoder(decoder: OneVAEDecoder, pyramid: Pyramid, latents: Sequence[tuple[Tensor, ...]]) -> Errors:
     """Set the weights of a decoder so that it reconstructs the pixels from codewords as well as its trunk can.
 
     Args:
         decoder: changed in place; on the device of the data, in evaluation mode.
         pyramid: the data.
         latents: codewords of each batch, one grid (B, Z, t, h, w).
-        code: how the codewords represent principal components.
 
     Returns:
         The share of the variance of its targets that each fitted layer does not explain.
@@ -116,8 +109,10 @@ def fit_decoder(
     components, errors = CausalComponents(pyramid), Errors()
     _set_identity(decoder.head)
     layers = _trunk(decoder, "middle", "layers")
-    z = [grid for (grid,) in latents]
-    layout, x = _fit_input(decoder, z, components, code, errors)
+    layout = components.choose(_stride(decoder), decoder.conv_in.out_channels)
+    x = prepend_zeros([grid for (grid,) in latents])
+    errors["conv_in"] = fit_noisy(decoder.conv_in, x, components.targets(layout))
+    x = [convolve(decoder.conv_in, h) for h in x]
     for index, (name, layer) in enumerate(layers):
         norm = decoder.norm_out if index == len(layers) - 1 else None
         if not isinstance(layer, nn.Conv3d):
@@ -127,37 +122,11 @@ def fit_decoder(
             used = layout.channels
             width = layer.out_channels if norm is not None else min(layer.out_channels, used)
             layout, targets = choose_targets(components, layout.stride, width, norm)
-            errors[name] = fit_convolution(layer, x, targets, used)
+            errors[name] = fit_noisy(layer, x, targets, used)
         x = [_pass(layer, h) for h in x]
     x = prepend_zeros([F.silu(decoder.norm_out(h)) for h in x])
-    errors["conv_out"] = fit_convolution(decoder.conv_out, x, pyramid.batches)
+    errors["conv_out"] = fit_noisy(decoder.conv_out, x, pyramid.batches)
     return errors
-
-
-def _fit_input(
-    decoder: OneVAEDecoder, z: list[Tensor], components: CausalComponents, code: StartCode, errors: Errors
-) -> tuple[Layout, list[Tensor]]:
-    """Fit the layers before the levels, and return what their outputs carry, and the outputs."""
-    conv, width = decoder.conv_in, decoder.conv_in.out_channels
-    stride = _stride(decoder)
-    if code.decoding is None:
-        layout, targets = choose_targets(components, stride, width, None)
-        x = prepend_zeros(z)
-        errors["conv_in"] = fit_convolution(conv, x, targets)
-        return layout, [convolve(conv, h) for h in x]
-    block = decoder.middle[0]
-    assert isinstance(block, CausalResidualBlock)
-    room = max(1, width - len(code.decoding.first) - 1)
-    layout, targets = choose_targets(components, stride, min(room, _CODE_CHANNELS * code.count), None)
-    convs = (conv, block.conv1, block.conv2)
-    fitted = [_current_frame(layer) for layer in convs]
-    fit_code_block(
-        fitted[0], (fitted[1], fitted[2]), code.decoding, z, targets,
-        lambda h: F.silu(block.norm1(h)), lambda h: F.silu(block.norm2(h)), errors,
-    )  # fmt: skip
-    for layer, current in zip(convs, fitted, strict=True):
-        _set_current_frame(layer, current)
-    return layout, [block(convolve(conv, h), StreamState(last=True)) for h in prepend_zeros(z)]
 
 
 def _trunk(network: nn.Module, *groups: str) -> list[tuple[str, _TrunkLayer]]:
@@ -189,22 +158,15 @@ def _stride(decoder: OneVAEDecoder) -> Stride:
     return time, space, space
 
 
-def _current_frame(conv: CausalConv3d) -> nn.Conv3d:
-    """Return a pointwise convolution with the weights of a causal one for the current frame and position."""
+def _fit_current_frame(conv: CausalConv3d, x: Sequence[Tensor], targets: Sequence[Tensor]) -> float:
+    """Fit the weights of a causal convolution for the current frame and position, and set all others to zero."""
     pointwise = nn.Conv3d(conv.in_channels, conv.out_channels, 1).to(conv.weight)
-    pointwise.load_state_dict({"weight": conv.weight[:, :, -1:, 1:2, 1:2], "bias": conv.bias})
-    return pointwise
-
-
-def _set_current_frame(conv: CausalConv3d, pointwise: nn.Conv3d) -> None:
-    """Set the rows that differ from `_current_frame` to a pointwise convolution. Other rows do not change."""
-    before = _current_frame(conv)
-    changed = ((pointwise.weight != before.weight).flatten(1).any(1)).nonzero().squeeze(1)
+    error = fit_convolution(pointwise, x, targets, ridge=CODE_RIDGE)
     assert conv.bias is not None
     assert pointwise.bias is not None
-    conv.weight[changed] = 0.0
-    conv.weight[changed, :, -1, 1, 1] = pointwise.weight[changed, :, 0, 0, 0]
+    conv.weight.zero_()[:, :, -1, 1, 1] = pointwise.weight[..., 0, 0, 0]
     conv.bias.copy_(pointwise.bias)
+    return error
 
 
 def _set_identity(head: nn.Conv3d) -> None:
