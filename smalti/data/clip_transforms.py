@@ -108,7 +108,7 @@ class ClipTransform(nn.Module):
 
 
 class VideoTrainingTransform(ClipTransform):
-    """Cut a clip at a random time; all of its frames get the same random resized crop and flip.
+    """Cut a clip at a random time; all of its frames get the same random resized crop, flip and order of colors.
 
     Draws from torch's global generator, which the loader seeds for each sample. If a file does not state its duration,
     clips start at its beginning.
@@ -123,6 +123,7 @@ class VideoTrainingTransform(ClipTransform):
         flip: whether to flip half of the clips horizontally.
         aspect_ratio: minimum and maximum width of the crop, divided by its height. The default stretches the content by up
             to 4/3 in one direction. (1, 1) keeps its proportions.
+        permute_colors: whether to put the color channels of each clip in a random order.
 
     Raises:
         SmaltiError: an argument is out of range.
@@ -137,9 +138,10 @@ class VideoTrainingTransform(ClipTransform):
         scale: tuple[float, float] = (0.25, 1.0),
         flip: bool = True,
         aspect_ratio: tuple[float, float] = ASPECT_RATIO,
+        permute_colors: bool = False,
     ) -> None:
         super().__init__(frames, rate, stride)
-        self._spatial = TrainingTransform(size, scale, flip, aspect_ratio)
+        self._spatial = TrainingTransform(size, scale, flip, aspect_ratio, permute_colors)
 
     def start_time(self, segment: VideoSegment) -> Fraction:
         """Draw a start time uniformly from those that should leave enough frames."""
@@ -154,7 +156,7 @@ class VideoTrainingTransform(ClipTransform):
         return (segment.start + slack * fraction).limit_denominator(1_000_000)
 
     def frame_transform(self, first: Image.Image) -> ImageTransform:
-        """Draw one crop and one flip for all frames."""
+        """Draw one crop, one flip and one order of colors for all frames."""
         return self._spatial.draw(first.size)
 
 

@@ -275,6 +275,8 @@ class ImageData(SourceData):
         flip: Whether to flip half of the training images horizontally.
         aspect_ratio: Minimum and maximum width / height of training crops. The default stretches the content by up to 4/3.
             [1, 1] keeps its proportions.
+        permute_colors: Whether to put the color channels of each training image in a random order (for small datasets with
+            few colors).
         max_bad: Maximum fraction of unreadable images to skip before training stops with an error.
 
     Raises:
@@ -296,9 +298,13 @@ class ImageData(SourceData):
         scale: tuple[float, float] = (0.25, 1.0),
         flip: bool = True,
         aspect_ratio: tuple[float, float] = ASPECT_RATIO,
+        permute_colors: bool = False,
         max_bad: float = 0.01,
     ) -> None:
-        transforms = (TrainingTransform(size, scale, flip, aspect_ratio), EvaluationTransform(size, size))
+        transforms = (
+            TrainingTransform(size, scale, flip, aspect_ratio, permute_colors),
+            EvaluationTransform(size, size),
+        )
         super().__init__(
             train, validation, transforms,
             batch_size=batch_size, workers=workers, repeats=repeats, seed=seed, max_bad=max_bad,
@@ -334,6 +340,8 @@ class VideoData(SourceData):
         flip: Whether to flip half of the training clips horizontally.
         aspect_ratio: Minimum and maximum width / height of training crops. The default stretches the content by up to 4/3.
             [1, 1] keeps its proportions.
+        permute_colors: Whether to put the color channels of each training clip in a random order (for small datasets with
+            few colors).
         max_bad: Maximum fraction of unreadable or too short videos to skip before training stops with an error.
 
     Raises:
@@ -358,10 +366,11 @@ class VideoData(SourceData):
         scale: tuple[float, float] = (0.25, 1.0),
         flip: bool = True,
         aspect_ratio: tuple[float, float] = ASPECT_RATIO,
+        permute_colors: bool = False,
         max_bad: float = 0.01,
     ) -> None:
         transforms = (
-            VideoTrainingTransform(frames, rate, stride, size, scale, flip, aspect_ratio),
+            VideoTrainingTransform(frames, rate, stride, size, scale, flip, aspect_ratio, permute_colors),
             VideoEvaluationTransform(frames, rate, stride, size, size),
         )
         super().__init__(

@@ -33,6 +33,7 @@ class Crop:
         top: first row of the crop in pixels; `left`, `height` and `width` likewise.
         size: height and width of the result in pixels.
         flip: whether the result is flipped horizontally.
+        colors: indices of the color channels of the result; None: unchanged.
     """
 
     top: int
@@ -41,6 +42,7 @@ class Crop:
     width: int
     size: int
     flip: bool
+    colors: tuple[int, ...] | None = None
 
     def __call__(self, image: Image.Image | Tensor, factor: int = 1) -> Tensor:
         """Cut the crop from an image.
@@ -62,6 +64,7 @@ class Crop:
         else:
             pixels = F.pil_to_tensor(image.crop((left, top, right, bottom)))
         pixels = F.resize(pixels, [self.size, self.size], interpolation=BICUBIC, antialias=True)
+        pixels = pixels if self.colors is None else pixels[list(self.colors)]
         return pixels.flip(-1) if self.flip else pixels
 
     def reduction(self) -> int:
@@ -79,7 +82,7 @@ ASPECT_RATIO = (3 / 4, 4 / 3)
 
 
 class TrainingTransform(nn.Module):
-    """Random resized crop and random horizontal flip. Crops smaller than the result are upsampled.
+    """Random resized crop, random horizontal flip and random order of colors. Crops smaller than the result are upsampled.
 
     Draws from torch's global generator, which the loader seeds for each sample.
 
@@ -90,6 +93,7 @@ class TrainingTransform(nn.Module):
         flip: whether to flip half of the samples horizontally.
         aspect_ratio: minimum and maximum width of the crop, divided by its height. The default stretches the content by up
             to 4/3 in one direction. (1, 1) keeps its proportions.
+        permute_colors: whether to put the color channels of each sample in a random order.
 
     Raises:
         SmaltiError: the size is less than 1, the fractions are not ordered or not in (0, 1], or the ratios are not ordered
@@ -102,6 +106,7 @@ class TrainingTransform(nn.Module):
         scale: tuple[float, float] = (0.25, 1.0),
         flip: bool = True,
         aspect_ratio: tuple[float, float] = ASPECT_RATIO,
+        permute_colors: bool = False,
     ) -> None:
         super().__init__()
         _check_size(size)
@@ -118,6 +123,7 @@ class TrainingTransform(nn.Module):
         self._crop = v2.RandomResizedCrop(size, scale, aspect_ratio, interpolation=BICUBIC, antialias=True)
         self._size = size
         self._flip = flip
+        self._permute_colors = permute_colors
 
     def forward(self, image: Image.Image) -> Tensor:
         """Transform an RGB image of any size to (3, size, size) float32 in [-1, 1]."""
@@ -153,7 +159,7 @@ class TrainingTransform(nn.Module):
         return crop(pixels, crop.reduction() if crops else 1)
 
     def draw(self, size: tuple[int, int]) -> Crop:
-        """Draw one crop and one flip for all images of a size, such as the frames of a clip.
+        """Draw one crop, one flip and one order of colors for all images of a size, such as the frames of a clip.
 
         Args:
             size: (width, height) of the images in pixels.
@@ -161,7 +167,8 @@ class TrainingTransform(nn.Module):
         width, height = size
         params = self._crop.make_params([torch.empty(0, height, width)])
         flip = self._flip and float(torch.rand(1)) < 0.5
-        return Crop(**params, size=self._size, flip=flip)
+        colors = tuple(torch.randperm(3).tolist()) if self._permute_colors else None
+        return Crop(**params, size=self._size, flip=flip, colors=colors)
 
 
 class EvaluationTransform(nn.Module):

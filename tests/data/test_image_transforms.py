@@ -91,6 +91,19 @@ def test_crops_are_those_of_torchvision_on_pillow_images():
         assert torch.equal(transform(photo), uint8_to_pixels(pixels))
 
 
+def test_colors_change_their_order_and_nothing_else_does():
+    image = Photos("all")[0]
+    orders = set()
+    for seed in range(12):
+        torch.manual_seed(seed)
+        original = TrainingTransform(16).to_uint8(image)
+        torch.manual_seed(seed)
+        permuted = TrainingTransform(16, permute_colors=True).to_uint8(image)
+        orders.add(tuple(next(i for i in range(3) if torch.equal(original[i], channel)) for channel in permuted))
+    assert len(orders) > 3
+    assert all(sorted(order) == [0, 1, 2] for order in orders)
+
+
 def test_crops_of_reduced_jpeg_files_are_close_to_those_of_decoded_files():
     transform = TrainingTransform(48)
     factors = []

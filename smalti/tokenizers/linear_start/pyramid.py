@@ -50,8 +50,13 @@ class Pyramid:
     def targets(self, stride: Stride, count: int) -> list[Tensor]:
         """Return the first `count` coefficients T_s of each batch, (B, K, t, h, w), with decreasing variance from 1 on."""
         variances = self.components(stride, count).variances[:count]
-        scales = (variances / variances[0]).sqrt().sqrt().clamp_min(_SMALLEST_SCALE)
+        scales = component_scales(variances, variances[0])
         return [c * scales[:, None, None, None] for c in self.coefficients(stride, count)]
+
+
+def component_scales(variances: Tensor, largest: Tensor) -> Tensor:
+    """Return the scales of components (K,) in a layer, by their variances relative to the largest one."""
+    return (variances / largest).sqrt().sqrt().clamp_min(_SMALLEST_SCALE)
 
 
 def gather_positions(coefficients: Sequence[Tensor], count: int) -> Tensor:

@@ -5,6 +5,8 @@ Shapes: B batch; T frames, H, W pixels; t, h, w latent positions; s temporal and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,6 +14,8 @@ from torch.nn import functional as F
 from smalti.tokenizers.base import Decoder, StreamState
 from smalti.tokenizers.layers.convolution import convolve
 from smalti.tokenizers.layers.frames import apply_per_frame
+from smalti.tokenizers.linear_start.fitting import Errors
+from smalti.tokenizers.linear_start.pyramid import Pyramid
 from smalti.tokenizers.models.onevae.blocks import CausalResidualBlock, layer_indices, middle_blocks, run_layers
 from smalti.tokenizers.models.onevae.causal_conv import CausalConv3d
 from smalti.tokenizers.models.onevae.initialization import init_weights
@@ -89,6 +93,12 @@ class OneVAEDecoder(Decoder):
         """The two first convolutions, for the first frame's grid too, and the last."""
         first_frame = (self.first_to_latent,) if self.first_frame else ()
         return (self.head, self.conv_in, *first_frame, self.conv_out)
+
+    def linear_start(self, pyramid: Pyramid, latents: Sequence[tuple[Tensor, ...]]) -> Errors:
+        """Set the weights so that the decoder reconstructs pixels from codewords, see `linear_start`."""
+        from smalti.tokenizers.models.onevae.linear_start import fit_decoder  # imports this module
+
+        return fit_decoder(self, pyramid, latents)
 
     def forward(
         self, latents: tuple[Tensor, ...], generator: torch.Generator | None = None, state: StreamState | None = None

@@ -13,6 +13,9 @@ from torch.nn import functional as F
 
 from smalti.tokenizers.base import Encoder, StreamState
 from smalti.tokenizers.layers.convolution import convolve
+from smalti.tokenizers.linear_start.code import StartCode
+from smalti.tokenizers.linear_start.fitting import Errors
+from smalti.tokenizers.linear_start.pyramid import Pyramid
 from smalti.tokenizers.models.onevae.blocks import CausalResidualBlock, layer_indices, middle_blocks, run_layers
 from smalti.tokenizers.models.onevae.causal_conv import CausalConv3d
 from smalti.tokenizers.models.onevae.initialization import init_weights
@@ -83,6 +86,17 @@ class OneVAEEncoder(Encoder):
     def outer_layers(self) -> tuple[nn.Module, ...]:
         """The first convolution and the two last."""
         return self.conv_in, self.conv_out, self.head
+
+    @property
+    def hidden_units(self) -> int:
+        """Channels before the last SiLU."""
+        return self.conv_out.in_channels
+
+    def linear_start(self, pyramid: Pyramid, code: StartCode) -> Errors:
+        """Set the weights so that the encoder computes a code of principal components, see `linear_start`."""
+        from smalti.tokenizers.models.onevae.linear_start import fit_encoder  # imports this module
+
+        return fit_encoder(self, pyramid, code)
 
     def latent_grids(self, size: tuple[int, int, int]) -> Grids:
         """Return the (t, h, w) of the grids that `forward` returns for a whole clip."""

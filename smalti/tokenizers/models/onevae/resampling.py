@@ -92,7 +92,7 @@ class Upsample(nn.Module):
         In the first chunk of a clip, T = 1 + time (t - 1). In later chunks, T = time t.
         """
         if self.time is not None:
-            x = self._upsample_time(self.time, x, state)
+            x = self.upsample_time(x, state)
         return x if self.space is None else apply_per_frame(self.upsample_space, x)
 
     def upsample_space(self, images: Tensor) -> Tensor:
@@ -107,7 +107,10 @@ class Upsample(nn.Module):
             identity = torch.eye(self.time.in_channels).to(self.time.weight)
             self.time.weight.zero_()[:, :, 2] = torch.cat([identity, identity])[..., None, None]
 
-    def _upsample_time(self, conv: nn.Conv3d, x: Tensor, state: StreamState) -> Tensor:
+    def upsample_time(self, x: Tensor, state: StreamState) -> Tensor:
+        """Map (B, C, t, h, w) to (B, C, T, h, w). Requires a temporal factor of 2. See `forward` for T."""
+        conv = self.time
+        assert conv is not None
         first = x[:, :, : 1 if state.is_first_chunk(self) else 0]
         x = x[:, :, first.shape[2] :]
         extended = prepend_history(conv, x, state)

@@ -1,0 +1,202 @@
+"""Fitting the layers of OneVAE's networks that change the resolution, for a start as a linear codec.
+
+Shapes: B batch; C channels; T frames, H, W positions at the input of a layer; K components.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from smalti.distributed import sum_over_ranks, world_size
+from smalti.errors import SmaltiError
+from smalti.tokenizers.base import StreamState
+from smalti.tokenizers.layers.frames import apply_per_frame, video_to_images
+from smalti.tokenizers.linear_start.causal_components import CausalComponents, Layout
+from smalti.tokenizers.linear_start.fitting import Errors
+from smalti.tokenizers.linear_start.least_squares import RIDGE, fit_convolution
+from smalti.tokenizers.models.onevae.norms import RMSNorm
+from smalti.tokenizers.models.onevae.resampling import Downsample, Upsample
+
+_CONSTANT = 2.0
+"""The constant channel before a norm, relative to the length of all other channels."""
+
+
+class NormInput:
+    """What the last layer before a norm and SiLU carries, so that both are nearly linear.
+
+    An RMS norm divides by the length of the channels. Next to a large constant, the length hardly changes. All channels
+    that are not used are zero. Without a norm, nothing is added.
+
+    Args:
+        norm: the norm. Its scale is set so that a position of typical length does not change. A module that is not an
+            RMSNorm stands for no norm.
+        width: number of channels of the layer.
+        targets: (B, K, ...) what the layer carries.
+    """
+
+    def __init__(self, norm: nn.Module, width: int, targets: Sequence[Tensor]) -> None:
+        self._width = width
+        self._constant = None
+        if isinstance(norm, RMSNorm):
+            energy = torch.stack([target.double().square().sum() for target in targets]).sum()
+            positions = energy.new_tensor(float(sum(target.numel() // target.shape[1] for target in targets)))
+            energy, positions = sum_over_ranks(torch.stack([energy, positions])).tolist()
+            mean = energy / positions
+            self._constant = _CONSTANT * mean**0.5
+            norm.gamma.fill_(((1 + _CONSTANT**2) * mean / width) ** 0.5)
+
+    @staticmethod
+    def room(norm: nn.Module, width: int) -> int:
+        """Return how many channels of a layer are free."""
+        return width - isinstance(norm, RMSNorm)
+
+    def extend(self, targets: Sequence[Tensor]) -> list[Tensor]:
+        """Return targets for all channels, (B, width, ...); unchanged without a norm."""
+        if self._constant is None:
+            return list(targets)
+        extended = [torch.cat([torch.full_like(target[:, :1], self._constant), target], dim=1) for target in targets]
+        return pad_channels(extended, self._width)
+
+
+def fit_downsample(
+    layer: Downsample,
+    x: Sequence[Tensor],
+    layout: Layout,
+    components: CausalComponents,
+    errors: Errors,
+    name: str,
+    norm: nn.Module | None = None,
+) -> Layout:
+    """Fit a downsampling layer, and return what its outputs carry.
+
+    Args:
+        layer: changed in place.
+        x: its inputs (B, C, T, H, W).
+        layout: what the inputs carry.
+        components: the data.
+        errors: receives the errors of the convolutions.
+        name: name of the layer.
+        norm: what follows if this is the last layer before it (see `NormInput`); None for other layers.
+
+    Raises:
+        SmaltiError: the layer does not halve height and width.
+    """
+    if layer.space is None:
+        raise _no_start(name)
+    time, height, width = layout.stride
+    stride = (time if layer.time is None else 2 * time, 2 * height, 2 * width)
+    channels, signed = layer.space.out_channels, norm is not None
+    following = norm if norm is not None else nn.Identity()
+    room = NormInput.room(following, channels)
+    after = components.choose(stride, room, signed=signed)
+    before = components.choose((time, *stride[1:]), room, still=after.still, signed=signed)
+    final = components.targets(after)
+    norm_input = NormInput(following, channels, final)
+    # Channels that only the temporal convolution writes must be zero for frame 0, which passes it unchanged.
+    targets = norm_input.extend(pad_channels(components.targets(before), after.channels))
+    images = [F.pad(video_to_images(h), (0, 1, 0, 1)) for h in x]
+    errors[f"{name}.space"] = fit_convolution(layer.space, images, _images(targets), layout.channels)
+    if layer.time is None:
+        return before
+    pairs = zip(x, norm_input.extend(final), strict=True)
+    clips = [(apply_per_frame(layer.space, h), t[:, :, 1:]) for h, t in pairs if h.shape[2] > 1]
+    if clips:
+        errors[f"{name}.time"] = fit_convolution(layer.time, [h for h, _ in clips], [t for _, t in clips])
+    return after
+
+
+def fit_upsample(
+    layer: Upsample,
+    x: Sequence[Tensor],
+    layout: Layout,
+    components: CausalComponents,
+    errors: Errors,
+    name: str,
+    norm: nn.Module | None = None,
+) -> Layout:
+    """Fit an upsampling layer, and return what its outputs carry. See `fit_downsample` for the arguments.
+
+    Raises:
+        SmaltiError: the layer does not double height and width.
+    """
+    if layer.space is None:
+        raise _no_start(name)
+    if layer.time is not None:
+        layout = _fit_upsample_time(layer.time, x, layout, components, errors, name)
+        x = [layer.upsample_time(h, StreamState(last=True)) for h in x]
+    time, height, width = layout.stride
+    result, targets = choose_targets(components, (time, height // 2, width // 2), layer.space.out_channels, norm)
+    images = [F.interpolate(video_to_images(h), scale_factor=2, mode="nearest-exact") for h in x]
+    errors[f"{name}.space"] = fit_noisy(layer.space, images, _images(targets), layout.channels)
+    return result
+
+
+def choose_targets(
+    components: CausalComponents, stride: tuple[int, int, int], width: int, norm: nn.Module | None
+) -> tuple[Layout, list[Tensor]]:
+    """Return what a layer of a width carries at a stride. See `fit_downsample` for the other arguments."""
+    if norm is None:
+        layout = components.choose(stride, width)
+        return layout, components.targets(layout)
+    room = NormInput.room(norm, width)
+    layout = components.choose(stride, room)
+    if 2 * layout.channels <= room:
+        layout = components.choose(stride, room, signed=True)
+    targets = components.targets(layout)
+    return layout, NormInput(norm, width, targets).extend(targets)
+
+
+def fit_noisy(
+    conv: nn.Conv2d | nn.Conv3d,
+    x: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    channels: int | None = None,
+    rows: Tensor | None = None,
+) -> float:
+    """Fit a convolution of the decoder. Codewords are noisy: few positions per weight need a stronger penalty.
+
+    See `fit_convolution` for the arguments.
+    """
+    features = (conv.in_channels if channels is None else channels) * math.prod(conv.kernel_size)
+    positions = sum(target.numel() // target.shape[1] for target in targets) * world_size()
+    return fit_convolution(conv, x, targets, channels, rows, ridge=RIDGE + features / positions)
+
+
+def pad_channels(targets: Sequence[Tensor], width: int) -> list[Tensor]:
+    """Append channels of zeros to targets (B, K, ...) that have fewer than `width`."""
+    return [torch.cat([t, t.new_zeros(len(t), max(0, width - t.shape[1]), *t.shape[2:])], dim=1) for t in targets]
+
+
+def prepend_zeros(x: Sequence[Tensor]) -> list[Tensor]:
+    """Prepend two frames of zeros, which a temporal convolution sees before a clip, to x (B, C, T, H, W)."""
+    return [F.pad(h, (0, 0, 0, 0, 2, 0)) for h in x]
+
+
+def _fit_upsample_time(
+    conv: nn.Conv3d, x: Sequence[Tensor], layout: Layout, components: CausalComponents, errors: Errors, name: str
+) -> Layout:
+    time, height, width = layout.stride
+    result = components.choose((time // 2, height, width), conv.in_channels, still=layout.still)
+    clips = [(h, t) for h, t in zip(x, components.targets(result), strict=True) if h.shape[2] > 1]
+    if clips:
+        rows = torch.arange(result.channels, device=conv.weight.device)
+        rows = torch.cat([rows, rows + conv.in_channels])
+        inputs = prepend_zeros([h[:, :, 1:] for h, _ in clips])
+        targets = [torch.cat([t[:, :, 1::2], t[:, :, 2::2]], dim=1) for _, t in clips]
+        errors[f"{name}.time"] = fit_noisy(conv, inputs, targets, layout.channels, rows)
+    return result
+
+
+def _images(targets: Sequence[Tensor]) -> list[Tensor]:
+    return [video_to_images(target) for target in targets]
+
+
+def _no_start(name: str) -> SmaltiError:
+    return SmaltiError(
+        f"{name} changes only the number of frames, which has no start as a linear codec: set start.method to random."
+    )

@@ -1,0 +1,184 @@
+"""Starting OneVAE's networks as a linear codec.
+
+Residual branches and attention are zero. What remains are the first and last convolutions, the shortcuts between levels of
+different width, and the layers that change the resolution. Each is fitted by least squares to components of patches, on the
+inputs that the layers before it give. Temporal convolutions pass frame 0 unchanged. Still and moving content therefore has
+separate channels (`CausalComponents`), until the last shortcut of the encoder changes to the principal components that the
+bottleneck codes.
+
+Downsampling is exact. Upsampling is the best fit: a convolution after nearest-neighbor interpolation has the same weights
+at all positions of a cell, and distinguishes them only by the cell's neighbors.
+
+Shapes: B batch; T frames, H, W pixels; C channels; Z channels and t, h, w positions of the latent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from smalti.errors import SmaltiError
+from smalti.tokenizers.base import StreamState
+from smalti.tokenizers.layers.convolution import convolve
+from smalti.tokenizers.linear_start.causal_components import CausalComponents
+from smalti.tokenizers.linear_start.code import StartCode
+from smalti.tokenizers.linear_start.fitting import CODE_RIDGE, Errors, hidden_units
+from smalti.tokenizers.linear_start.least_squares import fit_convolution
+from smalti.tokenizers.linear_start.patches import Stride
+from smalti.tokenizers.linear_start.pyramid import Pyramid
+from smalti.tokenizers.models.onevae.blocks import CausalResidualBlock, FrameAttention
+from smalti.tokenizers.models.onevae.causal_conv import CausalConv3d
+from smalti.tokenizers.models.onevae.decoder import OneVAEDecoder
+from smalti.tokenizers.models.onevae.encoder import OneVAEEncoder
+from smalti.tokenizers.models.onevae.linear_resampling import (
+    NormInput,
+    choose_targets,
+    fit_downsample,
+    fit_noisy,
+    fit_upsample,
+    prepend_zeros,
+)
+from smalti.tokenizers.models.onevae.resampling import Downsample, Upsample
+
+_TrunkLayer = Downsample | Upsample | nn.Conv3d
+"""A layer of the trunk: a change of resolution, or the shortcut of a residual block."""
+
+
+@torch.no_grad()
+def fit_encoder(encoder: OneVAEEncoder, pyramid: Pyramid, code: StartCode) -> Errors:
+    """Set the weights of an encoder so that it computes a code of principal components.
+
+    Args:
+        encoder: changed in place; on the device of the data, in evaluation mode.
+        pyramid: the data.
+        code: what the bottleneck expects.
+
+    Returns:
+        The share of the variance of its targets that each fitted layer does not explain.
+
+    Raises:
+        SmaltiError: the first frame has a separate grid, or a layer changes only the number of frames.
+    """
+    _check_first_frame(encoder.first_frame)
+    components, errors = CausalComponents(pyramid), Errors()
+    layers = _trunk(encoder, "layers", "middle")
+    layout = components.choose((1, 1, 1), encoder.conv_in.out_channels)
+    x = prepend_zeros(pyramid.batches)
+    errors["conv_in"] = fit_convolution(encoder.conv_in, x, components.targets(layout))
+    x = [convolve(encoder.conv_in, h) for h in x]
+    for index, (name, layer) in enumerate(layers):
+        norm = encoder.norm_out if index == len(layers) - 1 else None
+        if not isinstance(layer, nn.Conv3d):
+            assert isinstance(layer, Downsample)
+            layout = fit_downsample(layer, x, layout, components, errors, name, norm)
+        elif norm is None:
+            layout, targets = choose_targets(components, layout.stride, min(layer.out_channels, layout.channels), None)
+            errors[name] = fit_convolution(layer, x, targets)
+        else:
+            targets = hidden_units(pyramid, code, layout.stride, NormInput.room(norm, layer.out_channels))
+            targets = NormInput(norm, layer.out_channels, targets).extend(targets)
+            errors[name] = fit_convolution(layer, x, targets, layout.channels)
+        x = [_pass(layer, h) for h in x]
+    x = [F.silu(encoder.norm_out(h)) for h in x]
+    coefficients = pyramid.coefficients(encoder.stride, code.count)
+    targets = [code.target(c.movedim(1, -1)).movedim(-1, 1) for c in coefficients]
+    errors["conv_out"] = _fit_current_frame(encoder.conv_out, x, targets)
+    _set_identity(encoder.head)
+    return errors
+
+
+@torch.no_grad()
+def fit_decoder(decoder: OneVAEDecoder, pyramid: Pyramid, latents: Sequence[tuple[Tensor, ...]]) -> Errors:
+    """Set the weights of a decoder so that it reconstructs the pixels from codewords as well as its trunk can.
+
+    Args:
+        decoder: changed in place; on the device of the data, in evaluation mode.
+        pyramid: the data.
+        latents: codewords of each batch, one grid (B, Z, t, h, w).
+
+    Returns:
+        The share of the variance of its targets that each fitted layer does not explain.
+
+    Raises:
+        SmaltiError: the first frame has a separate grid, or a layer changes only the number of frames.
+    """
+    _check_first_frame(decoder.first_frame)
+    components, errors = CausalComponents(pyramid), Errors()
+    _set_identity(decoder.head)
+    layers = _trunk(decoder, "middle", "layers")
+    layout = components.choose(_stride(decoder), decoder.conv_in.out_channels)
+    x = prepend_zeros([grid for (grid,) in latents])
+    errors["conv_in"] = fit_noisy(decoder.conv_in, x, components.targets(layout))
+    x = [convolve(decoder.conv_in, h) for h in x]
+    for index, (name, layer) in enumerate(layers):
+        norm = decoder.norm_out if index == len(layers) - 1 else None
+        if not isinstance(layer, nn.Conv3d):
+            assert isinstance(layer, Upsample)
+            layout = fit_upsample(layer, x, layout, components, errors, name, norm)
+        else:
+            used = layout.channels
+            width = layer.out_channels if norm is not None else min(layer.out_channels, used)
+            layout, targets = choose_targets(components, layout.stride, width, norm)
+            errors[name] = fit_noisy(layer, x, targets, used)
+        x = [_pass(layer, h) for h in x]
+    x = prepend_zeros([F.silu(decoder.norm_out(h)) for h in x])
+    errors["conv_out"] = fit_noisy(decoder.conv_out, x, pyramid.batches)
+    return errors
+
+
+def _trunk(network: nn.Module, *groups: str) -> list[tuple[str, _TrunkLayer]]:
+    """Set residual branches to zero, and return the layers that remain in the given groups, with their names."""
+    layers: list[tuple[str, _TrunkLayer]] = []
+    for group in groups:
+        for name, layer in network.get_submodule(group).named_children():
+            if isinstance(layer, (Downsample, Upsample)):
+                layers.append((f"{group}.{name}", layer))
+                continue
+            assert isinstance(layer, (CausalResidualBlock, FrameAttention))
+            conv = layer.conv2 if isinstance(layer, CausalResidualBlock) else layer.proj
+            for parameter in conv.parameters():
+                parameter.zero_()
+            if isinstance(layer, CausalResidualBlock) and layer.shortcut is not None:
+                layers.append((f"{group}.{name}.shortcut", layer.shortcut))
+    return layers
+
+
+def _pass(layer: _TrunkLayer, x: Tensor) -> Tensor:
+    """Apply a layer to a whole clip (B, C, T, H, W)."""
+    return convolve(layer, x) if isinstance(layer, nn.Conv3d) else layer(x, StreamState(last=True))
+
+
+def _stride(decoder: OneVAEDecoder) -> Stride:
+    """Return the frames, height and width in pixels of a latent position."""
+    layers = [layer for layer in decoder.layers if isinstance(layer, Upsample)]
+    time, space = (2 ** sum(getattr(layer, axis) is not None for layer in layers) for axis in ("time", "space"))
+    return time, space, space
+
+
+def _fit_current_frame(conv: CausalConv3d, x: Sequence[Tensor], targets: Sequence[Tensor]) -> float:
+    """Fit the weights of a causal convolution for the current frame and position, and set all others to zero."""
+    pointwise = nn.Conv3d(conv.in_channels, conv.out_channels, 1).to(conv.weight)
+    error = fit_convolution(pointwise, x, targets, ridge=CODE_RIDGE)
+    assert conv.bias is not None
+    assert pointwise.bias is not None
+    conv.weight.zero_()[:, :, -1, 1, 1] = pointwise.weight[..., 0, 0, 0]
+    conv.bias.copy_(pointwise.bias)
+    return error
+
+
+def _set_identity(head: nn.Conv3d) -> None:
+    head.weight.copy_(torch.eye(head.in_channels).to(head.weight)[..., None, None, None])
+    for parameter in head.parameters():
+        if parameter.ndim == 1:
+            parameter.zero_()
+
+
+def _check_first_frame(first_frame: bool) -> None:
+    if first_frame:
+        raise SmaltiError(
+            "OneVAE networks with a separate grid for the first frame (first_frame: true) have no start as a linear codec: "
+            "set start.method to random, or first_frame to false."
+        )
