@@ -45,7 +45,8 @@ class Start(Callback):
     (`smalti.tokenizers.linear_start`). Architectures do not change. Norms and activation functions make the fit
     approximate. The log compares the tokenizer before the first step with the linear codec itself.
 
-    All ranks fit together, each to its own batches. A resumed run uses the weights of its checkpoint.
+    All ranks fit together, each to its own batches. A resumed run uses the weights of its checkpoint, and a run with
+    `warm_start.path` those of another one.
 
     Args:
         method: "random": the random weights of the recipe's networks. "linear": a linear codec.
@@ -67,17 +68,15 @@ class Start(Callback):
         """Fit the tokenizer, unless the run is resumed.
 
         Raises:
-            SmaltiError: the networks or the bottleneck have no such start, weights are sharded, or the run also starts from
-                the weights of another one.
+            SmaltiError: the networks or the bottleneck have no such start, or weights are sharded.
         """
         if self.method == "random" or trainer.ckpt_path is not None:
             return
         module = cast(TokenizerTraining, pl_module)
         callbacks: list[Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
         if any(isinstance(callback, WarmStart) and callback.path is not None for callback in callbacks):
-            raise SmaltiError(
-                "start.method linear would replace the weights of warm_start.path: remove one of the two settings."
-            )
+            log.info("The run starts from the weights of warm_start.path, and start.method linear is not used.")
+            return
         if is_sharded(module):
             raise SmaltiError(
                 "start.method linear needs whole weights, but strategy fsdp2 shards them: train a few steps with "

@@ -17,7 +17,7 @@ LOG_VARIANCE_RANGE = (-30.0, 20.0)
 overflows or underflows in float32."""
 
 _START_STD = 0.05
-"""Standard deviation of the noise when a training starts as a linear codec, where coefficients have standard deviation 1."""
+"""Standard deviation of the noise when a training starts as a linear codec, relative to that of the coefficients."""
 
 
 class KL(Bottleneck):

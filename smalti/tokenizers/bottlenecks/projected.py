@@ -48,8 +48,8 @@ class Projected(Quantizer):
     def linear_start(self, coefficients: Tensor, variances: Tensor, hidden_units: int) -> StartCode:
         """Return one component of variance 1 per channel, and fit the projections to them.
 
-        The first projection maps them to the code of the inner quantizer if that is a linear function of them, and otherwise
-        to one component per channel of the quantizer. The second projection restores them by least squares.
+        The first projection maps them to the code of the inner quantizer if that is a linear function of them, and
+        otherwise to one component per channel of the quantizer. The second projection restores them by least squares.
         """
         count = min(coefficients.shape[1], self.out_dim)
         inner = self.quantizer.linear_start(coefficients, variances, hidden_units=0)

@@ -1,6 +1,6 @@
 """Setting the weights of a convolution by ridge regression on the inputs that the layers before it give.
 
-Shapes: B batch; C input channels, O output channels; positions are the axes after the channels; F = C x (kernel size) features.
+Shapes: B batch; C input and O output channels; positions are the axes after the channels; F = C x (kernel size) features.
 """
 
 from __future__ import annotations

@@ -78,8 +78,8 @@ def lloyd_max(frequencies: Tensor, levels: int) -> tuple[Tensor, Tensor]:
 def uniform_steps(frequencies: Tensor, levels: int) -> tuple[Tensor, Tensor]:
     """Design the uniform scalar quantizers with the least mean squared error.
 
-    The levels are symmetric about 0: step * (i - (levels - 1) / 2). Unlike those of `lloyd_max`, they are a linear function of
-    their number.
+    The levels are symmetric about 0: step * (i - (levels - 1) / 2). Unlike those of `lloyd_max`, they are a linear function
+    of their number.
 
     Args:
         frequencies: (K, S) histograms.

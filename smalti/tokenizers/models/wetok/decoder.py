@@ -34,6 +34,7 @@ class UpBlock(nn.Module):
         self.upsample = nn.Identity() if last else DepthToSpace(channels)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        """Map (B, in_channels, H, W) and the latent (B, Z, h, w) to (B, channels, 2 H, 2 W), or H, W in the last level."""
         return self.upsample(self.blocks(self.norm(x, z)))
 
 

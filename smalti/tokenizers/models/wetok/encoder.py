@@ -28,6 +28,7 @@ class DownBlock(nn.Module):
         self.downsample = nn.Identity() if last else nn.Conv2d(channels, channels, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in_channels, H, W) to (B, channels, H / 2, W / 2), or H, W in the last level."""
         return self.downsample(self.blocks(x))
 
 

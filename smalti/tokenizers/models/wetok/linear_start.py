@@ -2,8 +2,8 @@
 
 Residual branches are zero, and the shortcuts carry principal components of ever larger patches: a 3x3 convolution with
 stride 2 can combine four positions, and a convolution before depth-to-space can separate them. Each layer is fitted by
-least squares to the inputs that the layers before it give. Without norms, encoder and decoder are then linear up to their last
-SiLU, which a pair of units with opposite signs cancels. With group norms, the result is the best fit.
+least squares to the inputs that the layers before it give. Without norms, encoder and decoder are then linear up to their
+last SiLU, which a pair of units with opposite signs cancels. With group norms, the result is the best fit.
 
 Shapes: B images (frames of all clips); C channels; H, W positions; Z channels and h, w positions of the latent.
 """
