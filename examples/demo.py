@@ -3,7 +3,7 @@
     python examples/demo.py --steps 1100 --out demo
 
 Runs the commands that you would type. A full-length run exits with code 1 if the PSNR of held-out photos is not at least
-0.5 dB above that of the bicubic baseline at equal bits.
+2 dB above that of the bicubic baseline at equal bits.
 """
 
 from __future__ import annotations
