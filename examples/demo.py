@@ -21,7 +21,7 @@ from page import Page, write_page
 FULL_STEPS = 1100
 MARGIN_DB = 2.0
 """Minimum gain of a full-length run over the bicubic baseline, which has the same number of bits."""
-RECIPE = Path(__file__).parents[1] / "configs" / "quickstart_gq.yaml"
+RECIPE = Path(__file__).parents[1] / "configs" / "wetok" / "quickstart.yaml"
 
 
 def run_smalti(*arguments: object) -> None:
