@@ -154,8 +154,13 @@ def test_recipes_of_version_0_1_are_accepted(recipe, tmp_path, monkeypatch, caps
 )
 def test_recipes_build_the_networks_of_version_0_1(name):
     """Runs and exports of version 0.1 continue with the recipe of the same name."""
+    # The quickstart of OneVAE has other levels now. Its runs take minutes, and continue with their own config.yaml.
+    levels = "{quantizer: {init_args: {levels: [8, 8, 8, 5, 5, 5]}}}"
+    discrete = f"{{init_args: {{discrete: {{init_args: {levels}}}}}}}"
+    recipe = f"{{model: {{tokenizer: {{init_args: {{bottleneck: {discrete}}}}}}}}}"
+    changed = [recipe] if name == "onevae/quickstart.yaml" else []
     with torch.device("meta"):
-        old, new = build_tokenizer(OLD / "recipes" / name), build_tokenizer(name)
+        old, new = build_tokenizer(OLD / "recipes" / name), build_tokenizer(name, *changed)
     assert get_config(new) == get_config(old)
 
 
