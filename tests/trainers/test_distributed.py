@@ -37,7 +37,9 @@ def test_two_processes_equal_one_with_both_batches(tmp_path, run_ranks):
     # Gradients are summed in another order: below 100 float32 roundings of weights of about one.
     for name, weight in one["weights"].items():
         assert two["weights"][name] == pytest.approx(weight, rel=1e-5, abs=1e-5), name
-    assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-4)  # validation: four photos, once each
+    assert two["metrics"] == pytest.approx(
+        one["metrics"], rel=1e-3
+    )  # float32 sums in another order; validation: four photos
     # One all-reduce each: the gradients, the quantizer's losses and the summary of the step. The GAN loss adds one for
     # LeCAM and one for the adaptive weight. The host waits for the device only to read the summary. In the second step of
     # a run, DDP orders its buckets, with two broadcasts for which the host waits.

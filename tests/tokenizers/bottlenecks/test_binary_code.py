@@ -19,28 +19,24 @@ def test_the_signs_of_the_waves_are_the_binary_number_of_the_cell(bits, seed):
     places = 2 ** torch.arange(bits - 1, -1, -1)
     at_edge = (c[:, None] - component.edges).abs().min(1).values < 1e-4
     assert torch.equal((signs * places).sum(1)[~at_edge], cells[~at_edge])
-    row = component.number(channels=10, scale=0.5)
-    z = torch.zeros(len(c), 10)
-    z[:, 3 : 3 + bits] = (signs.float() * 2 - 1) * 0.5
-    expected = 2 * cells / (2**bits - 1) - 1
-    torch.testing.assert_close((z @ row[:-1] + row[-1])[~at_edge], expected[~at_edge], rtol=0, atol=1e-5)
 
 
 def test_bits_go_to_the_components_with_the_largest_errors():
     torch.manual_seed(0)
     coefficients = torch.randn(4096, 12)
     variances = 2.0 ** -torch.arange(12.0)
-    free = allocate_bits(coefficients, variances, 16, encoder_units=1000)
+    free = allocate_bits(coefficients, variances, 16, hidden_units=1000)
     assert sum(free) == 16
     assert free == sorted(free, reverse=True)
-    limited = allocate_bits(coefficients, variances, 16, encoder_units=20)
-    assert sum(2**b for b in limited if b) <= 20 + 2 * 12
+    limited = allocate_bits(coefficients, variances, 16, hidden_units=40)
+    assert sum(limited) == 16
+    assert sum(2**b for b in limited if b) <= 40
     assert max(limited) < max(free)
 
 
 def test_more_signs_than_components_can_use_are_constant():
     torch.manual_seed(0)
-    code = binary_start(torch.randn(1024, 2), torch.tensor([1.0, 0.5]), channels=16, scale=1.0, encoder_units=1000)
+    code = binary_start(torch.randn(1024, 2), torch.tensor([1.0, 0.5]), channels=16, hidden_units=1000)
     target = code.target(torch.randn(5, 7, 2))
     assert target.shape == (5, 7, 16)
     assert (target[..., 10:] == 0).all()
