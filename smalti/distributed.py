@@ -137,6 +137,15 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     return values
 
 
+def all_gather_rows(rows: Tensor) -> Tensor:
+    """Concatenate rows (N, K) of all ranks in rank order. N is equal on all of them."""
+    if world_size() == 1:
+        return rows
+    parts = [torch.empty_like(rows) for _ in range(world_size())]
+    distributed.all_gather(parts, rows.contiguous())
+    return torch.cat(parts)
+
+
 def broadcast_from_rank_0(values: Tensor) -> Tensor:
     """Replace values by those of rank 0, in place, and return them."""
     if is_distributed():

@@ -88,10 +88,10 @@ def open_rivals(
 
 def find_linear_codec(tokenizer: Path) -> Path | None:
     """Return the linear codec in an exported folder or in the folder of a checkpoint's run; None if there is none."""
-    from smalti.eval.rivals.linear import FILE_NAME
+    from smalti.eval.linear_codec import CODEC_FILE
 
     folder = tokenizer if tokenizer.is_dir() else find_run(tokenizer)
-    return folder / FILE_NAME if folder is not None and (folder / FILE_NAME).is_file() else None
+    return folder / CODEC_FILE if folder is not None and (folder / CODEC_FILE).is_file() else None
 
 
 def _open_linear_codec(

@@ -63,12 +63,12 @@ def run(name: str, arguments: list[str]) -> int:
 
 def _copy_linear_codec(checkpoint: Path, out: Path) -> None:
     """Copy the linear codec of the run or folder into an export, and remove that of an earlier export if there is none."""
-    from smalti.eval.rivals.linear import FILE_NAME
+    from smalti.eval.linear_codec import CODEC_FILE
 
     source = find_linear_codec(checkpoint)
     if source is None:
-        (out / FILE_NAME).unlink(missing_ok=True)
+        (out / CODEC_FILE).unlink(missing_ok=True)
         return
     content = source.read_bytes()
-    with atomic_write(out / FILE_NAME) as partial:
+    with atomic_write(out / CODEC_FILE) as partial:
         partial.write_bytes(content)

@@ -28,6 +28,9 @@ METHOD = (
 )
 """Description for reports."""
 
+CODEC_FILE = "linear_codec.safetensors"
+"""Name of the file in the folder of a run and in an exported folder."""
+
 _FORMAT = "smalti-linear-codec-1"
 
 

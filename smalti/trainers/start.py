@@ -15,11 +15,11 @@ from torch import Tensor
 from smalti.distributed import broadcast_from_rank_0, sum_over_ranks
 from smalti.errors import SmaltiError
 from smalti.eval.functional import mean_over_frames, psnr
-from smalti.eval.linear_codec import LinearCodec
 from smalti.pixels import pixels_to_uint8
 from smalti.tokenizers.linear_start.start import StartReport, start_as_linear_codec
 from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.trainers.ema import TokenizerEMA
+from smalti.trainers.health import fit_linear_codec
 from smalti.trainers.module import TokenizerTraining
 from smalti.trainers.sharding import is_sharded
 from smalti.trainers.training_batches import TrainingBatches, load_training_batches
@@ -97,11 +97,7 @@ class Start(Callback):
         self, trainer: pl.Trainer, tokenizer: Tokenizer, batches: list[Tensor], report: StartReport, begin: float
     ) -> None:
         """Log the quality of the tokenizer on training data, next to that of the linear codec."""
-        stride = tokenizer.encoder.stride
-        if tokenizer.discrete:
-            codec = LinearCodec.fit(batches, stride, bits=tokenizer.quantizer.bits_per_position)
-        else:
-            codec = LinearCodec.fit(batches, stride, channels=tokenizer.bottleneck.out_dim)
+        codec = fit_linear_codec(tokenizer, batches)
         training = tokenizer.training
         tokenizer.eval()
         with torch.no_grad():

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from smalti.__main__ import main
-from smalti.eval.linear_codec import LinearCodec
-from smalti.eval.rivals.linear import FILE_NAME
+from smalti.eval.linear_codec import CODEC_FILE, LinearCodec
 from smalti.tokenizers.checkpoints import save
 
 
@@ -126,8 +125,8 @@ def test_invalid_options_print_one_sentence(workspace, capsys, data, protocol, o
 def exported_codec(workspace):
     """Put a linear codec next to the tokenizer, as `smalti export` does."""
     torch.manual_seed(0)
-    LinearCodec.fit([torch.rand(4, 3, 32, 32) * 2 - 1], (1, 4, 4), bits=8).save(workspace / "tokenizer" / FILE_NAME)
-    return workspace / "tokenizer" / FILE_NAME
+    LinearCodec.fit([torch.rand(4, 3, 32, 32) * 2 - 1], (1, 4, 4), bits=8).save(workspace / "tokenizer" / CODEC_FILE)
+    return workspace / "tokenizer" / CODEC_FILE
 
 
 def test_the_linear_codec_of_the_folder_is_a_rival(exported_codec, workspace):
@@ -135,14 +134,14 @@ def test_the_linear_codec_of_the_folder_is_a_rival(exported_codec, workspace):
     report = read_report(workspace)
     assert list(report["rivals"]) == ["linear_codec", "bicubic"]
     assert len(report["rivals_measured_on"]["samples"]) == report["rivals"]["bicubic"]["samples"] == 2
-    assert str(Path("tokenizer", FILE_NAME)) in report["rivals"]["linear_codec"]["description"]
+    assert str(Path("tokenizer", CODEC_FILE)) in report["rivals"]["linear_codec"]["description"]
     assert report["rivals"]["linear_codec"]["bits_per_pixel"] <= report["codebook"]["bits_per_pixel"]
     # An export of the folder has the codec too; an export without a codec removes that of an earlier one.
     assert main(["export", "tokenizer", "--out", "again"]) == 0
-    assert Path("again", FILE_NAME).read_bytes() == exported_codec.read_bytes()
+    assert Path("again", CODEC_FILE).read_bytes() == exported_codec.read_bytes()
     exported_codec.unlink()
     assert main(["export", "tokenizer", "--out", "again", "--overwrite"]) == 0
-    assert not Path("again", FILE_NAME).exists()
+    assert not Path("again", CODEC_FILE).exists()
 
 
 def test_a_linear_codec_is_fitted_on_training_data_only(workspace, capsys):

@@ -18,9 +18,6 @@ from smalti.eval.rivals.base import MULTIPLES, Approximation, Rival
 from smalti.pixels import pixels_to_uint8, uint8_to_pixels
 from smalti.tokenizers.tokenizer import Tokenizer
 
-FILE_NAME = "linear_codec.safetensors"
-"""Name of the file of a linear codec in the folder of a run, and next to an exported tokenizer."""
-
 HOW_TO_GET_IT = "pass --linear-codec with training data, such as --linear-codec my/train or photos:train, to fit one"
 """What to do if there is no linear codec, for messages."""
 

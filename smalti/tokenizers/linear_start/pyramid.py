@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from smalti.distributed import all_gather_rows
 from smalti.tokenizers.linear_start.patches import Stride
 from smalti.tokenizers.linear_start.principal_components import PrincipalComponents, fit_principal_components
 
@@ -70,16 +71,3 @@ def gather_positions(coefficients: Sequence[Tensor], count: int) -> Tensor:
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
     order = order.repeat(-(-count // len(order)))[:count]
     return all_gather_rows(rows[order.to(rows.device)])
-
-
-def all_gather_rows(rows: Tensor) -> Tensor:
-    """Concatenate rows (N, K) of all processes in rank order. N is equal on all of them."""
-    from torch import distributed
-
-    from smalti.distributed import world_size
-
-    if world_size() == 1:
-        return rows
-    parts = [torch.empty_like(rows) for _ in range(world_size())]
-    distributed.all_gather(parts, rows.contiguous())
-    return torch.cat(parts)

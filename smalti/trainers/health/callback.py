@@ -13,7 +13,7 @@ from torch import Tensor
 
 from smalti.distributed import combine_on_rank_0, compute_on_rank_0
 from smalti.errors import SmaltiError
-from smalti.eval.linear_codec import LinearCodec
+from smalti.eval.linear_codec import CODEC_FILE, LinearCodec
 from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.trainers.gan import guessing_loss
 from smalti.trainers.health.baselines import Baselines, mean_color
@@ -28,9 +28,6 @@ from smalti.trainers.training_batches import load_training_batches
 from smalti.types import Batch
 
 log = logging.getLogger(__name__)
-
-CODEC_FILE = "linear_codec.safetensors"
-"""File in the folder of a run with the linear codec of its training data."""
 
 
 class Health(Callback):
