@@ -27,6 +27,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.optim.lr_scheduler import OneCycleLR
 
 from smalti.cli.audit_report import StopAfterAudit, describe_audit
+from smalti.cli.build_data import instantiate_sources
 from smalti.cli.last_good import KEYWORD
 from smalti.cli.run_callback import RunFolder
 from smalti.cli.run_folder import CONFIG, find_run
@@ -185,24 +186,10 @@ class TrainingCLI(LightningCLI):
         self.trainer = self.instantiate_trainer()
 
     def _build_data(self, settings: Namespace) -> pl.LightningDataModule:
-        errors: list[SmaltiError] = []
-
-        def build_source(class_type: type[Any], *args: Any, **kwargs: Any) -> Any:
-            try:
-                return class_type(*args, **kwargs)
-            except SmaltiError as error:
-                errors.append(error)  # jsonargparse tries the other types that a source can have, and loses the error
-                raise
-
         config = Namespace({"subcommand": self._command, self._command: Namespace(data=settings)})
-        try:
-            built = self.parser.instantiate(
-                config, instantiate_groups=False, instantiators=[(build_source, Source, True)]
-            )
-        except ValueError:
-            if errors:
-                raise errors[0] from None
-            raise
+        built = instantiate_sources(
+            lambda builders: self.parser.instantiate(config, instantiate_groups=False, instantiators=builders)
+        )
         return built[self._command].data
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
