@@ -38,7 +38,7 @@ def test_two_processes_equal_one_with_both_batches(tmp_path, run_ranks):
     for name, weight in one["weights"].items():
         assert two["weights"][name] == pytest.approx(weight, rel=1e-5, abs=1e-5), name
     # Validation: four photos, once each. Gradient norms are float32 sums over all weights in another order.
-    assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-3)
+    assert two["metrics"] == pytest.approx(one["metrics"], rel=3e-4)
     # One all-reduce each: the gradients, the quantizer's losses and the summary of the step. The GAN loss adds one for
     # LeCAM and one for the adaptive weight. The host waits for the device only to read the summary. In the second step of
     # a run, DDP orders its buckets, with two broadcasts for which the host waits.
