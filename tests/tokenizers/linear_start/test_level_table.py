@@ -26,7 +26,7 @@ def test_the_block_restores_unequal_distances_that_a_convolution_cannot():
     readout = Readout(torch.tensor([[4.0, 2.0, 1.0]]) / 7, (torch.linspace(-1, 1, 8),))
     table = LevelTable(readout, width=16)
     error = table.fit(decoder.conv_in, decoder.middle[0], [codewords], targets)
-    assert linear > 0.05
+    assert linear > 0.03
     assert error < 1e-4
     restored = decoder.middle(decoder.conv_in(codewords))[:, :1]
     torch.testing.assert_close(restored, targets[0], atol=0.05, rtol=0)  # ramps are not exactly linear
