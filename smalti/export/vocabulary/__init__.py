@@ -1,0 +1,12 @@
+"""Visual vocabularies: codes of a visual tokenizer as ids of a language model, and back.
+
+`VisualVocabulary` is the content of `visual_vocab.json`. Its `encode` and `decode` are exact inverses.
+"""
+
+from smalti.export.vocabulary.manifest import Codes, GridRule, Special, TextVocabulary, VisualVocabulary
+from smalti.export.vocabulary.presets import PRESETS, IdPlan, Preset, find_preset, published
+
+__all__ = [
+    "PRESETS", "Codes", "GridRule", "IdPlan", "Preset", "Special", "TextVocabulary", "VisualVocabulary", "find_preset",
+    "published",
+]  # fmt: skip

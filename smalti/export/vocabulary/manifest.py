@@ -1,0 +1,424 @@
+"""A visual vocabulary: how the codes of a tokenizer become ids of a language model, and back.
+
+Shapes: t, h, w latent positions; N positions; K codes per position; J entries per position, which are the K codes or the
+sub-codes that `split_bits` cuts from their bits; S steps of a sequence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+
+from smalti.errors import SmaltiError
+from smalti.export.vocabulary import layouts
+from smalti.export.vocabulary.bit_order import ORDERS, Ints, Order, bits_of, check_range, join_codes, split_codes
+from smalti.export.vocabulary.grammar import CODE, Grammar, Grid
+from smalti.export.vocabulary.names import CodeNames
+
+if TYPE_CHECKING:
+    from smalti.types import Layout, TokenGrid
+
+SequenceLayout = Literal["flat", "depth", "codebook-major", "factorized", "delayed", "coarse-first", "unrolled"]
+LAYOUTS: tuple[str, ...] = get_args(SequenceLayout)
+
+Range = tuple[int, int]
+"""The lowest and the highest id, both included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Codes:
+    """The codes of a latent position.
+
+    Attributes:
+        sizes: (K,) size of each codebook.
+        order: how a code is made of the channels of its codeword, see `bit_order`.
+        split_bits: (J,) bits of the sub-codes into which the bits of a position are cut; None: no cut.
+    """
+
+    sizes: tuple[int, ...]
+    order: Order = "little"
+    split_bits: tuple[int, ...] | None = None
+
+    @property
+    def entries(self) -> tuple[int, ...]:
+        """(J,) number of values of each entry."""
+        return self.sizes if self.split_bits is None else tuple(2**bits for bits in self.split_bits)
+
+    @property
+    def bits(self) -> float:
+        """Bits per position."""
+        return sum(math.log2(size) for size in self.sizes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridRule:
+    """Which grids are valid, and the order of their positions.
+
+    Attributes:
+        axes: "hw" for images, "thw" for videos.
+        multiple: what each axis is a multiple of.
+        fixed: the only valid grid; None: any.
+        patch: positions are ordered patch by patch, each of patch x patch positions; 1 is raster order: t slowest, w fastest.
+    """
+
+    axes: Literal["hw", "thw"] = "hw"
+    multiple: tuple[int, ...] = (1, 1)
+    fixed: Grid | None = None
+    patch: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Special:
+    """A token of the grammar: its id, and its string in a text tokenizer or None."""
+
+    id: int
+    string: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextVocabulary:
+    """The text tokenizer, measured before visual tokens were added.
+
+    Attributes:
+        len_tokenizer: len(tokenizer).
+        config_rows: rows of the embedding table of the language model, config.vocab_size, which may be padded.
+        sha256: hash of the sorted strings and ids of the tokenizer, see `text_tokenizer.fingerprint`; None: not recorded.
+    """
+
+    len_tokenizer: int
+    config_rows: int
+    sha256: str | None = None
+
+    @property
+    def end(self) -> int:
+        """First id that neither the tokenizer nor the embedding table has."""
+        return max(self.len_tokenizer, self.config_rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisualVocabulary:
+    """How codes become ids: id = offset + strides[j] + entry j. Encoding and decoding are exact inverses.
+
+    Attributes:
+        preset: name of the preset that it was made from.
+        codes: the codebooks.
+        grid: valid grids.
+        layout: order of the entries in a sequence, see `layouts`.
+        offset: id of code 0 of the first codebook.
+        strides: (J,) added to the offset for each entry. Equal strides mean a shared range of ids.
+        rows: rows of the final embedding table: every id is lower.
+        grammar: what stands around the codes.
+        specials: the tokens of the grammar, by role.
+        names: strings of the codes; None: ids only.
+        delays: (J,) steps, for the layout "delayed".
+        fill: id of the entries of delayed, coarse-first and unrolled layouts that have no code.
+        mask: id of the mask token of masked generation.
+        pad: id of the padding after an image or video.
+        text: the text tokenizer; None if ids are those of a table of their own.
+
+    Raises:
+        SmaltiError: the parts contradict each other, ranges of ids overlap, or an id is not below `rows`.
+    """
+
+    preset: str
+    codes: Codes
+    grid: GridRule = field(default_factory=GridRule)
+    layout: SequenceLayout = "flat"
+    offset: int = 0
+    strides: tuple[int, ...]
+    rows: int
+    grammar: Grammar = field(default_factory=Grammar)
+    specials: Mapping[str, Special] = field(default_factory=dict)
+    names: CodeNames | None = None
+    delays: tuple[int, ...] | None = None
+    fill: int | None = None
+    mask: int | None = None
+    pad: int | None = None
+    text: TextVocabulary | None = None
+
+    def __post_init__(self) -> None:
+        from smalti.export.vocabulary.manifest_checks import check_vocabulary
+
+        check_vocabulary(self)
+
+    def __hash__(self) -> int:
+        return hash((self.preset, self.codes, self.layout, self.offset, self.strides, self.rows))
+
+    @property
+    def ranges(self) -> list[Range]:
+        """The lowest and the highest id of each entry of a position, (J,)."""
+        entries = zip(self.strides, self.codes.entries, strict=True)
+        return [(self.offset + stride, self.offset + stride + size - 1) for stride, size in entries]
+
+    @property
+    def code_range(self) -> Range:
+        """The lowest and the highest id of any code."""
+        return min(low for low, _ in self.ranges), max(high for _, high in self.ranges)
+
+    @property
+    def special_ids(self) -> dict[str, int]:
+        """The id of each role."""
+        return {role: special.id for role, special in self.specials.items()}
+
+    def encode(self, codes: Ints) -> Ints:
+        """Return the ids of an image or a video, with all tokens of the grammar.
+
+        Args:
+            codes: (h, w, K) or, for videos, (t, h, w, K) integers. The last axis may be missing if K is 1.
+
+        Returns:
+            int64 ids of the shape that the layout has: (S,) flat, (S, J) depth, (J, S) all others.
+
+        Raises:
+            SmaltiError: the grid is not valid, or a code is out of range.
+        """
+        codes, grid = self._check_codes(codes)
+        return self._fill_template(self.template(grid), self._arrange(codes, grid))
+
+    def encode_rows(self, codes: Ints) -> Ints:
+        """Return the ids of the codes with the ends of rows and frames, without anything before or after them.
+
+        Raises:
+            SmaltiError: see `encode`.
+        """
+        codes, grid = self._check_codes(codes)
+        rows = np.array(self.grammar.rows(self.grid.axes, grid, self.special_ids, self._steps), dtype=np.int64)
+        return self._fill_template(rows, self._arrange(codes, grid))
+
+    def decode(self, ids: Ints, grid: Grid | None = None) -> Ints:
+        """Invert `encode`: return the codes, (h, w, K) or (t, h, w, K) int64.
+
+        Args:
+            ids: a whole image or video, as `encode` returns it.
+            grid: (h, w) or (t, h, w); needed if neither the sequence nor the vocabulary states it.
+
+        Raises:
+            SmaltiError: the length or a separator is wrong, the size disagrees, an id is no code of its codebook, or the
+                grid is unknown.
+        """
+        ids = np.asarray(ids)
+        expected_dimensions = 1 if self.layout == "flat" else 2
+        if ids.ndim != expected_dimensions or ids.dtype.kind not in "iu":
+            raise SmaltiError(
+                f"A {self.layout} sequence is an array of integers with {expected_dimensions} axes, not {ids.dtype} of shape "
+                f"{ids.shape}: pass the ids of one image or video."
+            )
+        ids = ids.astype(np.int64, copy=False)
+        grid = self.find_grid(ids, grid)
+        return self._collect(self._read_template(ids, self.template(grid)), grid)
+
+    def to_ids(self, tokens: TokenGrid) -> list[Ints]:
+        """Return the ids of each sample of a tokenized batch.
+
+        Raises:
+            SmaltiError: the tokens are those of another tokenizer, have several latent grids, or are frames of a clip and the
+                vocabulary is for images.
+        """
+        grid = self.layout_grid(tokens)
+        return [self.encode(sample.reshape(*grid, sample.shape[-1])) for sample in tokens.ids.cpu().numpy()]
+
+    def from_ids(self, sequences: Sequence[Ints], layout: Layout) -> TokenGrid:
+        """Invert `to_ids`.
+
+        Args:
+            sequences: one sequence per sample.
+            layout: the layout of all samples, such as `Tokenizer.layout(size)`.
+
+        Raises:
+            SmaltiError: a sequence is not valid, see `decode`, or the layout has several grids.
+        """
+        import torch
+
+        from smalti.types import TokenGrid
+
+        grid = self.layout_grid(layout)
+        codes = [self.decode(np.asarray(ids), grid).reshape(layout.positions, -1) for ids in sequences]
+        ids = torch.from_numpy(np.stack(codes))
+        return TokenGrid(ids=ids, grids=layout.grids, size=layout.size, frames=layout.frames)
+
+    def layout_grid(self, layout: Layout) -> Grid:
+        """Return the grid of a layout in the axes of this vocabulary.
+
+        Raises:
+            SmaltiError: the layout has several grids, or several frames and the vocabulary is for images.
+        """
+        if len(layout.grids) != 1:
+            raise SmaltiError(
+                f"A visual vocabulary needs one latent grid per sample, but this tokenizer has {len(layout.grids)}: use a "
+                "tokenizer with one grid."
+            )
+        ((t, h, w),) = layout.grids
+        if self.grid.axes == "thw":
+            return (t, h, w)
+        if t != 1:
+            raise SmaltiError(f"The preset {self.preset} is for images, but the sample has {t} latent frames: use cosmos-ar.")
+        return (h, w)
+
+    def find_grid(self, ids: Ints, grid: Grid | None = None) -> Grid:
+        """Return the grid of a sequence, from its size, the vocabulary, or the argument.
+
+        Raises:
+            SmaltiError: there is none, or two of them disagree.
+        """
+        first = ids[:, 0] if self.layout == "depth" else ids
+        found = [grid] if grid is not None else []
+        if self.grid.fixed is not None:
+            found.append(self.grid.fixed)
+        if self.grammar.size is not None:
+            stated = self.grammar.read_grid(first.tolist(), self.grid.axes, self.special_ids)
+            if stated is None:
+                raise SmaltiError("The sequence does not begin with a size: pass the ids from the begin of the image on.")
+            found.append(stated)
+        if not found:
+            raise SmaltiError(f"A sequence of the preset {self.preset} does not state its size: pass the grid ({self.grid.axes}).")
+        if len(set(map(tuple, found))) > 1:
+            raise SmaltiError(f"The sequence states the grid {found[-1]}, but it must be {found[0]}: check the size.")
+        return tuple(found[0])
+
+    def template(self, grid: Grid) -> Ints:
+        """Return the sequence of a grid with `CODE` (-1) in place of codes, (S,).
+
+        Raises:
+            SmaltiError: the grid is not valid.
+        """
+        return _template(self, tuple(grid))
+
+    def length(self, grid: Grid) -> int:
+        """Return the number of steps S of a sequence."""
+        if self.layout in ("flat", "depth"):
+            return len(self.template(grid))
+        return self._arrange(np.zeros((*grid, len(self.codes.sizes)), dtype=np.int64), grid).shape[1]
+
+    def check_grid(self, grid: Grid) -> None:
+        """Raise a SmaltiError if the grid is not valid."""
+        rule = self.grid
+        axes = f"({', '.join(rule.axes)})"
+        if len(grid) != len(rule.axes) or min(grid) < 1:
+            raise SmaltiError(f"The preset {self.preset} takes grids {axes} of at least 1, not {tuple(grid)}.")
+        if rule.fixed is not None and tuple(grid) != tuple(rule.fixed):
+            raise SmaltiError(f"The preset {self.preset} takes the grid {tuple(rule.fixed)} only, not {tuple(grid)}: resize the image.")
+        patches = (1,) * (len(grid) - 2) + (rule.patch, rule.patch)
+        for size, multiple, patch in zip(grid, rule.multiple, patches, strict=True):
+            if size % multiple or size % patch:
+                raise SmaltiError(
+                    f"The preset {self.preset} takes grids {axes} that are multiples of {rule.multiple} and of its patch, not "
+                    f"{tuple(grid)}: crop or resize the image."
+                )
+
+    @property
+    def _steps(self) -> int:
+        """Steps per position in the sequence."""
+        return len(self.codes.entries) if self.layout == "flat" else 1
+
+    def _check_codes(self, codes: Ints) -> tuple[Ints, Grid]:
+        codes = np.asarray(codes)
+        axes, count = len(self.grid.axes), len(self.codes.sizes)
+        if codes.ndim == axes and count == 1:
+            codes = codes[..., None]
+        if codes.ndim != axes + 1 or codes.shape[-1] != count:
+            raise SmaltiError(
+                f"This vocabulary has {count} codes per position and takes codes ({', '.join(self.grid.axes)}, {count}), not "
+                f"{codes.shape}: use the vocabulary of this tokenizer."
+            )
+        self.check_grid(codes.shape[:-1])
+        codes = codes if codes.dtype == np.int64 else check_range(codes, 2**63)
+        for k, size in enumerate(self.codes.sizes):
+            check_range(codes[..., k], size)
+        return codes, codes.shape[:-1]
+
+    def _arrange(self, codes: Ints, grid: Grid) -> Ints:
+        """Return the ids of (*grid, K) codes in the layout, without the grammar."""
+        entries = layouts.to_patches(codes, self.grid.patch).reshape(math.prod(grid), -1)
+        if self.codes.split_bits is not None:
+            entries = split_codes(entries, self.codes.sizes, self.codes.split_bits, self.codes.order)
+        ids = entries + (self.offset + np.asarray(self.strides, dtype=np.int64))
+        match self.layout:
+            case "flat":
+                return ids.reshape(-1)
+            case "depth":
+                return ids
+            case "codebook-major" | "factorized":
+                return np.ascontiguousarray(ids.T)
+            case "delayed":
+                return layouts.delay(ids, self.delays or (), _known(self.fill))
+            case "coarse-first":
+                return layouts.coarse_first(ids, _known(self.fill))
+            case "unrolled":
+                return layouts.unroll(ids, _known(self.fill))
+
+    def _collect(self, ids: Ints, grid: Grid) -> Ints:
+        """Invert `_arrange`."""
+        match self.layout:
+            case "flat":
+                ids = ids.reshape(math.prod(grid), -1)
+            case "depth":
+                pass
+            case "codebook-major" | "factorized":
+                ids = ids.T
+            case "delayed":
+                ids = layouts.undelay(ids, self.delays or (), _known(self.fill))
+            case "coarse-first":
+                ids = layouts.invert_coarse_first(ids, _known(self.fill))
+            case "unrolled":
+                ids = layouts.invert_unroll(ids, _known(self.fill))
+        if ids.shape != (math.prod(grid), len(self.strides)):
+            raise SmaltiError(f"The sequence has codes for {len(ids)} positions, but the grid {grid} has {math.prod(grid)}.")
+        for j, (low, high) in enumerate(self.ranges):
+            wrong = (ids[:, j] < low) | (ids[:, j] > high)
+            if wrong.any():
+                position = int(wrong.argmax())
+                raise SmaltiError(
+                    f"Position {position} has the id {ids[position, j]}, but its codes are {low} to {high}: the sequence is "
+                    "not one of this vocabulary."
+                )
+        entries = ids - (self.offset + np.asarray(self.strides, dtype=np.int64))
+        if self.codes.split_bits is not None:
+            entries = join_codes(entries, self.codes.sizes, self.codes.split_bits, self.codes.order)
+        return layouts.from_patches(entries.reshape(*grid, -1), self.grid.patch)
+
+    def _fill_template(self, template: Ints, ids: Ints) -> Ints:
+        if self.layout not in ("flat", "depth"):
+            return ids
+        sequence = template.copy() if self.layout == "flat" else np.repeat(template[:, None], len(self.strides), axis=1)
+        sequence[template == CODE] = ids
+        return sequence
+
+    def _read_template(self, sequence: Ints, template: Ints) -> Ints:
+        if self.layout not in ("flat", "depth"):
+            return sequence
+        if len(sequence) != len(template):
+            raise SmaltiError(f"The sequence has {len(sequence)} tokens, but its grid needs {len(template)}: it is cut or damaged.")
+        expected = template if self.layout == "flat" else template[:, None]
+        wrong = (expected != CODE) & (sequence != expected)
+        if wrong.any():
+            step = int(np.argwhere(wrong)[0, 0])
+            raise SmaltiError(
+                f"Token {step} of the sequence is {np.atleast_1d(sequence[step])[0]}, but must be {template[step]}: the sequence is damaged."
+            )
+        return sequence[template == CODE]
+
+
+@lru_cache(maxsize=64)
+def _template(vocabulary: VisualVocabulary, grid: Grid) -> Ints:
+    vocabulary.check_grid(grid)
+    grammar, axes, ids = vocabulary.grammar, vocabulary.grid.axes, vocabulary.special_ids
+    template = np.array(
+        [
+            *grammar.before_codes(axes, grid, ids),
+            *grammar.rows(axes, grid, ids, vocabulary._steps),
+            *grammar.after_codes(ids),
+        ],
+        dtype=np.int64,
+    )
+    template.flags.writeable = False
+    return template
+
+
+def _known(fill: int | None) -> int:
+    assert fill is not None  # manifest_checks
+    return fill
