@@ -3,7 +3,8 @@
 `VisualVocabulary` is the content of `visual_vocab.json`. Its `encode` and `decode` are exact inverses.
 """
 
-from smalti.export.vocabulary.manifest import Codes, GridRule, Special, TextVocabulary, VisualVocabulary
+from smalti.export.vocabulary.manifest import VisualVocabulary
+from smalti.export.vocabulary.parts import Codes, GridRule, Special, TextVocabulary
 from smalti.export.vocabulary.presets import PRESETS, IdPlan, Preset, find_preset, published
 
 __all__ = [

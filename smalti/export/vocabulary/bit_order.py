@@ -4,7 +4,8 @@ Little endian: the first channel is the least significant bit (Open-MAGVIT2, WeT
 endian: the first channel is the most significant one (Show-o, vector-quantize-pytorch's LFQ). Radix: mixed-radix digits,
 first channel least significant (FSQ).
 
-All arithmetic is in int64, or in Python integers where a code has more than 62 bits: float32 sums are exact only below 2^24.
+All arithmetic is in int64, or in Python integers where a code has more than 62 bits: float32 sums are exact only below
+2^24.
 
 Shapes: ... any; K codes per position; D bits or digits per code; J sub-codes per position.
 """
@@ -58,7 +59,9 @@ def from_digits(digits: Ints, sizes: Sequence[int], order: Order = "radix") -> I
     places = _place_values(sizes, order)
     digits = np.asarray(digits)
     if digits.shape[-1:] != (len(sizes),):
-        raise SmaltiError(f"A code has {len(sizes)} digits, not {digits.shape[-1] if digits.ndim else 0}: pass them all.")
+        raise SmaltiError(
+            f"A code has {len(sizes)} digits, not {digits.shape[-1] if digits.ndim else 0}: pass them all."
+        )
     for index, size in enumerate(sizes):
         check_range(digits[..., index], size, f"digit {index}")
     return (digits.astype(np.int64) * places).sum(axis=-1)
@@ -71,7 +74,9 @@ def to_bits(codes: Ints, bits: int, order: Order = "little") -> NDArray[np.uint8
         SmaltiError: a code is out of range, or `bits` exceeds 62.
     """
     if not 1 <= bits <= MAX_BITS:
-        raise SmaltiError(f"A code in an int64 array has 1 to {MAX_BITS} bits, not {bits}: split it into several codes.")
+        raise SmaltiError(
+            f"A code in an int64 array has 1 to {MAX_BITS} bits, not {bits}: split it into several codes."
+        )
     codes = check_range(codes, 2**bits)
     shifts = np.arange(bits, dtype=np.int64)
     return (codes[..., None] >> (shifts[::-1] if order == "big" else shifts) & 1).astype(np.uint8)
@@ -155,11 +160,11 @@ def bits_of(sizes: Sequence[int]) -> list[int]:
     """
     for size in sizes:
         if size < 2 or size & (size - 1):
-            raise SmaltiError(f"A codebook of {size} codewords has no whole number of bits: use a layout without split_bits.")
+            raise SmaltiError(f"A codebook of {size} codewords has no whole number of bits: do not split its bits.")
     return [size.bit_length() - 1 for size in sizes]
 
 
-def check_range(codes: Ints, size: int, name: str = "code") -> Ints:
+def check_range(codes: NDArray[np.integer], size: int, name: str = "code") -> Ints:
     """Return codes as int64, of any shape.
 
     Raises:
@@ -168,7 +173,7 @@ def check_range(codes: Ints, size: int, name: str = "code") -> Ints:
     codes = np.asarray(codes)
     if codes.dtype.kind not in "iub":
         raise SmaltiError(f"Codes must be integers, not {codes.dtype}: pass the ids themselves.")
-    if codes.size and not (0 <= int(codes.min()) and int(codes.max()) < size):
+    if codes.size and (int(codes.min()) < 0 or int(codes.max()) >= size):
         wrong = codes.min() if codes.min() < 0 else codes.max()
         raise SmaltiError(f"A {name} is {wrong}, but must be in [0, {size - 1}]: it is that of another tokenizer.")
     return codes.astype(np.int64, copy=False)
@@ -176,7 +181,9 @@ def check_range(codes: Ints, size: int, name: str = "code") -> Ints:
 
 def _place_values(sizes: Sequence[int], order: Order) -> Ints:
     if math.prod(sizes) > 2**MAX_BITS:
-        raise SmaltiError(f"{math.prod(sizes)} codewords do not fit into an int64 array: split a position into more codes.")
+        raise SmaltiError(
+            f"{math.prod(sizes)} codewords do not fit into an int64 array: split a position into more codes."
+        )
     if order == "big":
         return np.array([math.prod(sizes[d + 1 :]) for d in range(len(sizes))], dtype=np.int64)
     return np.array([math.prod(sizes[:d]) for d in range(len(sizes))], dtype=np.int64)
@@ -184,10 +191,14 @@ def _place_values(sizes: Sequence[int], order: Order) -> Ints:
 
 def _recut(codes: Ints, widths: Sequence[int], new_widths: Sequence[int], order: Order) -> Ints:
     if sum(widths) != sum(new_widths):
-        raise SmaltiError(f"{list(new_widths)} are {sum(new_widths)} bits, but a position has {sum(widths)}: change split_bits.")
+        raise SmaltiError(
+            f"{list(new_widths)} are {sum(new_widths)} bits, but a position has {sum(widths)}: change split_bits."
+        )
     codes = np.asarray(codes)
     if codes.shape[-1:] != (len(widths),):
-        raise SmaltiError(f"A position has {len(widths)} codes, not {codes.shape[-1] if codes.ndim else 0}: pass them all.")
+        raise SmaltiError(
+            f"A position has {len(widths)} codes, not {codes.shape[-1] if codes.ndim else 0}: pass them all."
+        )
     bits = np.concatenate([to_bits(codes[..., k], width, order) for k, width in enumerate(widths)], axis=-1)
     ends = np.cumsum(new_widths)[:-1]
     return np.stack([from_bits(part, order) for part in np.split(bits, ends, axis=-1)], axis=-1)

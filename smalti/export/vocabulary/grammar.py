@@ -40,7 +40,9 @@ class SizeText:
     def __post_init__(self) -> None:
         missing = sorted(set("0123456789" + re.sub(r"\{\w+\}", "", self.text)) - set(self.ids))
         if missing:
-            raise SmaltiError(f"The size text '{self.text}' needs an id for each of its characters, also for {missing}.")
+            raise SmaltiError(
+                f"The size text '{self.text}' needs an id for each of its characters, also for {missing}."
+            )
 
     def encode(self, sizes: Mapping[str, int]) -> list[int]:
         """Return the ids of the size: one per character."""
@@ -162,7 +164,7 @@ class Grammar:
         return [*_role(self.begin, ids), *size, *_role(self.body, ids)]
 
     def rows(self, axes: str, grid: Grid, ids: Mapping[str, int], steps: int) -> list[int]:
-        """Return the codes of a grid with the ends of rows and frames; `CODE` stands for a step of a code.
+        """Return the codes of a grid with the ends of rows and, in videos, of frames; `CODE` stands for a step of a code.
 
         Args:
             axes: "hw" or "thw".
@@ -175,11 +177,11 @@ class Grammar:
         end = _role(self.row_end, ids)
         row = [CODE] * (width * steps)
         frame = [*(row + end) * (height - 1), *row, *(end if self.row_end_last else [])]
-        return [*frame, *_role(self.frame_end, ids)] * frames
+        return [*frame, *(_role(self.frame_end, ids) if axes == "thw" else [])] * frames
 
-    def after_codes(self, ids: Mapping[str, int]) -> list[int]:
-        """Return the ids after the last frame."""
-        return _role(self.end, ids)
+    def after_codes(self, axes: str, ids: Mapping[str, int]) -> list[int]:
+        """Return the ids after the last row of an image, or after the last frame of a video."""
+        return [*(_role(self.frame_end, ids) if axes == "hw" else []), *_role(self.end, ids)]
 
     def read_grid(self, sequence: list[int], axes: str, ids: Mapping[str, int]) -> Grid | None:
         """Return the grid that the size at the start of a sequence states; None if there is none (yet).

@@ -68,8 +68,8 @@ def delayed_prompt(codes: Ints, delays: Sequence[int], fill: int, length: int) -
         length: number of steps S of the whole sequence.
 
     Returns:
-        (K, S): the fill id, the given codes, and -1 where a code is to be generated. If S is too short for one code of every
-        codebook before the first one ends, S < 2 max delay + 1, all entries are -1 (transformers' behavior).
+        (K, S): the fill id, the given codes, and -1 where a code is to be generated. If S is too short for one code of
+        every codebook before the first one ends, S < 2 max delay + 1, all entries are -1 (transformers' behavior).
 
     Raises:
         SmaltiError: the codes do not fit.
@@ -119,7 +119,9 @@ def invert_unroll(sequence: Ints, fill: int) -> Ints:
     """
     books, steps = sequence.shape
     if (steps - 1) % books:
-        raise SmaltiError(f"An unrolled sequence of {books} codebooks has 1 + a multiple of {books} steps, not {steps}.")
+        raise SmaltiError(
+            f"An unrolled sequence of {books} codebooks has 1 + a multiple of {books} steps, not {steps}."
+        )
     codes = np.stack([sequence[k, 1 + k :: books] for k in range(books)], axis=1)
     _check_fill(sequence, unroll(codes, fill))
     return codes

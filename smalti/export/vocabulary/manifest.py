@@ -6,7 +6,6 @@ sub-codes that `split_bits` cuts from their bits; S steps of a sequence.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -15,10 +14,11 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from smalti.errors import SmaltiError
-from smalti.export.vocabulary import layouts
-from smalti.export.vocabulary.bit_order import ORDERS, Ints, Order, bits_of, check_range, join_codes, split_codes
-from smalti.export.vocabulary.grammar import CODE, Grammar, Grid
+from smalti.export.vocabulary.arrangement import arrange, collect, fill_template, read_template
+from smalti.export.vocabulary.bit_order import Ints, check_range
+from smalti.export.vocabulary.grammar import Grammar, Grid
 from smalti.export.vocabulary.names import CodeNames
+from smalti.export.vocabulary.parts import Codes, GridRule, Special, TextVocabulary
 
 if TYPE_CHECKING:
     from smalti.types import Layout, TokenGrid
@@ -28,76 +28,6 @@ LAYOUTS: tuple[str, ...] = get_args(SequenceLayout)
 
 Range = tuple[int, int]
 """The lowest and the highest id, both included."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Codes:
-    """The codes of a latent position.
-
-    Attributes:
-        sizes: (K,) size of each codebook.
-        order: how a code is made of the channels of its codeword, see `bit_order`.
-        split_bits: (J,) bits of the sub-codes into which the bits of a position are cut; None: no cut.
-    """
-
-    sizes: tuple[int, ...]
-    order: Order = "little"
-    split_bits: tuple[int, ...] | None = None
-
-    @property
-    def entries(self) -> tuple[int, ...]:
-        """(J,) number of values of each entry."""
-        return self.sizes if self.split_bits is None else tuple(2**bits for bits in self.split_bits)
-
-    @property
-    def bits(self) -> float:
-        """Bits per position."""
-        return sum(math.log2(size) for size in self.sizes)
-
-
-@dataclass(frozen=True, kw_only=True)
-class GridRule:
-    """Which grids are valid, and the order of their positions.
-
-    Attributes:
-        axes: "hw" for images, "thw" for videos.
-        multiple: what each axis is a multiple of.
-        fixed: the only valid grid; None: any.
-        patch: positions are ordered patch by patch, each of patch x patch positions; 1 is raster order: t slowest, w fastest.
-    """
-
-    axes: Literal["hw", "thw"] = "hw"
-    multiple: tuple[int, ...] = (1, 1)
-    fixed: Grid | None = None
-    patch: int = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Special:
-    """A token of the grammar: its id, and its string in a text tokenizer or None."""
-
-    id: int
-    string: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextVocabulary:
-    """The text tokenizer, measured before visual tokens were added.
-
-    Attributes:
-        len_tokenizer: len(tokenizer).
-        config_rows: rows of the embedding table of the language model, config.vocab_size, which may be padded.
-        sha256: hash of the sorted strings and ids of the tokenizer, see `text_tokenizer.fingerprint`; None: not recorded.
-    """
-
-    len_tokenizer: int
-    config_rows: int
-    sha256: str | None = None
-
-    @property
-    def end(self) -> int:
-        """First id that neither the tokenizer nor the embedding table has."""
-        return max(self.len_tokenizer, self.config_rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +91,11 @@ class VisualVocabulary:
         return min(low for low, _ in self.ranges), max(high for _, high in self.ranges)
 
     @property
+    def has_grammar(self) -> bool:
+        """Whether sequences have a step per position or code, around which the grammar stands; others are tables."""
+        return self.layout in ("flat", "depth")
+
+    @property
     def special_ids(self) -> dict[str, int]:
         """The id of each role."""
         return {role: special.id for role, special in self.specials.items()}
@@ -178,17 +113,17 @@ class VisualVocabulary:
             SmaltiError: the grid is not valid, or a code is out of range.
         """
         codes, grid = self._check_codes(codes)
-        return self._fill_template(self.template(grid), self._arrange(codes, grid))
+        return fill_template(self, self.template(grid), arrange(self, codes, grid))
 
     def encode_rows(self, codes: Ints) -> Ints:
-        """Return the ids of the codes with the ends of rows and frames, without anything before or after them.
+        """Return the ids of the codes with the ends of rows and, in videos, of frames, and nothing before or after them.
 
         Raises:
             SmaltiError: see `encode`.
         """
         codes, grid = self._check_codes(codes)
         rows = np.array(self.grammar.rows(self.grid.axes, grid, self.special_ids, self._steps), dtype=np.int64)
-        return self._fill_template(rows, self._arrange(codes, grid))
+        return fill_template(self, rows, arrange(self, codes, grid))
 
     def decode(self, ids: Ints, grid: Grid | None = None) -> Ints:
         """Invert `encode`: return the codes, (h, w, K) or (t, h, w, K) int64.
@@ -205,19 +140,39 @@ class VisualVocabulary:
         expected_dimensions = 1 if self.layout == "flat" else 2
         if ids.ndim != expected_dimensions or ids.dtype.kind not in "iu":
             raise SmaltiError(
-                f"A {self.layout} sequence is an array of integers with {expected_dimensions} axes, not {ids.dtype} of shape "
-                f"{ids.shape}: pass the ids of one image or video."
+                f"A {self.layout} sequence is an array of integers with {expected_dimensions} axes, not {ids.dtype} of "
+                f"shape {ids.shape}: pass the ids of one image or video."
             )
         ids = ids.astype(np.int64, copy=False)
         grid = self.find_grid(ids, grid)
-        return self._collect(self._read_template(ids, self.template(grid)), grid)
+        return collect(self, read_template(self, self.template(grid), ids), grid)
+
+    def to_strings(self, ids: Ints | Sequence[int]) -> list[str]:
+        """Return the string of each id of a flat sequence, for presets whose codes have strings.
+
+        Raises:
+            SmaltiError: an id has no string.
+        """
+        size = {} if self.grammar.size is None else self.grammar.size.strings()
+        strings = {**size, **{special.id: special.string for special in self.specials.values()}}
+        return [self._code_name(number) or self._known_string(strings, number) for number in map(int, ids)]
+
+    def code_strings(self) -> dict[int, str]:
+        """Return the string of every code, by id; empty if the codes have no strings."""
+        if self.names is None:
+            return {}
+        return {
+            low + code: self.names.name(code, j)
+            for j, (low, high) in enumerate(self.ranges)
+            for code in range(high - low + 1)
+        }
 
     def to_ids(self, tokens: TokenGrid) -> list[Ints]:
         """Return the ids of each sample of a tokenized batch.
 
         Raises:
-            SmaltiError: the tokens are those of another tokenizer, have several latent grids, or are frames of a clip and the
-                vocabulary is for images.
+            SmaltiError: the tokens are those of another tokenizer, have several latent grids, or are frames of a clip and
+                the vocabulary is for images.
         """
         grid = self.layout_grid(tokens)
         return [self.encode(sample.reshape(*grid, sample.shape[-1])) for sample in tokens.ids.cpu().numpy()]
@@ -256,7 +211,9 @@ class VisualVocabulary:
         if self.grid.axes == "thw":
             return (t, h, w)
         if t != 1:
-            raise SmaltiError(f"The preset {self.preset} is for images, but the sample has {t} latent frames: use cosmos-ar.")
+            raise SmaltiError(
+                f"The preset {self.preset} is for images, but the sample has {t} latent frames: use cosmos-ar."
+            )
         return (h, w)
 
     def find_grid(self, ids: Ints, grid: Grid | None = None) -> Grid:
@@ -272,10 +229,14 @@ class VisualVocabulary:
         if self.grammar.size is not None:
             stated = self.grammar.read_grid(first.tolist(), self.grid.axes, self.special_ids)
             if stated is None:
-                raise SmaltiError("The sequence does not begin with a size: pass the ids from the begin of the image on.")
+                raise SmaltiError(
+                    "The sequence does not begin with a size: pass the ids from the begin of the image on."
+                )
             found.append(stated)
         if not found:
-            raise SmaltiError(f"A sequence of the preset {self.preset} does not state its size: pass the grid ({self.grid.axes}).")
+            raise SmaltiError(
+                f"A sequence of the preset {self.preset} does not state its size: pass the grid ({self.grid.axes})."
+            )
         if len(set(map(tuple, found))) > 1:
             raise SmaltiError(f"The sequence states the grid {found[-1]}, but it must be {found[0]}: check the size.")
         return tuple(found[0])
@@ -290,25 +251,19 @@ class VisualVocabulary:
 
     def length(self, grid: Grid) -> int:
         """Return the number of steps S of a sequence."""
-        if self.layout in ("flat", "depth"):
+        if self.has_grammar:
             return len(self.template(grid))
-        return self._arrange(np.zeros((*grid, len(self.codes.sizes)), dtype=np.int64), grid).shape[1]
+        return self.encode(np.zeros((*grid, len(self.codes.sizes)), dtype=np.int64)).shape[1]
 
-    def check_grid(self, grid: Grid) -> None:
-        """Raise a SmaltiError if the grid is not valid."""
-        rule = self.grid
-        axes = f"({', '.join(rule.axes)})"
-        if len(grid) != len(rule.axes) or min(grid) < 1:
-            raise SmaltiError(f"The preset {self.preset} takes grids {axes} of at least 1, not {tuple(grid)}.")
-        if rule.fixed is not None and tuple(grid) != tuple(rule.fixed):
-            raise SmaltiError(f"The preset {self.preset} takes the grid {tuple(rule.fixed)} only, not {tuple(grid)}: resize the image.")
-        patches = (1,) * (len(grid) - 2) + (rule.patch, rule.patch)
-        for size, multiple, patch in zip(grid, rule.multiple, patches, strict=True):
-            if size % multiple or size % patch:
-                raise SmaltiError(
-                    f"The preset {self.preset} takes grids {axes} that are multiples of {rule.multiple} and of its patch, not "
-                    f"{tuple(grid)}: crop or resize the image."
-                )
+    def _code_name(self, number: int) -> str | None:
+        book = next((j for j, (low, high) in enumerate(self.ranges) if low <= number <= high), None)
+        return None if book is None or self.names is None else self.names.name(number - self.ranges[book][0], book)
+
+    def _known_string(self, strings: Mapping[int, str | None], number: int) -> str:
+        string = strings.get(number)
+        if string is None:
+            raise SmaltiError(f"The id {number} has no string in the vocabulary of the preset {self.preset}: use ids.")
+        return string
 
     @property
     def _steps(self) -> int:
@@ -322,103 +277,27 @@ class VisualVocabulary:
             codes = codes[..., None]
         if codes.ndim != axes + 1 or codes.shape[-1] != count:
             raise SmaltiError(
-                f"This vocabulary has {count} codes per position and takes codes ({', '.join(self.grid.axes)}, {count}), not "
-                f"{codes.shape}: use the vocabulary of this tokenizer."
+                f"This vocabulary has {count} codes per position and takes codes ({', '.join(self.grid.axes)}, {count}), "
+                f"not {codes.shape}: use the vocabulary of this tokenizer."
             )
-        self.check_grid(codes.shape[:-1])
+        self.grid.check(codes.shape[:-1])
         codes = codes if codes.dtype == np.int64 else check_range(codes, 2**63)
         for k, size in enumerate(self.codes.sizes):
             check_range(codes[..., k], size)
         return codes, codes.shape[:-1]
 
-    def _arrange(self, codes: Ints, grid: Grid) -> Ints:
-        """Return the ids of (*grid, K) codes in the layout, without the grammar."""
-        entries = layouts.to_patches(codes, self.grid.patch).reshape(math.prod(grid), -1)
-        if self.codes.split_bits is not None:
-            entries = split_codes(entries, self.codes.sizes, self.codes.split_bits, self.codes.order)
-        ids = entries + (self.offset + np.asarray(self.strides, dtype=np.int64))
-        match self.layout:
-            case "flat":
-                return ids.reshape(-1)
-            case "depth":
-                return ids
-            case "codebook-major" | "factorized":
-                return np.ascontiguousarray(ids.T)
-            case "delayed":
-                return layouts.delay(ids, self.delays or (), _known(self.fill))
-            case "coarse-first":
-                return layouts.coarse_first(ids, _known(self.fill))
-            case "unrolled":
-                return layouts.unroll(ids, _known(self.fill))
-
-    def _collect(self, ids: Ints, grid: Grid) -> Ints:
-        """Invert `_arrange`."""
-        match self.layout:
-            case "flat":
-                ids = ids.reshape(math.prod(grid), -1)
-            case "depth":
-                pass
-            case "codebook-major" | "factorized":
-                ids = ids.T
-            case "delayed":
-                ids = layouts.undelay(ids, self.delays or (), _known(self.fill))
-            case "coarse-first":
-                ids = layouts.invert_coarse_first(ids, _known(self.fill))
-            case "unrolled":
-                ids = layouts.invert_unroll(ids, _known(self.fill))
-        if ids.shape != (math.prod(grid), len(self.strides)):
-            raise SmaltiError(f"The sequence has codes for {len(ids)} positions, but the grid {grid} has {math.prod(grid)}.")
-        for j, (low, high) in enumerate(self.ranges):
-            wrong = (ids[:, j] < low) | (ids[:, j] > high)
-            if wrong.any():
-                position = int(wrong.argmax())
-                raise SmaltiError(
-                    f"Position {position} has the id {ids[position, j]}, but its codes are {low} to {high}: the sequence is "
-                    "not one of this vocabulary."
-                )
-        entries = ids - (self.offset + np.asarray(self.strides, dtype=np.int64))
-        if self.codes.split_bits is not None:
-            entries = join_codes(entries, self.codes.sizes, self.codes.split_bits, self.codes.order)
-        return layouts.from_patches(entries.reshape(*grid, -1), self.grid.patch)
-
-    def _fill_template(self, template: Ints, ids: Ints) -> Ints:
-        if self.layout not in ("flat", "depth"):
-            return ids
-        sequence = template.copy() if self.layout == "flat" else np.repeat(template[:, None], len(self.strides), axis=1)
-        sequence[template == CODE] = ids
-        return sequence
-
-    def _read_template(self, sequence: Ints, template: Ints) -> Ints:
-        if self.layout not in ("flat", "depth"):
-            return sequence
-        if len(sequence) != len(template):
-            raise SmaltiError(f"The sequence has {len(sequence)} tokens, but its grid needs {len(template)}: it is cut or damaged.")
-        expected = template if self.layout == "flat" else template[:, None]
-        wrong = (expected != CODE) & (sequence != expected)
-        if wrong.any():
-            step = int(np.argwhere(wrong)[0, 0])
-            raise SmaltiError(
-                f"Token {step} of the sequence is {np.atleast_1d(sequence[step])[0]}, but must be {template[step]}: the sequence is damaged."
-            )
-        return sequence[template == CODE]
-
 
 @lru_cache(maxsize=64)
 def _template(vocabulary: VisualVocabulary, grid: Grid) -> Ints:
-    vocabulary.check_grid(grid)
+    vocabulary.grid.check(grid)
     grammar, axes, ids = vocabulary.grammar, vocabulary.grid.axes, vocabulary.special_ids
     template = np.array(
         [
             *grammar.before_codes(axes, grid, ids),
             *grammar.rows(axes, grid, ids, vocabulary._steps),
-            *grammar.after_codes(ids),
+            *grammar.after_codes(axes, ids),
         ],
         dtype=np.int64,
     )
     template.flags.writeable = False
     return template
-
-
-def _known(fill: int | None) -> int:
-    assert fill is not None  # manifest_checks
-    return fill

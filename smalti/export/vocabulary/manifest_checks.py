@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from smalti.errors import SmaltiError
@@ -40,14 +41,16 @@ def _check_codes(vocabulary: VisualVocabulary) -> None:
         if min(codes.split_bits, default=0) < 1 or max(codes.split_bits) > MAX_BITS:
             raise _error(vocabulary, f"split_bits {list(codes.split_bits)} are not all in [1, {MAX_BITS}]")
         if sum(bits_of(codes.sizes)) != sum(codes.split_bits):
-            raise _error(vocabulary, f"split_bits sum to {sum(codes.split_bits)}, but a position has {codes.bits:g} bits")
+            raise _error(
+                vocabulary, f"split_bits sum to {sum(codes.split_bits)}, but a position has {codes.bits:g} bits"
+            )
     grid, axes = vocabulary.grid, len(vocabulary.grid.axes)
     if grid.axes not in ("hw", "thw"):
         raise _error(vocabulary, f"the axes '{grid.axes}' are neither 'hw' nor 'thw'")
     if len(grid.multiple) != axes or min(grid.multiple) < 1 or grid.patch < 1:
         raise _error(vocabulary, f"the grid needs {axes} multiples and a patch of at least 1")
     if grid.fixed is not None:
-        vocabulary.check_grid(grid.fixed)
+        vocabulary.grid.check(grid.fixed)
     if grid.patch > 1 and vocabulary.grammar.row_end is not None:
         raise _error(vocabulary, "positions ordered by patches have no rows, so that row_end must be null")
 
@@ -70,20 +73,24 @@ def _check_layout(vocabulary: VisualVocabulary) -> None:
 
 def _check_grammar(vocabulary: VisualVocabulary) -> None:
     grammar = vocabulary.grammar
-    if vocabulary.layout not in ("flat", "depth") and (grammar.roles() or grammar.size):
+    if not vocabulary.has_grammar and (grammar.roles() or grammar.size):
         raise _error(vocabulary, f"sequences of the layout '{vocabulary.layout}' are tables, which have no grammar")
     missing = [role for role in grammar.roles() if role not in vocabulary.specials]
     if missing:
         raise _error(vocabulary, f"the grammar names '{missing[0]}', which is not in specials")
     if isinstance(grammar.size, SizeTokens) and not set(grammar.size.axes) <= set(vocabulary.grid.axes):
-        raise _error(vocabulary, f"the size tokens have the axes '{grammar.size.axes}', the grid '{vocabulary.grid.axes}'")
+        raise _error(
+            vocabulary, f"the size tokens have the axes '{grammar.size.axes}', the grid '{vocabulary.grid.axes}'"
+        )
 
 
 def _check_ids(vocabulary: VisualVocabulary) -> None:
     """Check that ids are below `rows` and that specials are no codes."""
     low, high = vocabulary.code_range
     named = {f"'{role}'": special.id for role, special in vocabulary.specials.items()}
-    named |= {name: getattr(vocabulary, name) for name in ("mask", "pad", "fill") if getattr(vocabulary, name) is not None}
+    named |= {
+        name: getattr(vocabulary, name) for name in ("mask", "pad", "fill") if getattr(vocabulary, name) is not None
+    }
     spans = {name: (number, number) for name, number in named.items()}
     size = vocabulary.grammar.size
     if isinstance(size, SizeTokens):
@@ -92,11 +99,17 @@ def _check_ids(vocabulary: VisualVocabulary) -> None:
         spans |= {f"'{character}' of the size": (number, number) for character, number in size.ids.items()}
     for name, (first, last) in {**spans, "a code": (low, high)}.items():
         if first < 0 or last >= vocabulary.rows:
-            raise _error(vocabulary, f"{name} has the id {last if first >= 0 else first}, but the ids are 0 to {vocabulary.rows - 1}")
+            raise _error(
+                vocabulary,
+                f"{name} has the id {last if first >= 0 else first}, but the ids are 0 to {vocabulary.rows - 1}",
+            )
     for name, (first, last) in spans.items():
         clash = next((r for r in vocabulary.ranges if first <= r[1] and last >= r[0]), None)
         if clash is not None:
-            raise _error(vocabulary, f"{name} has the id {max(first, clash[0])}, which is also that of a code ({clash[0]} to {clash[1]})")
+            raise _error(
+                vocabulary,
+                f"{name} has the id {max(first, clash[0])}, which is also that of a code ({clash[0]} to {clash[1]})",
+            )
     seen: dict[int, str] = {}
     for role, special in vocabulary.specials.items():
         if special.id in seen:
@@ -108,7 +121,7 @@ def _check_ids(vocabulary: VisualVocabulary) -> None:
 def _check_overlaps(vocabulary: VisualVocabulary, ranges: list[Range]) -> None:
     """Check that the ranges of two entries are disjoint or start at the same id, as entries do that share a range."""
     ordered = sorted(set(ranges))
-    for (first, last), (start, _) in zip(ordered, ordered[1:], strict=False):
+    for (first, last), (start, _) in pairwise(ordered):
         if start <= last and start != first:
             raise _error(vocabulary, f"the ids {first} to {last} of a codebook overlap with those from {start} on")
 
@@ -128,5 +141,6 @@ def _check_text(vocabulary: VisualVocabulary) -> None:
 
 def _error(vocabulary: VisualVocabulary, reason: str) -> SmaltiError:
     return SmaltiError(
-        f"This visual vocabulary (preset {vocabulary.preset}) is not valid: {reason}. Make a new one with `smalti vocabulary`."
+        f"This visual vocabulary (preset {vocabulary.preset}) is not valid: {reason}. Make a new one with "
+        "`smalti vocabulary`."
     )

@@ -9,8 +9,9 @@ from typing import Any
 
 from smalti.errors import SmaltiError
 from smalti.export.vocabulary.grammar import Grammar, SizeText, SizeTokens
-from smalti.export.vocabulary.manifest import Codes, GridRule, Special, TextVocabulary, VisualVocabulary
+from smalti.export.vocabulary.manifest import VisualVocabulary
 from smalti.export.vocabulary.names import CodeNames
+from smalti.export.vocabulary.parts import Codes, GridRule, Special, TextVocabulary
 from smalti.files import atomic_write
 
 FILE_NAME = "visual_vocab.json"

@@ -32,9 +32,7 @@ class CodeNames:
         digits = "[A-J]+" if self.letters else "[0-9]+"
         parts = re.split(r"(\{[ck](?::[^}]*)?\})", self.pattern)
         fields = [f"(?P<{part[1]}>{digits if part[1] == 'c' else '[0-9]+'})" for part in parts[1::2]]
-        expression = "".join(
-            fields[i // 2] if i % 2 else re.escape(part) for i, part in enumerate(parts)
-        )
+        expression = "".join(fields[i // 2] if i % 2 else re.escape(part) for i, part in enumerate(parts))
         match = re.fullmatch(expression, name)
         if match is None:
             return None

@@ -1,7 +1,8 @@
 """Presets: the grammars and layouts of published multimodal models, and common ones for several codes per position.
 
 Ids and sizes are those of the published code and tokenizer files: Emu3 (baaivision/Emu3), Emu3.5, Chameleon and Anole,
-Lumina-mGPT, Show-o, Liquid, Cosmos autoregressive, VILA-U, UniTok, Open-MAGVIT2, WeTok, 1X World Model (1xgpt) and MusicGen.
+Lumina-mGPT, Show-o, Liquid, Cosmos autoregressive, VILA-U, UniTok, Open-MAGVIT2, WeTok, 1X World Model (1xgpt),
+Bark and MusicGen.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from dataclasses import dataclass, field, replace
 
 from smalti.errors import SmaltiError
 from smalti.export.vocabulary.grammar import Grammar, SizeText, SizeTokens
-from smalti.export.vocabulary.manifest import Codes, GridRule, SequenceLayout, Special, TextVocabulary, VisualVocabulary
+from smalti.export.vocabulary.manifest import SequenceLayout, VisualVocabulary
 from smalti.export.vocabulary.names import CodeNames
+from smalti.export.vocabulary.parts import Codes, GridRule, Special, TextVocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,6 +331,12 @@ _PRESETS = (
         published=IdPlan(offset=0, rows=2049, fill=2048),
     ),
     Preset(
+        name="bark",
+        summary="the codes of a position follow each other, nothing around them (Bark, coarse)",
+        codes=Codes(sizes=(1024,) * 2),
+        published=IdPlan(offset=10_000, rows=12_048),
+    ),
+    Preset(
         name="flat",
         summary="the codes of a position follow each other, one range of ids per codebook",
         grammar=_WRAPPERS,
@@ -361,9 +369,7 @@ _PRESETS = (
         shared=True,
         own_table=True,
     ),
-    Preset(
-        name="unrolled", summary="one codebook per step", layout="unrolled", shared=True, own_table=True
-    ),
+    Preset(name="unrolled", summary="one codebook per step", layout="unrolled", shared=True, own_table=True),
     Preset(
         name="bits",
         summary="no strings: the bits of a position as bytes, for codes of any number of bits",
@@ -387,7 +393,7 @@ def find_preset(name: str) -> Preset:
 
 
 def published(name: str) -> VisualVocabulary:
-    """Return the vocabulary of a published model with its published ids.
+    """Return the vocabulary of a published model with its published ids and strings.
 
     Raises:
         SmaltiError: there is no such preset, or it has no published ids.
@@ -395,4 +401,4 @@ def published(name: str) -> VisualVocabulary:
     preset = find_preset(name)
     if preset.published is None:
         raise SmaltiError(f"The preset {name} has no published ids: make a vocabulary for your tokenizer.")
-    return preset.vocabulary(preset.published)
+    return preset.vocabulary(preset.published, strings=preset.names is not None)
