@@ -16,7 +16,7 @@ import numpy as np
 from smalti.errors import SmaltiError
 from smalti.export.vocabulary.arrangement import arrange, collect, fill_template, read_template
 from smalti.export.vocabulary.bit_order import Ints, check_range
-from smalti.export.vocabulary.grammar import Grammar, Grid
+from smalti.export.vocabulary.grammar import Grammar, Grid, SizeTokens
 from smalti.export.vocabulary.names import CodeNames
 from smalti.export.vocabulary.parts import Codes, GridRule, Special, TextVocabulary
 
@@ -50,6 +50,7 @@ class VisualVocabulary:
         mask: id of the mask token of masked generation.
         pad: id of the padding after an image or video.
         text: the text tokenizer; None if ids are those of a table of their own.
+        tokenizer: fingerprint of the weights of the visual tokenizer; None: not recorded.
 
     Raises:
         SmaltiError: the parts contradict each other, ranges of ids overlap, or an id is not below `rows`.
@@ -70,6 +71,7 @@ class VisualVocabulary:
     mask: int | None = None
     pad: int | None = None
     text: TextVocabulary | None = None
+    tokenizer: str | None = None
 
     def __post_init__(self) -> None:
         from smalti.export.vocabulary.manifest_checks import check_vocabulary
@@ -157,15 +159,18 @@ class VisualVocabulary:
         strings = {**size, **{special.id: special.string for special in self.specials.values()}}
         return [self._code_name(number) or self._known_string(strings, number) for number in map(int, ids)]
 
-    def code_strings(self) -> dict[int, str]:
-        """Return the string of every code, by id; empty if the codes have no strings."""
+    def strings(self) -> dict[int, str]:
+        """Return all strings that are tokens of their own by id: those of the grammar, and those of the codes if any."""
+        size = self.grammar.size.strings() if isinstance(self.grammar.size, SizeTokens) else {}
+        specials = {special.id: special.string for special in self.specials.values() if special.string is not None}
         if self.names is None:
-            return {}
-        return {
+            return size | specials
+        codes = {
             low + code: self.names.name(code, j)
             for j, (low, high) in enumerate(self.ranges)
             for code in range(high - low + 1)
         }
+        return size | specials | codes
 
     def to_ids(self, tokens: TokenGrid) -> list[Ints]:
         """Return the ids of each sample of a tokenized batch.

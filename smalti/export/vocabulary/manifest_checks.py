@@ -116,6 +116,8 @@ def _check_ids(vocabulary: VisualVocabulary) -> None:
             raise _error(vocabulary, f"'{seen[special.id]}' and '{role}' have the same id {special.id}")
         seen[special.id] = role
     _check_overlaps(vocabulary, vocabulary.ranges)
+    if vocabulary.names is not None and "{k" not in vocabulary.names.pattern and len(set(vocabulary.ranges)) > 1:
+        raise _error(vocabulary, "the codes of several codebooks have the same strings")
 
 
 def _check_overlaps(vocabulary: VisualVocabulary, ranges: list[Range]) -> None:
