@@ -55,8 +55,8 @@ def describe(vocabulary: VisualVocabulary) -> str:
 def _parser(name: str) -> CommandParser:
     parser = CommandParser(
         name,
-        "Write a vocabulary file: how the tokens of a tokenizer become ids of a language model. Without a tokenizer, write the "
-        "published vocabulary of a preset.",
+        "Write a vocabulary file: how the tokens of a tokenizer become ids of a language model. Without a tokenizer, write "
+        "the published vocabulary of a preset.",
         _EXAMPLES,
     )
     parser.add_argument("tokenizer", type=Path, nargs="?", help=f"visual tokenizer: {TOKENIZER_HELP}")
@@ -68,7 +68,10 @@ def _parser(name: str) -> CommandParser:
     group = parser.add_argument_group("vocabulary")
     group.add_argument("--preset", metavar="NAME", help="grammar and layout of the ids; see --list")
     group.add_argument(
-        "--grid", type=_parse_grid, metavar="HxW", help="the only grid of latent positions, such as 32x32 (default: any)"
+        "--grid",
+        type=_parse_grid,
+        metavar="HxW",
+        help="the only grid of latent positions, such as 32x32 (default: any)",
     )
     text = parser.add_argument_group("text tokenizer")
     text.add_argument(
@@ -82,10 +85,16 @@ def _parser(name: str) -> CommandParser:
         help="give each code a string in the text tokenizer (default: ids only, which loads faster)",
     )
     text.add_argument(
-        "--save-text-tokenizer", type=Path, metavar="PATH", help="folder to write the text tokenizer with new strings to"
+        "--save-text-tokenizer",
+        type=Path,
+        metavar="PATH",
+        help="folder to write the text tokenizer with new strings to",
     )
     parser.add_argument_group("embeddings").add_argument(
-        "--embeddings", type=Path, metavar="PATH", help="safetensors file to write the codewords to, as initial embeddings"
+        "--embeddings",
+        type=Path,
+        metavar="PATH",
+        help="safetensors file to write the codewords to, as initial embeddings",
     )
     return parser
 

@@ -25,9 +25,9 @@ MAX_ROWS = 2**20
 def codebook_vectors(quantizer: Quantizer) -> list[Tensor]:
     """Return one table (codebook_size, C) float32 per code of a position. The rows of a position sum to its codeword.
 
-    With z(c) the codeword of a position, and c_k all zero but code k, the row of code k is z(c_k) - (K - 1) / K z(0). The sum
-    is exact up to rounding for quantizers whose codeword is a sum of terms per code: GQ, BSQ, FSQ, residual and projected
-    ones.
+    With z(c) the codeword of a position, and c_k all zero but code k, the row of code k is z(c_k) - (K - 1) / K z(0). The
+    sum is exact up to rounding for quantizers whose codeword is a sum of terms per code: GQ, BSQ, FSQ, residual and
+    projected ones.
 
     Raises:
         SmaltiError: the codebook has more than 2^20 codewords.
@@ -94,7 +94,9 @@ def initialize_embeddings(weight: Tensor, vocabulary: VisualVocabulary, quantize
         raise SmaltiError("Codebooks that share their ids need one embedding table each: use `codebook_vectors`.")
     low, high = vocabulary.code_range
     other = torch.cat([weight[:low], weight[high + 1 :]]).float()
-    mean, deviation = (other.mean(0), other.std()) if len(other) > 1 else (weight.new_zeros(()), weight.new_tensor(0.02))
+    mean, deviation = (
+        (other.mean(0), other.std()) if len(other) > 1 else (weight.new_zeros(()), weight.new_tensor(0.02))
+    )
     generator = torch.Generator().manual_seed(seed)
     for table, (first, last) in zip(codebook_vectors(quantizer), vocabulary.ranges, strict=True):
         projected = (table - table.mean(0)) @ torch.randn(table.shape[1], weight.shape[1], generator=generator)

@@ -52,13 +52,13 @@ def check_fits(vocabulary: VisualVocabulary, tokenizer: Tokenizer, fingerprint: 
     sizes = codes_of(tokenizer).sizes
     if vocabulary.codes.sizes != sizes:
         raise SmaltiError(
-            f"The visual vocabulary is for {_describe(vocabulary.codes.sizes)}, but the tokenizer has {_describe(sizes)}: make "
-            "one for this tokenizer with `smalti vocabulary`."
+            f"The visual vocabulary is for {_describe(vocabulary.codes.sizes)}, but the tokenizer has {_describe(sizes)}: "
+            "make one for this tokenizer with `smalti vocabulary`."
         )
     if None not in (fingerprint, vocabulary.tokenizer) and vocabulary.tokenizer != fingerprint:
         raise SmaltiError(
-            "The visual vocabulary was made for other weights, whose codes have other meanings: use its own tokenizer, or make "
-            "a new one with `smalti vocabulary`."
+            "The visual vocabulary was made for other weights, whose codes have other meanings: use its own tokenizer, or "
+            "make a new one with `smalti vocabulary`."
         )
 
 
@@ -75,8 +75,8 @@ def make_vocabulary(
 ) -> VisualVocabulary:
     """Return a vocabulary of a preset for certain codebooks.
 
-    Published ids are used if the codebooks are the published ones and there is no text tokenizer. With a text tokenizer, new
-    ids start after its ids and after the rows of the embedding table. Strings that the tokenizer has keep their ids.
+    Published ids are used if the codebooks are the published ones and there is no text tokenizer. With a text tokenizer,
+    new ids start after its ids and after the rows of the embedding table. Strings that the tokenizer has keep their ids.
 
     Args:
         name: name of the preset.
@@ -142,7 +142,9 @@ def _split(preset: Preset, codes: Codes) -> Codes:
 def _plan_after_text(preset: Preset, codes: Codes, tokenizer: Any, rows: int, *, strings: bool) -> IdPlan:
     """Plan ids after those of a text tokenizer, or find them if it has all strings already."""
     names = preset.names
-    first, last = (None, None) if names is None else (names.name(0), names.name(codes.sizes[-1] - 1, len(codes.sizes) - 1))
+    first, last = (
+        (None, None) if names is None else (names.name(0), names.name(codes.sizes[-1] - 1, len(codes.sizes) - 1))
+    )
     found = None if first is None else find_string(tokenizer, first)
     if found is not None and last is not None and find_string(tokenizer, last) is not None:
         text = TextVocabulary(len_tokenizer=found, config_rows=found)

@@ -131,8 +131,8 @@ def add_strings(tokenizer: Any, vocabulary: VisualVocabulary) -> int:
         first, last = len(tokenizer), max(missing)
         if min(missing) < first:
             raise SmaltiError(
-                f"'{missing[min(missing)]}' has the id {min(missing)}, which the text tokenizer uses for another string: make "
-                "the vocabulary with this tokenizer."
+                f"'{missing[min(missing)]}' has the id {min(missing)}, which the text tokenizer uses for another string: "
+                "make the vocabulary with this tokenizer."
             )
         strings = [missing.get(number, _FILLER.format(n=number)) for number in range(first, last + 1)]
         tokenizer.add_tokens([AddedToken(string, special=True, normalized=False) for string in strings])
@@ -144,5 +144,6 @@ def _check_same(tokenizer: Any, vocabulary: VisualVocabulary) -> None:
     text = vocabulary.text
     if text is None or (text.sha256 is not None and text.sha256 != fingerprint(tokenizer)):
         raise SmaltiError(
-            "The visual vocabulary was not made with this text tokenizer: make one with `smalti vocabulary --text-tokenizer`."
+            "The visual vocabulary was not made with this text tokenizer: make one with `smalti vocabulary "
+            "--text-tokenizer`."
         )
