@@ -24,11 +24,25 @@ def check_vocabulary(vocabulary: VisualVocabulary) -> None:
     Raises:
         SmaltiError: its parts contradict each other, ranges of ids overlap, or an id is not below `rows`.
     """
+    _check_integers(vocabulary)
     _check_codes(vocabulary)
     _check_layout(vocabulary)
     _check_grammar(vocabulary)
     _check_ids(vocabulary)
     _check_text(vocabulary)
+
+
+def _check_integers(vocabulary: VisualVocabulary) -> None:
+    """Check that all numbers are integers, which a file may violate."""
+    codes, grid = vocabulary.codes, vocabulary.grid
+    numbers = [vocabulary.offset, vocabulary.rows, *vocabulary.strides, *codes.sizes, *grid.multiple, grid.patch]
+    numbers += [special.id for special in vocabulary.specials.values()]
+    for optional in (vocabulary.delays, codes.split_bits, grid.fixed):
+        numbers += optional or ()
+    numbers += [number for number in (vocabulary.mask, vocabulary.pad, vocabulary.fill) if number is not None]
+    wrong = next((number for number in numbers if type(number) is not int), None)
+    if wrong is not None:
+        raise _error(vocabulary, f"{wrong!r} is no integer")
 
 
 def _check_codes(vocabulary: VisualVocabulary) -> None:
