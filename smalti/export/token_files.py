@@ -1,8 +1,8 @@
 """Token files: what `smalti tokenize` writes and `smalti detokenize` reads.
 
 A token file is a safetensors file with one tensor: `ids` (B, N, G), in the smallest unsigned type that can represent the
-codebook, or `packed` (B, N, bytes), the bits of each position without unused ones (see `packed_bits`). Its metadata are the layout that leads back to pixels, the frame rate of a clip, and the name and the fingerprint
-of the tokenizer.
+codebook, or `packed` (B, N, bytes), the bits of each position without unused ones (see `packed_bits`). Its metadata are the
+layout that leads back to pixels, the frame rate of a clip, and the name and the fingerprint of the tokenizer.
 
 Shapes: B batch; N positions; G tokens per position.
 """

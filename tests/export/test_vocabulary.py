@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -134,7 +135,7 @@ def test_digits_round_trip(sizes, order, seed):
 def test_bits_can_be_cut_anywhere(widths, order, data):
     total = sum(widths)
     cuts = sorted({0, total, *data.draw(st.lists(st.integers(0, total), max_size=5)), *range(0, total, 60)})
-    new = [b - a for a, b in zip(cuts, cuts[1:], strict=False)]
+    new = [b - a for a, b in pairwise(cuts)]
     sizes = [2**bits for bits in widths]
     codes = np.stack([np.random.default_rng(0).integers(0, size, 5) for size in sizes], axis=-1)
     codes[0] = np.array(sizes) - 1

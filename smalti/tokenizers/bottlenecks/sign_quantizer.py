@@ -51,8 +51,8 @@ class SignQuantizer(Quantizer):
         scale: magnitude of the channels of a codeword.
         max_bits: largest number of bits per token that the subclass supports.
         advice: what to do if more bits are needed, for the error message.
-        token_bits: cut the bits of a group into tokens of this many bits, for groups whose bits do not fit into one id; None
-            for one token per group.
+        token_bits: cut the bits of a group into tokens of this many bits, for groups whose bits do not fit into one id.
+            None: one token per group.
 
     Raises:
         SmaltiError: `groups` or `temperature` is not positive, the bits per token are not in [1, max_bits], or `token_bits`
