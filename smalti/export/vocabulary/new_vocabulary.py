@@ -171,7 +171,9 @@ def _plan(
         following += known is None
     size_base = None
     if preset.size_tokens is not None:
-        size_base, following = following - 1, following + preset.size_tokens.count
+        known = find(preset.size_tokens.strings()[preset.size_tokens.base + 1])
+        size_base = (following if known is None else known) - 1
+        following += preset.size_tokens.count if known is None else 0
     offset = following
     following += max(codes.entries) if preset.shared else sum(codes.entries)
     mask = following if preset.mask else None

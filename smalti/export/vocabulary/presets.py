@@ -106,6 +106,11 @@ class Preset:
             raise SmaltiError(f"The preset {self.name} takes any codebooks: state their sizes.")
         if strings and self.names is None:
             raise SmaltiError(f"The preset {self.name} has no strings for codes: leave out the strings.")
+        if strings and self.names is not None and "{k" not in self.names.pattern and len(codes.entries) > 1:
+            raise SmaltiError(
+                f"The preset {self.name} has strings for one codebook, not for {len(codes.entries)}: leave out the strings, or "
+                "choose flat."
+            )
         size: SizeText | SizeTokens | None = None
         if self.size_text is not None:
             size = SizeText(text=self.size_text, ids=ids.characters)

@@ -109,6 +109,23 @@ def check_strings(tokenizer: Any, vocabulary: VisualVocabulary) -> None:
             )
 
 
+def check_text_tokenizer(tokenizer: Any, vocabulary: VisualVocabulary) -> None:
+    """Check that a visual vocabulary was made with a text tokenizer, to which its strings may have been added.
+
+    Raises:
+        SmaltiError: it was made with another one, or with none.
+    """
+    known, strings = tokenizer.get_vocab(), vocabulary.strings()
+    if vocabulary.text is None:
+        raise _other_tokenizer()
+    if len(known) == vocabulary.text.len_tokenizer and vocabulary.text.sha256 not in (None, fingerprint(tokenizer)):
+        raise _other_tokenizer()
+    used = {number: string for string, number in known.items()}
+    for number in (*vocabulary.code_range, *(special.id for special in vocabulary.specials.values())):
+        if used.get(number, strings.get(number)) != strings.get(number):
+            raise _other_tokenizer()
+
+
 def add_strings(tokenizer: Any, vocabulary: VisualVocabulary) -> int:
     """Add the strings of a visual vocabulary to a text tokenizer, in place, and check them.
 
@@ -143,7 +160,10 @@ def add_strings(tokenizer: Any, vocabulary: VisualVocabulary) -> int:
 def _check_same(tokenizer: Any, vocabulary: VisualVocabulary) -> None:
     text = vocabulary.text
     if text is None or (text.sha256 is not None and text.sha256 != fingerprint(tokenizer)):
-        raise SmaltiError(
-            "The visual vocabulary was not made with this text tokenizer: make one with `smalti vocabulary "
-            "--text-tokenizer`."
-        )
+        raise _other_tokenizer()
+
+
+def _other_tokenizer() -> SmaltiError:
+    return SmaltiError(
+        "The visual vocabulary was not made with this text tokenizer: make one with `smalti vocabulary --text-tokenizer`."
+    )
