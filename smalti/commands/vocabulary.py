@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 _EXAMPLES = (
     "smalti vocabulary my-tokenizer --preset flat --out visual_vocab.json",
     "smalti vocabulary my-tokenizer --preset emu3 --text-tokenizer my-language-model --out visual_vocab.json",
-    "smalti vocabulary --preset emu3 --out emu3.json",
 )
 
 
@@ -85,7 +84,7 @@ def _parser(name: str) -> CommandParser:
         help="give each code a string in the text tokenizer (default: ids only, which loads faster)",
     )
     text.add_argument(
-        "--save-text-tokenizer",
+        "--text-out",
         type=Path,
         metavar="PATH",
         help="folder to write the text tokenizer with new strings to",
@@ -106,10 +105,10 @@ def _check(options: argparse.Namespace) -> None:
         check_tokenizer(options.tokenizer)
     if options.tokenizer is None and (options.text_tokenizer or options.embeddings or options.grid):
         raise SmaltiError("A published vocabulary takes no other options: pass your tokenizer to make a new one.")
-    if options.save_text_tokenizer and not options.text_tokenizer:
-        raise SmaltiError("--save-text-tokenizer needs --text-tokenizer.")
-    for path in filter(None, (options.out, options.embeddings, options.save_text_tokenizer)):
-        if path.is_dir() and path != options.save_text_tokenizer:
+    if options.text_out and not options.text_tokenizer:
+        raise SmaltiError("--text-out needs --text-tokenizer.")
+    for path in filter(None, (options.out, options.embeddings, options.text_out)):
+        if path.is_dir() and path != options.text_out:
             raise SmaltiError(f"{path} is a folder: choose the name of a file.")
         check_writable(path.parent)
         if path.exists() and not options.overwrite:
@@ -142,12 +141,12 @@ def _make(options: argparse.Namespace) -> VisualVocabulary:
         grid=options.grid,
         tokenizer=fingerprint(options.tokenizer),
     )
-    if text is not None and (options.strings or options.save_text_tokenizer):
+    if text is not None and (options.strings or options.text_out):
         add_strings(text, vocabulary)
     if options.embeddings:
         save_codebook_vectors(options.embeddings, tokenizer.quantizer, vocabulary)
-    if text is not None and options.save_text_tokenizer:
-        text.save_pretrained(options.save_text_tokenizer)
+    if text is not None and options.text_out:
+        text.save_pretrained(options.text_out)
     save_vocabulary(options.out, vocabulary)
     return vocabulary
 

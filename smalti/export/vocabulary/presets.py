@@ -108,8 +108,8 @@ class Preset:
             raise SmaltiError(f"The preset {self.name} has no strings for codes: leave out the strings.")
         if strings and self.names is not None and "{k" not in self.names.pattern and len(codes.entries) > 1:
             raise SmaltiError(
-                f"The preset {self.name} has strings for one codebook, not for {len(codes.entries)}: leave out the strings, or "
-                "choose flat."
+                f"The preset {self.name} has strings for one codebook, not for {len(codes.entries)}: leave out the "
+                "strings, or choose flat."
             )
         size: SizeText | SizeTokens | None = None
         if self.size_text is not None:
