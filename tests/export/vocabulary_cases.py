@@ -10,7 +10,6 @@ from smalti.export.vocabulary import (
     GridRule,
     IdPlan,
     Special,
-    TextVocabulary,
     VisualVocabulary,
     find_preset,
     prompts,
@@ -164,7 +163,6 @@ def _vocabulary(
     rows = facts["vocab_size"] if rows is None else rows
     published = preset.published.specials
     strings = {**{role: special.string for role, special in published.items()}, **preset.strings}
-    text = facts.get("text_vocab_size", 0) + facts.get("extra_specials", 0) if name.startswith("emu3") else None
     plan = IdPlan(
         offset=offset,
         rows=rows,
@@ -177,7 +175,6 @@ def _vocabulary(
         size_base=specials.get("<reserved08800>"),
         mask=facts.get("mask_id"),
         pad=specials.get("<|pad|>"),
-        text=None if text is None else TextVocabulary(len_tokenizer=text, config_rows=text),
     )
     if preset.grid.fixed is not None:
         preset = replace(preset, grid=GridRule(fixed=None if grid is None or len(grid) != 2 else tuple(grid)))
