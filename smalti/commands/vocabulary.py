@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smalti.cli.options import TOKENIZER_HELP, add_output_options, check_tokenizer
+from smalti.cli.options import TOKENIZER_HELP, check_tokenizer
 from smalti.cli.parser import CommandParser
 from smalti.errors import SmaltiError
 from smalti.files import check_writable
@@ -60,10 +60,9 @@ def _parser(name: str) -> CommandParser:
     )
     parser.add_argument("tokenizer", type=Path, nargs="?", help=f"visual tokenizer: {TOKENIZER_HELP}")
     parser.add_argument("--list", action="store_true", help="list the presets and exit")
-    add_output_options(parser, "vocabulary file (.json) to write", "replace existing files")
-    for action in parser._actions:
-        if action.dest == "out":
-            action.required = False  # --list needs none
+    output = parser.add_argument_group("output")  # not required, because --list writes nothing
+    output.add_argument("--out", "-o", type=Path, metavar="PATH", help="vocabulary file (.json) to write")
+    output.add_argument("--overwrite", action="store_true", help="replace existing files")
     group = parser.add_argument_group("vocabulary")
     group.add_argument("--preset", metavar="NAME", help="grammar and layout of the ids; see --list")
     group.add_argument(

@@ -229,11 +229,22 @@ def test_bad_input_is_refused_in_one_sentence(visual, photos, tmp_path):
             call()
         assert "\n" not in str(caught.value)
     named = make_processor(visual, "flat", strings=True)
-    with pytest.raises(SmaltiError, match="strings of visual codes"):
-        named("<|visual token 0 000003|>")
+    for string in ("<|visual token 0 000003|>", "a <|image start|>"):
+        with pytest.raises(SmaltiError, match="strings of visual tokens"):
+            named(string)
 
 
 def test_transformers_is_imported_on_use_only():
     modules = "smalti.export.vocabulary.new_vocabulary, smalti.commands.vocabulary"
     code = f"import sys, {modules}; assert not {{'transformers', 'torch'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_missing_package_is_named():
+    code = (
+        "import sys; sys.modules['transformers'] = None\n"
+        "from smalti.errors import MissingExtraError\n"
+        "try:\n    import smalti.export.transformers\nexcept MissingExtraError as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "'.[transformers]'" in done.stdout

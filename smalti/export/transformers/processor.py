@@ -250,8 +250,9 @@ class VisualTextProcessor(ProcessorMixin):
     def _text_ids(self, text: str) -> list[int]:
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
         low, high = self.vocabulary.code_range
-        if any(low <= number <= high for number in ids):
-            raise SmaltiError("The text contains strings of visual codes: pass images in place of them.")
+        reserved = {self.vocabulary.specials[role].id for role in self.vocabulary.grammar.roles()}
+        if any(low <= number <= high or number in reserved for number in ids):
+            raise SmaltiError("The text contains strings of visual tokens: pass images in place of them.")
         return list(ids)
 
     def _text_of(self, ids: list[int]) -> str:
