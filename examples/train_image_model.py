@@ -142,8 +142,10 @@ def sample(model: LlamaForCausalLM, vocabulary: VisualVocabulary, grid: tuple[in
     """Return samples (count, length) that begin with the begin token and are valid images of a grid."""
     model.eval()
     begin, end = vocabulary.specials["boi"].id, vocabulary.specials["eoi"].id
+    prompt = torch.full((count, 1), begin, device=model.device)
     return model.generate(
-        torch.full((count, 1), begin, device=model.device),
+        prompt,
+        attention_mask=torch.ones_like(prompt),
         do_sample=True,
         top_k=100,
         max_length=vocabulary.length(grid),
