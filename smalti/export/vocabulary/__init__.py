@@ -5,7 +5,8 @@
 
 from smalti.export.vocabulary.manifest import VisualVocabulary
 from smalti.export.vocabulary.parts import Codes, GridRule, Special, TextVocabulary
-from smalti.export.vocabulary.presets import PRESETS, IdPlan, Preset, find_preset, published
+from smalti.export.vocabulary.preset import IdPlan, Preset
+from smalti.export.vocabulary.presets import PRESETS, find_preset, published
 
 __all__ = [
     "PRESETS", "Codes", "GridRule", "IdPlan", "Preset", "Special", "TextVocabulary", "VisualVocabulary", "find_preset",

@@ -11,7 +11,8 @@ from smalti.export.vocabulary.bit_order import bits_of
 from smalti.export.vocabulary.grammar import Grid
 from smalti.export.vocabulary.manifest import VisualVocabulary
 from smalti.export.vocabulary.parts import Codes, Special, TextVocabulary
-from smalti.export.vocabulary.presets import IdPlan, Preset, find_preset
+from smalti.export.vocabulary.preset import IdPlan, Preset
+from smalti.export.vocabulary.presets import find_preset
 from smalti.export.vocabulary.text_tokenizer import character_ids, find_string, measure
 
 if TYPE_CHECKING:
