@@ -26,6 +26,8 @@ _COMMANDS = {
     "reconstruct": ("reconstruct", "encode and decode images, videos or folders of them"),
     "tokenize": ("tokenize", "convert images and videos to token files"),
     "detokenize": ("detokenize", "convert token files to images and videos"),
+    "vocabulary": ("vocabulary", "describe the tokens of a tokenizer as ids of a language model"),
+    "ids": ("ids", "convert a token file to ids of a language model, and back"),
     "export": ("export", "convert a training checkpoint to a folder for smalti.load"),
     "import": ("import_published", "convert a published checkpoint to a folder for smalti.load"),
     "recipes": ("recipes", "list the installed recipes"),

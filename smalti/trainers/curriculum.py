@@ -62,8 +62,8 @@ class Curriculum(Callback):
             steps = [step for step, _ in points]
             if not steps or steps[0] < 0 or any(a >= b for a, b in pairwise(steps)):
                 raise SmaltiError(
-                    f"Curriculum.schedules has the steps {steps} for '{name}': give [step, value] pairs with ascending steps, "
-                    "such as [[0, 0.0], [500, 1.0]]."
+                    f"Curriculum.schedules has the steps {steps} for '{name}': give [step, value] pairs with ascending "
+                    "steps, such as [[0, 0.0], [500, 1.0]]."
                 )
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -77,8 +77,8 @@ class Curriculum(Callback):
         for name in self.frozen_until:
             if name not in modules:
                 raise SmaltiError(
-                    f"Curriculum.frozen_until contains '{name}', but the tokenizer has no such module: use encoder, decoder or "
-                    "a module in them, such as decoder.conv_in."
+                    f"Curriculum.frozen_until contains '{name}', but the tokenizer has no such module: use encoder, decoder "
+                    "or a module in them, such as decoder.conv_in."
                 )
         for name in self.schedules:
             if name.startswith(_WEIGHTS):

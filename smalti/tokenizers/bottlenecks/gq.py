@@ -34,8 +34,8 @@ class GQ(SignQuantizer):
             `estimate_gradient`.
 
     Raises:
-        SmaltiError: `groups` or `temperature` is not positive, `bits` is not in [1, 24], `codebook_entropy` or `gradient` is
-            unknown, or `log_offset` is negative.
+        SmaltiError: `groups` or `temperature` is not positive, `bits` is not in [1, 24], `codebook_entropy` or `gradient`
+            is unknown, or `log_offset` is negative.
     """
 
     def __init__(

@@ -54,9 +54,12 @@ class SignQuantizer(Quantizer):
         max_bits: largest number of bits per token that the subclass supports.
         advice: what to do if more bits are needed, for the error message.
         gradient: how gradients pass the signs, see `estimate_gradient`.
+        token_bits: cut the bits of a group into tokens of this many bits, for groups whose bits do not fit into one id.
+            None: one token per group.
 
     Raises:
-        SmaltiError: `groups` or `temperature` is not positive, `bits` is not in [1, max_bits], or `gradient` is unknown.
+        SmaltiError: `groups` or `temperature` is not positive, the bits per token are not in [1, max_bits], `token_bits` does
+            not divide `bits`, or `gradient` is unknown.
     """
 
     loss_names = ("token_entropy", "codebook_entropy", "commitment")
@@ -70,6 +73,7 @@ class SignQuantizer(Quantizer):
         max_bits: int,
         advice: str,
         gradient: GradientEstimator = "straight_through",
+        token_bits: int | None = None,
     ) -> None:
         super().__init__()
         name = type(self).__name__
@@ -78,17 +82,21 @@ class SignQuantizer(Quantizer):
                 f"{name} needs at least one group, at least one bit and a positive temperature, "
                 f"not groups={groups}, bits={bits}, temperature={temperature}."
             )
-        if bits > max_bits:
-            raise SmaltiError(f"{name} supports up to {max_bits} bits per token, not {bits}: {advice}.")
         if gradient not in get_args(GradientEstimator):
             raise SmaltiError(f"{name} has the gradient '{gradient}': use {', '.join(get_args(GradientEstimator))}.")
+        per_token = bits if token_bits is None else token_bits
+        if per_token < 1 or bits % per_token:
+            raise SmaltiError(f"{name} has {bits} bits per group, which tokens of {per_token} bits do not divide.")
+        if per_token > max_bits:
+            raise SmaltiError(f"{name} supports up to {max_bits} bits per token, not {per_token}: {advice}.")
         self.gradient: GradientEstimator = gradient
         self.groups = groups
         self.bits = bits
+        self.token_bits = per_token
         self.temperature = temperature
         self.scale = scale
-        self.codebook_size = 2**bits
-        self.tokens_per_position = groups
+        self.codebook_size = 2**per_token
+        self.tokens_per_position = groups * bits // per_token
         self.in_dim = self.out_dim = groups * bits
 
     def quantize(self, h: Tensor) -> Code:
@@ -97,11 +105,12 @@ class SignQuantizer(Quantizer):
         signs = x > 0
         codewords = self._codewords(signs, x.dtype)
         z = self.soften(x, estimate_gradient(x, codewords, self.gradient, self.scale)).flatten(-2)
-        return Code(z, pack_bits(signs), self._losses(x, codewords) if self.training else {})
+        tokens = signs.flatten(-2).unflatten(-1, (-1, self.token_bits))
+        return Code(z, pack_bits(tokens), self._losses(x, codewords) if self.training else {})
 
     def dequantize(self, ids: Tensor) -> Tensor:
         """Map ids (B, N, G) to their codewords (B, N, G bits)."""
-        return self._codewords(unpack_bits(ids, self.bits), torch.float32).flatten(-2)
+        return self._codewords(unpack_bits(ids, self.token_bits), torch.float32).flatten(-2)
 
     def linear_start(self, coefficients: Tensor, variances: Tensor, hidden_units: int) -> StartCode:
         """Return how the signs represent principal components, see `binary_code`."""
