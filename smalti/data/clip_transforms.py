@@ -123,7 +123,7 @@ class VideoTrainingTransform(ClipTransform):
         flip: whether to flip half of the clips horizontally.
         aspect_ratio: minimum and maximum width of the crop, divided by its height. The default stretches the content by up
             to 4/3 in one direction. (1, 1) keeps its proportions.
-        permute_colors: whether to put the color channels of each clip in a random order.
+        permute_colors: probability with which the color channels of a clip are put in a random order; true is 1.
 
     Raises:
         SmaltiError: an argument is out of range.
@@ -138,7 +138,7 @@ class VideoTrainingTransform(ClipTransform):
         scale: tuple[float, float] = (0.25, 1.0),
         flip: bool = True,
         aspect_ratio: tuple[float, float] = ASPECT_RATIO,
-        permute_colors: bool = False,
+        permute_colors: bool | float = False,
     ) -> None:
         super().__init__(frames, rate, stride)
         self._spatial = TrainingTransform(size, scale, flip, aspect_ratio, permute_colors)
