@@ -165,10 +165,15 @@ def _tokenize(
         write_first()
 
 
-def find_marker(opened: OpenedJob, unit: Unit) -> Marker | None:
+def find_marker(opened: OpenedJob, unit: Unit, *, damaged: bool = False) -> Marker | None:
     """Return the marker of a unit that is done; None if it has to be tokenized.
 
     A unit is done again if its shard is missing or has another size, or if its input was damaged or has changed since.
+
+    Args:
+        opened: the job.
+        unit: the unit.
+        damaged: whether to return the marker of a unit whose input is damaged, too.
 
     Raises:
         SmaltiError: the marker is damaged, or of another job.
@@ -182,7 +187,8 @@ def find_marker(opened: OpenedJob, unit: Unit) -> Marker | None:
             f"{file} is of a shard with another {difference} than this job: choose another --out, or delete the shard."
         )
     unchanged = marker.input_bytes == input_bytes(opened.source, unit)
-    return marker if unchanged and marker.damage is None and marker.find_missing(opened.out) is None else None
+    is_done = unchanged and (damaged or marker.damage is None)
+    return marker if is_done and marker.find_missing(opened.out) is None else None
 
 
 def check_failures(opened: OpenedJob, summary: Summary) -> None:

@@ -58,7 +58,9 @@ def photo_files(material):
 @pytest.fixture(scope="session")
 def content():
     """Return a function that returns the bytes of all files in a folder, hidden ones too, by name."""
-    return lambda folder: {path.name: path.read_bytes() if path.is_file() else None for path in sorted(folder.iterdir())}
+    return lambda folder: {
+        path.name: path.read_bytes() if path.is_file() else None for path in sorted(folder.iterdir())
+    }
 
 
 def write_shard(file, samples):
@@ -105,4 +107,3 @@ def error_message(capsys):
         return lines[0]
 
     return run
-

@@ -37,7 +37,8 @@ def die():
 
 
 @pytest.mark.parametrize(
-    ("format_", "data"), [("webdataset", "shard-{0..2}.tar"), ("npy", "photos"), ("megatron", "photos"), ("parquet", "photos")]
+    ("format_", "data"), [("webdataset", "shard-{0..2}.tar"), ("npy", "photos"), ("megatron", "photos"), ("parquet",
+    "photos")]
 )  # fmt: skip
 def test_kills_at_random_times(work, bulk, content, format_, data):
     options = {"format_": format_, "data": data}

@@ -39,9 +39,21 @@ def test_ranks_write_what_one_process_writes(work, bulk, content, monkeypatch, c
     assert content(work / "one") == content(work / "ranks")
 
 
+@pytest.mark.slow
 def test_one_command_starts_several_processes(work, bulk, content):
     assert bulk("one") == 0
-    options = ["--tokenizer", "tokenizer", "--data", "photos", "--protocol", "square32", "--format", "npy", "--out", "two"]
+    options = [
+        "--tokenizer",
+        "tokenizer",
+        "--data",
+        "photos",
+        "--protocol",
+        "square32",
+        "--format",
+        "npy",
+        "--out",
+        "two",
+    ]
     options += ["--workers", "0", "--batch-size", "4", "--samples-per-shard", "10", "--processes", "2"]
     done = subprocess.run(
         [sys.executable, "-m", "smalti", "tokenize-dataset", *options], env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -68,6 +80,7 @@ def test_a_killed_process_is_reported(work, monkeypatch):
         run_processes([], 2)
 
 
+@pytest.mark.slow
 def test_ray_writes_what_one_process_writes(work, bulk, content):
     pytest.importorskip("ray")
     assert bulk("one", format_="webdataset") == 0

@@ -187,8 +187,8 @@ def test_a_video_gives_its_first_clip_or_all_of_them(work, bulk, content):
     from smalti.data import VideoEvaluationTransform, VideoFolder, VideoSegment
 
     segment = VideoFolder("videos")[0]
-    cut = VideoEvaluationTransform(5, None, resize=32, crop=32)(VideoSegment("a", segment.video, every[1].layout.frames / every[1].rate))
-    assert torch.equal(every[1].ids, smalti.load("video").tokenize(cut.pixels[None]).ids[0])
+    cut = VideoEvaluationTransform(5, None, resize=32, crop=32)(VideoSegment("a", segment.video, every[1].layout.frames
+    / every[1].rate)) assert torch.equal(every[1].ids, smalti.load("video").tokenize(cut.pixels[None]).ids[0])
     assert every.decode(1, smalti.load("video")).shape == (1, 3, 5, 32, 32)
 
 
