@@ -154,7 +154,8 @@ def test_megatron_files_equal_those_of_its_builder(tmp_path, part):
         if part is None:
             assert written == (GOLDEN / f"megatron.{suffix}").read_bytes()
     reader = IndexedDatasetReader(tmp_path / "megatron")
-    assert [ids.tolist() for ids in map(reader.__getitem__, range(len(reader)))] == [ids for document in described["documents"] for ids in document]
+    sequences = [ids for document in described["documents"] for ids in document]
+    assert [reader[index].tolist() for index in range(len(reader))] == sequences
     assert reader.documents.tolist() == described["document_indices"]
     assert (None if reader.modes is None else reader.modes.tolist()) == described.get("sequence_modes")
 
@@ -194,9 +195,11 @@ def test_megatron_chooses_types_as_its_scripts_and_refuses_what_does_not_fit(tmp
             find_format("megatron").check(info)
 
 
-@pytest.mark.parametrize(("name", "suffix"), [("npy", ".ids.npy"), ("npy", ".jsonl"), ("webdataset", ".tar"),
-                                              ("parquet", ".parquet"), ("megatron", ".bin"), ("megatron", ".idx")])  #
-                                              fmt: skip
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [("npy", ".ids.npy"), ("npy", ".jsonl"), ("webdataset", ".tar"), ("parquet", ".parquet"), ("megatron", ".bin"),
+     ("megatron", ".idx")],
+)  # fmt: skip
 def test_truncated_shards_are_refused_in_one_sentence(tmp_path, name, suffix):
     info = make_info(name)
     write(tmp_path / "a", info, [*make_rows(40)])

@@ -187,8 +187,9 @@ def test_a_video_gives_its_first_clip_or_all_of_them(work, bulk, content):
     from smalti.data import VideoEvaluationTransform, VideoFolder, VideoSegment
 
     segment = VideoFolder("videos")[0]
-    cut = VideoEvaluationTransform(5, None, resize=32, crop=32)(VideoSegment("a", segment.video, every[1].layout.frames
-    / every[1].rate)) assert torch.equal(every[1].ids, smalti.load("video").tokenize(cut.pixels[None]).ids[0])
+    second = VideoSegment("a", segment.video, every[1].layout.frames / every[1].rate)
+    cut = VideoEvaluationTransform(5, None, resize=32, crop=32)(second)
+    assert torch.equal(every[1].ids, smalti.load("video").tokenize(cut.pixels[None]).ids[0])
     assert every.decode(1, smalti.load("video")).shape == (1, 3, 5, 32, 32)
 
 
@@ -244,7 +245,9 @@ def test_each_shard_carries_tokenizer_preprocessing_types_and_versions(work, bul
     assert carried["fingerprint"] == json.loads((work / "tokenizer" / "config.json").read_text())["sha256"]
     assert carried["preprocessing"][0]["name"] == "square32"
     assert (carried["dtype"], carried["smalti"], carried["torch"]) == ("uint16", smalti.__version__, torch.__version__)
-    assert carried["shard"]["files"]["tokens-000001.ids.npy"][0] == (work / "tokens/tokens-000001.ids.npy").stat().st_size
+    assert (
+        carried["shard"]["files"]["tokens-000001.ids.npy"][0] == (work / "tokens/tokens-000001.ids.npy").stat().st_size
+    )
 
 
 def test_progress_has_samples_per_second_and_the_time_left(work, bulk, capsys):
