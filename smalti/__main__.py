@@ -27,6 +27,7 @@ _COMMANDS = {
     "tokenize": ("tokenize", "convert images and videos to token files"),
     "tokenize-dataset": ("tokenize_dataset", "tokenize images or videos in bulk, for training other models"),
     "detokenize": ("detokenize", "convert token files to images and videos"),
+    "vocabulary": ("vocabulary", "describe the tokens of a tokenizer as ids of a language model"),
     "export": ("export", "convert a training checkpoint to a folder for smalti.load"),
     "import": ("import_published", "convert a published checkpoint to a folder for smalti.load"),
     "recipes": ("recipes", "list the installed recipes"),

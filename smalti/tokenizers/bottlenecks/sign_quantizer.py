@@ -51,14 +51,26 @@ class SignQuantizer(Quantizer):
         scale: magnitude of the channels of a codeword.
         max_bits: largest number of bits per token that the subclass supports.
         advice: what to do if more bits are needed, for the error message.
+        token_bits: cut the bits of a group into tokens of this many bits, for groups whose bits do not fit into one id.
+            None: one token per group.
 
     Raises:
-        SmaltiError: `groups` or `temperature` is not positive, or `bits` is not in [1, max_bits].
+        SmaltiError: `groups` or `temperature` is not positive, the bits per token are not in [1, max_bits], or `token_bits`
+            does not divide `bits`.
     """
 
     loss_names = ("token_entropy", "codebook_entropy", "commitment")
 
-    def __init__(self, groups: int, bits: int, temperature: float, scale: float, max_bits: int, advice: str) -> None:
+    def __init__(
+        self,
+        groups: int,
+        bits: int,
+        temperature: float,
+        scale: float,
+        max_bits: int,
+        advice: str,
+        token_bits: int | None = None,
+    ) -> None:
         super().__init__()
         name = type(self).__name__
         if groups < 1 or bits < 1 or temperature <= 0:
@@ -66,14 +78,18 @@ class SignQuantizer(Quantizer):
                 f"{name} needs at least one group, at least one bit and a positive temperature, "
                 f"not groups={groups}, bits={bits}, temperature={temperature}."
             )
-        if bits > max_bits:
-            raise SmaltiError(f"{name} supports up to {max_bits} bits per token, not {bits}: {advice}.")
+        per_token = bits if token_bits is None else token_bits
+        if per_token < 1 or bits % per_token:
+            raise SmaltiError(f"{name} has {bits} bits per group, which tokens of {per_token} bits do not divide.")
+        if per_token > max_bits:
+            raise SmaltiError(f"{name} supports up to {max_bits} bits per token, not {per_token}: {advice}.")
         self.groups = groups
         self.bits = bits
+        self.token_bits = per_token
         self.temperature = temperature
         self.scale = scale
-        self.codebook_size = 2**bits
-        self.tokens_per_position = groups
+        self.codebook_size = 2**per_token
+        self.tokens_per_position = groups * bits // per_token
         self.in_dim = self.out_dim = groups * bits
 
     def quantize(self, h: Tensor) -> Code:
@@ -82,11 +98,12 @@ class SignQuantizer(Quantizer):
         signs = x > 0
         codewords = self._codewords(signs, x.dtype)
         z = straight_through(x, codewords).flatten(-2)
-        return Code(z, pack_bits(signs), self._losses(x, codewords) if self.training else {})
+        tokens = signs.flatten(-2).unflatten(-1, (-1, self.token_bits))
+        return Code(z, pack_bits(tokens), self._losses(x, codewords) if self.training else {})
 
     def dequantize(self, ids: Tensor) -> Tensor:
         """Map ids (B, N, G) to their codewords (B, N, G bits)."""
-        return self._codewords(unpack_bits(ids, self.bits), torch.float32).flatten(-2)
+        return self._codewords(unpack_bits(ids, self.token_bits), torch.float32).flatten(-2)
 
     def linear_start(self, coefficients: Tensor, variances: Tensor, hidden_units: int) -> StartCode:
         """Return how the signs represent principal components, see `binary_code`."""
