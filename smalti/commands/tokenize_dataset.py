@@ -174,6 +174,12 @@ def _add_content_options(parser: CommandParser) -> None:
         "--pack-bits", action="store_true", help="store ids without unused bits (default: the smallest integer type)"
     )
     content.add_argument(
+        "--vocabulary",
+        type=Path,
+        metavar="PATH",
+        help="store ids of a language model: visual_vocab.json of `smalti vocabulary` (default: ids of the tokenizer)",
+    )
+    content.add_argument(
         "--dtype",
         metavar="TYPE",
         help="type of continuous latents: float32, float16 or bfloat16 (default: float32)",
@@ -210,6 +216,7 @@ def _build_job(options: argparse.Namespace) -> Job:
         log_variance=options.log_variance,
         normalize=options.normalize,
         pack_bits=options.pack_bits,
+        vocabulary=None if options.vocabulary is None else str(options.vocabulary),
         columns=() if columns == ("none",) else columns,
         batch_size=options.batch_size,
         workers=options.workers,

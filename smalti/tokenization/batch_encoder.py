@@ -14,14 +14,12 @@ import torch
 from torch import Tensor
 
 from smalti.errors import SmaltiError
+from smalti.export.vocabulary import VisualVocabulary
 from smalti.pixels import uint8_to_pixels
 from smalti.tokenization.dataset_info import DatasetInfo
-from smalti.tokenization.storage import latents_to_numpy, numpy_type, pack_ids
+from smalti.tokenization.storage import latents_to_numpy, numpy_type, pack_samples
 from smalti.tokenizers.tokenizer import Tokenizer
-from smalti.types import Latents, Layout
-
-IdMapping = Callable[[np.ndarray, Layout], np.ndarray]
-"""Function from the ids of one sample (N, G) int64 and its layout to what is stored, such as ids of a language model."""
+from smalti.types import Latents, Layout, TokenGrid
 
 
 @dataclass(frozen=True)
@@ -67,13 +65,13 @@ class BatchEncoder:
     Args:
         tokenizer: in evaluation mode, on its device.
         info: what is stored.
-        map_ids: function that is applied to the ids of each sample; None to store the tokenizer's ids.
+        vocabulary: vocabulary whose ids are stored; None to store the tokenizer's ids.
     """
 
-    def __init__(self, tokenizer: Tokenizer, info: DatasetInfo, map_ids: IdMapping | None = None) -> None:
+    def __init__(self, tokenizer: Tokenizer, info: DatasetInfo, vocabulary: VisualVocabulary | None = None) -> None:
         self._tokenizer = tokenizer
         self._info = info
-        self._map_ids = map_ids
+        self._vocabulary = vocabulary
         self._weight = next(tokenizer.parameters(), torch.empty(0))
         self._statistics: tuple[Tensor, Tensor] | None = None
         if info.statistics is not None:
@@ -145,8 +143,9 @@ class BatchEncoder:
 
     def _store_ids(self, ids: np.ndarray, layout: Layout) -> list[np.ndarray]:
         info = self._info
-        if self._map_ids is not None:
-            return [self._map_ids(sample, layout).astype(numpy_type(info.dtype)) for sample in ids]
+        if self._vocabulary is not None:
+            grid = TokenGrid(ids=torch.from_numpy(ids), grids=layout.grids, size=layout.size, frames=layout.frames)
+            return [sequence.astype(numpy_type(info.dtype)) for sequence in self._vocabulary.to_ids(grid)]
         if info.packed_bits:
-            return [pack_ids(sample, info.packed_bits) for sample in ids]
+            return list(pack_samples(ids, info.packed_bits))
         return list(ids.astype(numpy_type(info.dtype)))

@@ -8,22 +8,23 @@ from typing import Any
 
 from smalti.data import Source, open_source
 from smalti.errors import SmaltiError
-from smalti.tokenization.batch_encoder import IdMapping
+from smalti.export.packed_bits import bits_per_id
+from smalti.export.vocabulary import VisualVocabulary
+from smalti.export.vocabulary.manifest_file import FILE_NAME as VOCABULARY_FILE
+from smalti.export.vocabulary.manifest_file import save_vocabulary
 from smalti.tokenization.columns import check_columns, find_columns
 from smalti.tokenization.dataset_info import DatasetInfo
 from smalti.tokenization.formats import find_format
 from smalti.tokenization.formats.megatron import sequence_type
 from smalti.tokenization.preprocessing import Preprocessing, check_protocol, plan_versions
 from smalti.tokenization.shard_output import merge_sums, read_json, write_json
-from smalti.tokenization.storage import FLOAT_TYPES, bits_per_id, smallest_id_type
-from smalti.tokenization.units import RESERVED_NAME, Unit, plan_units
+from smalti.tokenization.storage import FLOAT_TYPES, smallest_id_type
+from smalti.tokenization.units import MANIFEST, Unit, plan_units
+from smalti.tokenization.vocabulary import digest_vocabulary, open_vocabulary
 from smalti.tokenizers.bottlenecks import KL
 from smalti.tokenizers.checkpoints import fingerprint, load
 from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.version import __version__
-
-MANIFEST = f"{RESERVED_NAME}.json"
-"""Name of the file that describes a token dataset: what every shard carries, and the names of all shards."""
 
 TOKENIZER_STATISTICS = "tokenizer"
 """Value of `Job.normalize` for the statistics that were measured in training."""
@@ -97,7 +98,7 @@ class OpenedJob:
         preprocessing: prepares samples.
         info: what each shard carries.
         tokenizer: on its device.
-        map_ids: function from the tokenizer's ids to those of a vocabulary; None without one.
+        vocabulary: the vocabulary whose ids are stored; None for the tokenizer's ids.
 
     Raises:
         SmaltiError: something in the job is invalid, or its folder has the result of another one.
@@ -115,11 +116,16 @@ class OpenedJob:
         self.units = plan_units(self.source, job.samples_per_shard)
         columns = find_columns(self.source) if job.columns is None else tuple(sorted(job.columns))
         self.tokenizer = open_tokenizer(job)
-        self.info = _describe(job, self.tokenizer, [version.describe() for version in versions], columns)
+        self.vocabulary: VisualVocabulary | None = None
+        if job.vocabulary is not None:
+            self.vocabulary = open_vocabulary(Path(job.vocabulary), fingerprint(job.tokenizer))
+        preprocessing = [version.describe() for version in versions]
+        self.info = _describe(job, self.tokenizer, self.vocabulary, preprocessing, columns)
         check_columns(columns, self.info.arrays)
         find_format(job.format).check(self.info)
-        self.map_ids: IdMapping | None = None
         check_manifest(self.out, self.info, self.source, self.units)
+        if self.vocabulary is not None and not (self.out / VOCABULARY_FILE).exists():
+            save_vocabulary(self.out / VOCABULARY_FILE, self.vocabulary)
 
 
 def open_tokenizer(job: Job) -> Tokenizer:
@@ -140,7 +146,11 @@ def _overlap(tokenizer: Tokenizer, tile: int) -> int:
 
 
 def _describe(
-    job: Job, tokenizer: Tokenizer, preprocessing: list[dict[str, Any]], columns: tuple[str, ...]
+    job: Job,
+    tokenizer: Tokenizer,
+    vocabulary: VisualVocabulary | None,
+    preprocessing: list[dict[str, Any]],
+    columns: tuple[str, ...],
 ) -> DatasetInfo:
     """Return what each shard carries.
 
@@ -162,11 +172,11 @@ def _describe(
         "torch": str(torch.__version__),
     }
     if tokenizer.discrete:
-        return DatasetInfo(**common, **_describe_tokens(job, tokenizer))
+        return DatasetInfo(**common, **_describe_tokens(job, tokenizer, vocabulary))
     return DatasetInfo(**common, **_describe_latents(job, tokenizer))
 
 
-def _describe_tokens(job: Job, tokenizer: Tokenizer) -> dict[str, Any]:
+def _describe_tokens(job: Job, tokenizer: Tokenizer, vocabulary: VisualVocabulary | None) -> dict[str, Any]:
     for option, value in {
         "--dtype": job.dtype,
         "--log-variance": job.log_variance,
@@ -177,17 +187,22 @@ def _describe_tokens(job: Job, tokenizer: Tokenizer) -> dict[str, Any]:
                 f"{option} is for continuous latents, but this tokenizer gives ids: leave it out, or choose the continuous "
                 "branch of a joint tokenizer with --as continuous."
             )
-    size = tokenizer.quantizer.codebook_size
+    if vocabulary is not None and job.pack_bits:
+        raise SmaltiError(
+            "--pack-bits is for the ids of a tokenizer, not for those of a vocabulary: leave one of them out."
+        )
+    quantizer = tokenizer.quantizer
+    size = quantizer.codebook_size if vocabulary is None else vocabulary.rows
     dtype = sequence_type(size) if job.format == "megatron" else smallest_id_type(size)
     return {
         "kind": "tokens",
-        "arrays": ("ids",),
+        "arrays": ("ids",) if vocabulary is None else ("input_ids",),
         "dtype": dtype,
         "packed_bits": bits_per_id(size) if job.pack_bits else None,
-        "codebook_size": str(size),
-        "tokens_per_position": tokenizer.quantizer.tokens_per_position,
+        "codebook_size": str(quantizer.codebook_size),
+        "tokens_per_position": quantizer.tokens_per_position,
         "statistics": None,
-        "vocabulary": None,
+        "vocabulary": None if vocabulary is None else digest_vocabulary(vocabulary),
     }
 
 

@@ -1,11 +1,10 @@
 """How ids and latents are stored: the smallest safe type, bit packing, bfloat16 as 16-bit integers.
 
-Shapes: N positions, G tokens per position, C channels.
+Shapes: B samples, N positions, G tokens per position, C channels.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from smalti.errors import SmaltiError
+from smalti.export.packed_bits import pack_positions, unpack_positions
 
 FLOAT_TYPES = ("float32", "float16", "bfloat16")
 """Types of stored latents."""
@@ -39,41 +39,35 @@ def smallest_id_type(num_values: int) -> str:
     )
 
 
-def bits_per_id(num_values: int) -> int:
-    """Return the number of bits that hold every id in [0, num_values)."""
-    return max(1, (num_values - 1).bit_length())
-
-
-def pack_ids(ids: np.ndarray, bits: int) -> np.ndarray:
-    """Pack ids to bytes: the ids one after another, each as `bits` bits, the lowest bit first; zeros at the end.
+def pack_samples(ids: np.ndarray, bits: int) -> np.ndarray:
+    """Pack the ids of each sample without unused bits between them; see `smalti.export.packed_bits`.
 
     Args:
-        ids: integers in [0, 2^bits), of any shape, in C order.
-        bits: bits per id, 1 to 63.
+        ids: (B, N, G) integers in [0, 2^bits).
+        bits: bits per id.
 
     Returns:
-        (ceil(bits * number of ids / 8),) uint8.
+        (B, ceil(N G bits / 8)) uint8.
     """
-    if bits == 8:
-        return ids.astype(np.uint8).ravel()
-    values = ids.astype(np.int64).reshape(-1, 1)
-    return np.packbits(((values >> np.arange(bits)) & 1).astype(np.uint8).ravel(), bitorder="little")
+    return pack_positions(torch.from_numpy(ids).reshape(len(ids), 1, -1), bits)[:, 0].numpy()
 
 
-def unpack_ids(packed: np.ndarray, bits: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Invert `pack_ids`.
+def unpack_sample(packed: np.ndarray, bits: int, shape: tuple[int, int]) -> Tensor:
+    """Invert `pack_samples` for one sample.
+
+    Args:
+        packed: (bytes,) uint8.
+        bits: bits per id.
+        shape: (N, G).
 
     Returns:
-        int64 of the given shape.
+        (N, G) int64.
 
     Raises:
-        ValueError: the number of bytes is not that of the shape.
+        SmaltiError: the number of bytes is wrong.
     """
-    count = math.prod(shape)
-    if packed.size != -(-count * bits // 8):
-        raise ValueError(f"{packed.size} bytes for {count} ids of {bits} bits")
-    digits = np.unpackbits(packed.ravel(), count=count * bits, bitorder="little").reshape(count, bits)
-    return (digits.astype(np.int64) << np.arange(bits)).sum(axis=1).reshape(shape)
+    positions, tokens = shape
+    return unpack_positions(torch.from_numpy(np.array(packed))[None, None], bits, positions * tokens).reshape(shape)
 
 
 def latents_to_numpy(latents: Tensor) -> np.ndarray:

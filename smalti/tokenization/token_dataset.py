@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -19,12 +20,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from smalti.errors import MissingExtraError, SmaltiError
+from smalti.export.vocabulary import VisualVocabulary
+from smalti.export.vocabulary.manifest_file import FILE_NAME as VOCABULARY_FILE
+from smalti.export.vocabulary.manifest_file import load_vocabulary
 from smalti.tokenization.dataset_info import DatasetInfo
 from smalti.tokenization.formats import ShardReader, find_format
 from smalti.tokenization.rows import Columns, Row
 from smalti.tokenization.shard_output import MARKER_SUFFIX, Marker, merge_sums, read_json
-from smalti.tokenization.storage import latents_from_numpy, unpack_ids
-from smalti.tokenization.units import RESERVED_NAME
+from smalti.tokenization.storage import latents_from_numpy, unpack_sample
+from smalti.tokenization.units import MANIFEST, RESERVED_NAMES
+from smalti.tokenization.vocabulary import digest_vocabulary, restore_shape
 from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.types import Code, Latents, Layout, TokenGrid
 
@@ -86,7 +91,7 @@ class TokenDataset(Dataset[TokenSample]):
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        manifest = self.path / f"{RESERVED_NAME}{MARKER_SUFFIX}"
+        manifest = self.path / MANIFEST
         if not manifest.is_file():
             raise SmaltiError(
                 f"{self.path} is no token dataset (it has no {manifest.name}): pass a folder of `smalti tokenize-dataset`."
@@ -108,7 +113,7 @@ class TokenDataset(Dataset[TokenSample]):
             names = [str(name) for name in content["data"]["shards"]]
         except (KeyError, TypeError) as error:
             raise SmaltiError(f"{manifest} is damaged (it names no shards): tokenize the dataset again.") from error
-        known = {*names, RESERVED_NAME}
+        known = {*names, *RESERVED_NAMES}
         for file in self.path.glob(f"*{MARKER_SUFFIX}"):
             if file.name.removesuffix(MARKER_SUFFIX) not in known:
                 raise SmaltiError(
@@ -137,6 +142,21 @@ class TokenDataset(Dataset[TokenSample]):
                 f"{self.path / missing} is missing or truncated: run `smalti tokenize-dataset` again, which writes it anew."
             )
         return marker
+
+    @cached_property
+    def vocabulary(self) -> VisualVocabulary:
+        """The vocabulary whose ids are stored.
+
+        Raises:
+            SmaltiError: the dataset has ids of the tokenizer, or its vocabulary was changed.
+        """
+        if self.info.vocabulary is None:
+            raise SmaltiError(f"{self.path} has no vocabulary: it was tokenized without --vocabulary.")
+        file = self.path / VOCABULARY_FILE
+        vocabulary = load_vocabulary(file)
+        if digest_vocabulary(vocabulary) != self.info.vocabulary:
+            raise SmaltiError(f"{file} is not the vocabulary of this dataset: copy the one that it was made with.")
+        return vocabulary
 
     @property
     def failures(self) -> list[tuple[str, str]]:
@@ -167,12 +187,15 @@ class TokenDataset(Dataset[TokenSample]):
         """Return the tokens of a row for `Tokenizer.detokenize`, ids (1, N, G).
 
         Raises:
-            SmaltiError: the dataset has no ids of the tokenizer.
+            SmaltiError: the dataset has latents.
         """
         sample = self[index]
-        if sample.ids is None:
-            raise SmaltiError(f"{self.path} has {', '.join(self.info.arrays)}, and no ids of a tokenizer.")
         layout = sample.layout
+        if sample.input_ids is not None:
+            sequence = restore_shape(self.vocabulary, sample.input_ids.numpy())
+            return self.vocabulary.from_ids([sequence], layout)
+        if sample.ids is None:
+            raise SmaltiError(f"{self.path} has latents, and no tokens: use `latents`.")
         return TokenGrid(ids=sample.ids[None], grids=layout.grids, size=layout.size, frames=layout.frames)
 
     def latents(self, index: int) -> Latents:
@@ -285,8 +308,7 @@ class TokenDataset(Dataset[TokenSample]):
         values: dict[str, Tensor] = {}
         for name, stored in row.arrays.items():
             if name == "ids" and info.packed_bits:
-                shape = (layout.positions, info.tokens_per_position)
-                values[name] = torch.from_numpy(unpack_ids(stored, info.packed_bits, shape))
+                values[name] = unpack_sample(stored, info.packed_bits, (layout.positions, info.tokens_per_position))
             elif info.kind == "tokens":
                 values[name] = torch.from_numpy(stored.astype(np.int64))
             else:

@@ -15,8 +15,11 @@ from smalti.data import IndexedSource, Shards, Source
 from smalti.data.shard_patterns import is_url
 from smalti.errors import SmaltiError
 
-RESERVED_NAME = "token_dataset"
-"""Name of the description of the dataset, which a shard must not have."""
+MANIFEST = "token_dataset.json"
+"""Name of the file that describes a token dataset: what every shard carries, and the names of all shards."""
+
+RESERVED_NAMES = ("token_dataset", "visual_vocab")
+"""Names of other files in the folder, which a shard must not have."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def plan_units(source: Source, samples_per_shard: int) -> list[Unit]:
         stems = [_shard_stem(url) for url in source.urls]
         counts = Counter(stems)
         unique = [
-            f"{stem}-{index:06d}" if counts[stem] > 1 or stem == RESERVED_NAME else stem
+            f"{stem}-{index:06d}" if counts[stem] > 1 or stem in RESERVED_NAMES else stem
             for index, stem in enumerate(stems)
         ]
         return [Unit(name, index) for index, name in enumerate(unique)]

@@ -24,6 +24,7 @@ def material(tmp_path_factory):
     save(wetok(FSQ([8, 8, 8], 2), stride=8, channels=8, blocks=1, groups=None), folder / "tokenizer")
     torch.manual_seed(1)
     save(wetok(FSQ([8, 8, 8], 2), stride=8, channels=8, blocks=1, groups=None), folder / "other")
+    save(wetok(FSQ([8, 8, 8, 8, 8]), stride=8, channels=8, blocks=1, groups=None), folder / "single")
     save(wetok(KL(4), stride=8, channels=8, blocks=1, groups=None), folder / "continuous")
     save(onevae(FSQ([8, 8, 8]), stride=(4, 8, 8), channels=8, blocks=1), folder / "video")
     (folder / "photos").mkdir()

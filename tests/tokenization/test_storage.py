@@ -8,36 +8,35 @@ from hypothesis import strategies as st
 
 from smalti.errors import SmaltiError
 from smalti.tokenization.storage import (
-    bits_per_id,
     latents_from_numpy,
     latents_to_numpy,
-    pack_ids,
+    pack_samples,
     smallest_id_type,
-    unpack_ids,
+    unpack_sample,
 )
 
 
 @settings(max_examples=50, deadline=None)
-@given(bits=st.integers(1, 63), count=st.integers(0, 40), seed=st.integers(0, 99))
-def test_packed_ids_return(bits, count, seed):
-    ids = np.random.default_rng(seed).integers(0, 2**bits, (count, 3), dtype=np.int64)
-    packed = pack_ids(ids, bits)
+@given(bits=st.integers(1, 62), count=st.integers(1, 40), seed=st.integers(0, 99))
+def test_packed_ids_return_and_take_their_bits(bits, count, seed):
+    ids = np.random.default_rng(seed).integers(0, 2**bits, (2, count, 3), dtype=np.int64)
+    packed = pack_samples(ids, bits)
     assert packed.dtype == np.uint8
-    assert packed.size == -(-count * 3 * bits // 8)
-    assert (unpack_ids(packed, bits, (count, 3)) == ids).all()
-    with pytest.raises(ValueError, match="bytes for"):
-        unpack_ids(packed, bits, (count + 8, 3))
+    assert packed.shape == (2, -(-count * 3 * bits // 8))
+    for sample, expected in zip(packed, ids, strict=True):
+        assert (unpack_sample(sample, bits, (count, 3)).numpy() == expected).all()
+    with pytest.raises(SmaltiError, match="bytes"):
+        unpack_sample(packed[0], bits, (count + 8, 3))
 
 
 @pytest.mark.parametrize(
-    ("values", "name", "bits"),
-    [(1, "uint8", 1), (256, "uint8", 8), (257, "uint16", 9), (2**16, "uint16", 16), (2**16 + 1, "uint32", 17),
-     (2**32, "uint32", 32), (2**32 + 1, "int64", 33), (2**63, "int64", 63)],
+    ("values", "name"),
+    [(1, "uint8"), (256, "uint8"), (257, "uint16"), (2**16, "uint16"), (2**16 + 1, "uint32"), (2**32, "uint32"),
+     (2**32 + 1, "int64"), (2**63, "int64")],
 )  # fmt: skip
-def test_the_type_holds_the_largest_id_and_the_next_smaller_type_does_not(values, name, bits):
-    assert (smallest_id_type(values), bits_per_id(values)) == (name, bits)
+def test_the_type_holds_the_largest_id_and_the_next_smaller_type_does_not(values, name):
+    assert smallest_id_type(values) == name
     assert np.iinfo(name).max >= values - 1
-    assert 2**bits >= values
 
 
 def test_more_than_63_bits_are_refused():

@@ -10,8 +10,10 @@ import torch
 import smalti
 from smalti.__main__ import main
 from smalti.data import EvaluationTransform, Folder
+from smalti.export.vocabulary.manifest_file import load_vocabulary
 from smalti.tokenization import TokenDataset
 from smalti.tokenization.formats import FORMATS
+from smalti.tokenization.formats.megatron import IndexedDatasetReader
 
 NUM_PHOTOS = 23
 
@@ -191,6 +193,32 @@ def test_a_video_gives_its_first_clip_or_all_of_them(work, bulk, content):
     cut = VideoEvaluationTransform(5, None, resize=32, crop=32)(second)
     assert torch.equal(every[1].ids, smalti.load("video").tokenize(cut.pixels[None]).ids[0])
     assert every.decode(1, smalti.load("video")).shape == (1, 3, 5, 32, 32)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("preset", ["flat", "emu3", "depth", "delayed"])
+def test_ids_of_a_language_model_and_back(work, bulk, name, preset):
+    options = ("--preset", preset, "--out", "vocabulary.json")
+    assert main(["vocabulary", "single" if preset == "emu3" else "tokenizer", *options]) == 0
+    tokenizer = "single" if preset == "emu3" else "tokenizer"
+    assert bulk("tokens", "--vocabulary", "vocabulary.json", format_=name, tokenizer=tokenizer) == 0
+    dataset, vocabulary = TokenDataset("tokens"), load_vocabulary(work / "vocabulary.json")
+    for index, ids in enumerate(expected_ids(tokenizer=tokenizer)):
+        assert torch.equal(dataset.tokens(index).ids[0], ids)
+        sequence = vocabulary.encode(ids.reshape(4, 4, -1).numpy())
+        assert (dataset[index].input_ids.numpy().ravel() == sequence.ravel()).all()
+    if name == "megatron":
+        reader = IndexedDatasetReader(work / "tokens" / "tokens-000000")
+        assert reader[0].dtype == ("uint16" if vocabulary.rows < 65_500 else "int32")
+        assert (
+            reader[0] == vocabulary.encode(expected_ids(tokenizer=tokenizer)[0].reshape(4, 4, -1).numpy()).ravel()
+        ).all()
+
+
+def test_a_vocabulary_of_another_tokenizer_is_refused(work, bulk, error_message):
+    assert main(["vocabulary", "other", "--preset", "flat", "--out", "vocabulary.json"]) == 0
+    assert "of another tokenizer" in error_message(bulk, "x", "--vocabulary", "vocabulary.json")
+    assert not (work / "x").exists()
 
 
 def test_a_second_run_does_nothing_and_other_settings_are_refused(work, bulk, error_message, capsys, content):

@@ -76,6 +76,7 @@ def import_pyarrow() -> Any:
 
 def _schema(info: DatasetInfo) -> pa.Schema:
     pa = import_pyarrow()
+    ids = pa.list_(pa.int64() if info.dtype == "int64" else pa.int32())
     fields = [
         ("key", pa.string()),
         ("version", pa.int32()),
@@ -84,7 +85,7 @@ def _schema(info: DatasetInfo) -> pa.Schema:
         ("frames", pa.int32()),
         ("rate", pa.string()),
         ("grids", pa.list_(pa.list_(pa.int32()))),
-        *((name, pa.list_(pa.int32()) if name == "input_ids" else pa.binary()) for name in info.arrays),
+        *((name, ids if name == "input_ids" else pa.binary()) for name in info.arrays),
         *((column, pa.string() if is_text(column) else pa.binary()) for column in info.columns),
     ]
     return pa.schema(fields, metadata={METADATA_KEY: json.dumps(info.to_dict()).encode()})
@@ -148,7 +149,7 @@ class _ParquetReader(ShardReader):
 
     def _array(self, stored: Any, grids: list[list[int]]) -> np.ndarray:
         if not isinstance(stored, bytes):
-            return np.array(stored, np.int32)
+            return np.array(stored)
         if self._info.packed_bits:
             return np.frombuffer(stored, np.uint8)
         positions = sum(int(np.prod(grid)) for grid in grids)

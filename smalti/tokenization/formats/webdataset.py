@@ -105,6 +105,9 @@ class _TarReader(ShardReader):
         self._rows: list[dict[str, _Member]] = []
         with damage_as_error(file, tarfile.TarError):
             self._stream = file.open("rb")
+            self._stream.seek(-1024, 2)
+            if any(self._stream.read()):  # a tar file that was cut between two files reads like a complete one
+                raise EOFError("the end of the archive is missing")
             self._read_headers()
 
     def _read_headers(self) -> None:
