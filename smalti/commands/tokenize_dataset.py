@@ -17,10 +17,8 @@ if TYPE_CHECKING:
 
 _EXAMPLES = (
     "smalti tokenize-dataset --tokenizer my-tokenizer --data my/photos --protocol square256 --format npy --out tokens",
-    "smalti tokenize-dataset --tokenizer my-tokenizer --data 'photos-{000..099}.tar' --protocol square256 \\\n"
-    "      --format webdataset --out tokens --batch-size 256 --workers 8",
-    "smalti tokenize-dataset --tokenizer my-video-tokenizer --data my/videos --protocol clip17x128@24 --all-clips \\\n"
-    "      --as continuous --log-variance --dtype float16 --format parquet --out latents",
+    "smalti tokenize-dataset --tokenizer vae --data 'photos-*.tar' --protocol square256 --format parquet --out latents",
+    "smalti tokenize-dataset --tokenizer t --data clips --protocol clip17x128@24 --all-clips --format npy --out tokens",
 )
 _NOTES = (
     "Each shard of the input becomes one shard of the output; the files of a folder are cut into shards of equal size. A "
