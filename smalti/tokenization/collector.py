@@ -5,7 +5,9 @@ The groups of a unit can arrive out of order, and those of several units interle
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,7 +56,7 @@ class Collector:
         units: the units.
         parts_per_unit: number of parts of each unit; see `UnitDataset`.
         input_bytes: function that returns the size of the input shard of a unit.
-        finished: called with the marker of each unit that is done.
+        finished: called with the marker of each unit that is done, in another thread.
     """
 
     def __init__(
@@ -73,6 +75,9 @@ class Collector:
         self._input_bytes = input_bytes
         self._finished = finished
         self._open: dict[int, _OpenUnit] = {}
+        # Completing a shard waits for the disk. A thread does it, so that the device has work in the meantime.
+        self._thread = ThreadPoolExecutor(1)
+        self._completing: deque[Future[None]] = deque()
 
     def add(self, loaded: LoadedRows, encoded: list[EncodedBatch]) -> None:
         """Add a batch of rows. The batches of a group come in order.
@@ -109,10 +114,22 @@ class Collector:
             unit.output = None
             unit.waiting.clear()
         if not unit.remaining_parts:
-            self._finish(index, self._open.pop(index))
+            self._completing.append(self._thread.submit(self._finish, index, self._open.pop(index)))
+        while self._completing and self._completing[0].done():
+            self._completing.popleft().result()
+
+    def wait(self) -> None:
+        """Wait until all shards that have ended are complete.
+
+        Raises:
+            SmaltiError: one of them cannot be written.
+        """
+        while self._completing:
+            self._completing.popleft().result()
 
     def discard(self) -> None:
-        """Remove what is not complete."""
+        """Complete the shards that have ended, and remove the others."""
+        self._thread.shutdown()
         for unit in self._open.values():
             if unit.output is not None:
                 unit.output.discard()

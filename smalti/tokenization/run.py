@@ -93,6 +93,7 @@ def run_units(opened: OpenedJob, units: Sequence[Unit], report: Callable[[Progre
     job = opened.job
     remove_partial(opened.out, [unit.name for unit in units])
     summary = Summary()
+    order = {unit.name: index for index, unit in enumerate(units)}
     pending: list[Unit] = []
     for unit in units:
         marker = find_marker(opened, unit)
@@ -127,6 +128,7 @@ def run_units(opened: OpenedJob, units: Sequence[Unit], report: Callable[[Progre
         raise killed from error
     finally:
         collector.discard()
+    summary.markers.sort(key=lambda marker: order[marker.name])
     check_failures(opened, summary)
     return summary
 
@@ -163,6 +165,7 @@ def _tokenize(
             write_first()
     while queue:
         write_first()
+    collector.wait()
 
 
 def find_marker(opened: OpenedJob, unit: Unit, *, damaged: bool = False) -> Marker | None:
