@@ -25,6 +25,7 @@ _COMMANDS = {
     "compare": ("compare", "compare the reports of several evaluations"),
     "reconstruct": ("reconstruct", "encode and decode images, videos or folders of them"),
     "tokenize": ("tokenize", "convert images and videos to token files"),
+    "tokenize-dataset": ("tokenize_dataset", "tokenize images or videos in bulk, for training other models"),
     "detokenize": ("detokenize", "convert token files to images and videos"),
     "vocabulary": ("vocabulary", "describe the tokens of a tokenizer as ids of a language model"),
     "ids": ("ids", "convert a token file to ids of a language model, and back"),
@@ -93,7 +94,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _help() -> str:
-    lines = "\n".join(f"  {name:<12} {summary}" for name, (_, summary) in _COMMANDS.items())
+    lines = "\n".join(f"  {name:<16} {summary}" for name, (_, summary) in _COMMANDS.items())
     return (
         f"smalti {__version__}: train, evaluate and export visual tokenizers\n\n"
         f"usage: smalti COMMAND [options]\n\ncommands:\n{lines}\n\n"
