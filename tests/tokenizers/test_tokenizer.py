@@ -16,6 +16,8 @@ from smalti.tokenizers import (
     OneVAEDecoder,
     OneVAEEncoder,
     Tokenizer,
+    UniWeTokDecoder,
+    UniWeTokEncoder,
     WeTokDecoder,
     WeTokEncoder,
     streaming,
@@ -108,6 +110,9 @@ def tiny(family):
     if family == "wetok":
         shape = {"channels": 4, "multipliers": [1, 1, 1], "blocks": 1, "groups": None}
         networks = WeTokEncoder(4, **shape), WeTokDecoder(4, **shape)
+    elif family == "uniwetok":
+        shape = {"channels": 4, "multipliers": [1, 1, 1], "blocks": 1, "groups": None, "attention_heads": 1}
+        networks = UniWeTokEncoder(4, **shape), UniWeTokDecoder(4, **shape)
     elif family == "ltx":
         blocks = [["compress_all", {}], ["compress_time", {}]]
         networks = LTXEncoder(4, 4, blocks, 2), LTXDecoder(4, 4, blocks, 2)
@@ -121,7 +126,7 @@ def tiny(family):
     return Tokenizer(networks[0], bottleneck, networks[1]).eval().requires_grad_(False)
 
 
-FAMILIES = ("wetok", "ltx", "onevae", "onevae, separate first frame")
+FAMILIES = ("wetok", "uniwetok", "ltx", "onevae", "onevae, separate first frame")
 
 
 @pytest.mark.parametrize("tiled", [False, True])

@@ -1,8 +1,8 @@
 """UniWeTok's image tokenizers (arXiv 2602.14178).
 
-Keys of the publisher's configuration: `ddconfig` with `ch`, `ch_mult`, `num_res_blocks`, `z_channels`, `attn_blocks` (default
-2) and `n_heads` (default 16). `resolution` and `gan_decoder` are accepted and not used: every size is decoded, and the decoder
-always draws noise. The authors have published the code of the network, but no configuration and no weights.
+Keys of the publisher's configuration: `ddconfig` with `ch`, `ch_mult`, `num_res_blocks`, `z_channels`, `attn_blocks`
+(default 2) and `n_heads` (default 16). `resolution` and `gan_decoder` are accepted and not used: the network takes any
+size, and its decoder always draws noise. The code of the network is published; we have found no configuration and no weights.
 """
 
 from __future__ import annotations

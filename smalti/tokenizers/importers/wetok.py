@@ -4,7 +4,7 @@ Keys of the publisher's configuration: `ddconfig` (with `ch`, `ch_mult`, `num_re
 (codewords per group), `embed_dim`, `num_codebooks` (groups; default 1) and `gan_decoder` (default False). Other keys are
 used in training only.
 
-BitDance's configurations (arXiv 2602.14041) have neither `n_embed`, `embed_dim` nor `num_codebooks`: its tokens are vectors of
+BitDance's configurations (arXiv 2602.14041) have no `n_embed`, `embed_dim` and `num_codebooks`: its tokens are vectors of
 bits. They are imported with one id per 8 bits, see `quantizer_without_groups`.
 """
 

@@ -103,7 +103,7 @@ class GridAttention(nn.Module):
         super().__init__()
         if blocks < 0 or heads < 1 or channels % (4 * heads):
             raise SmaltiError(
-                f"attention_blocks {blocks} must be at least 0, and the widest level must have a multiple of 4 channels per "
+                f"attention_blocks {blocks} must be at least 0, and the last level must have a multiple of 4 channels per "
                 f"head, not {channels} channels for {heads} heads: change attention_heads, channels or multipliers."
             )
         self.head_dim = channels // heads

@@ -28,7 +28,7 @@ def siglu(x: Tensor) -> Tensor:
 
 
 class DownBlock(nn.Module):
-    """One level of the encoder: residual blocks and, except in the last level, downsampling by 2 to the next level's width."""
+    """One level of the encoder: residual blocks and, except in the last level, downsampling by 2 to the next width."""
 
     def __init__(self, channels: int, next_channels: int | None, blocks: int, groups: int | None) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Rotary position embeddings of latent grids (RoFormer, arXiv 2104.09864, in two dimensions).
 
-Coordinates of a grid of any size lie on the grid of a training image, which has 8 x 8 positions. The encoder and the decoder
-space them differently, as in the released code; both agree if the grid has 8 rows or columns.
+Coordinates of a grid of any size lie on the grid of a training image, which has 8 x 8 positions. The encoder and the
+decoder space them differently, as in the released code. They agree for 8 rows or columns.
 
 Shapes: B images; M heads; N tokens; D channels per head.
 """
@@ -63,7 +63,8 @@ def rotation_angles(x: Tensor, registers: int, head_dim: int, spacing: Spacing) 
     pairs = torch.arange(head_dim // 4, device=x.device, dtype=dtype)
     frequencies = _BASE ** (-4 * pairs / head_dim)
     rows, columns = (
-        (spacing(torch.arange(size, device=x.device, dtype=dtype)) + 1)[:, None] * frequencies for size in (height, width)
+        (spacing(torch.arange(size, device=x.device, dtype=dtype)) + 1)[:, None] * frequencies
+        for size in (height, width)
     )
     grid = torch.cat([columns.expand(height, -1, -1), rows.unsqueeze(1).expand(-1, width, -1)], dim=-1)
     return torch.cat([grid.new_zeros(registers, head_dim // 2), grid.flatten(0, 1)])
