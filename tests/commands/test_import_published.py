@@ -45,7 +45,7 @@ def test_tokens_of_128_bits_from_the_publishers_files(tmp_path, vectors, monkeyp
     Path("published_config.json").write_text(json.dumps(published.config))
     files = ("published.safetensors", "--config", "published_config.json")
     assert main(["import", family, *files, "--out", "imported"]) == 0
-    save_image("photo.png", published["input"][:1])
+    save_image(published["input"][0], "photo.png")
     assert main(["tokenize", "photo.png", "-o", "photo.safetensors", "--tokenizer", "imported"]) == 0
     tokens = load_file("photo.safetensors")["ids"]
     assert (tokens.dtype, tokens.shape) == (torch.uint8, (1, 8 * 12, 16))

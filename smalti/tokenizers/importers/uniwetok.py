@@ -2,7 +2,8 @@
 
 Keys of the publisher's configuration: `ddconfig` with `ch`, `ch_mult`, `num_res_blocks`, `z_channels`, `attn_blocks`
 (default 2) and `n_heads` (default 16). `resolution` and `gan_decoder` are accepted and not used: the network takes any
-size, and its decoder always draws noise. The code of the network is published; we have found no configuration and no weights.
+size, and its decoder always draws noise. The code of the network is published, but we know of no configuration and no
+weights.
 """
 
 from __future__ import annotations
