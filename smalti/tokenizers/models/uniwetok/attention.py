@@ -63,6 +63,14 @@ class GatedFeedForward(nn.Module):
         return self.out(F.silu(gate) * value)
 
 
+class RMSNorm(nn.RMSNorm):
+    """RMS norm over channels, with the weight in the dtype of the input: under autocast, PyTorch's has no fast path."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize (..., C). The sum is computed in float32."""
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 class AttentionBlock(CheckpointedBlock):
     """A transformer block: x + attention(norm(x)), then x + feed forward(norm(x)).
 
@@ -73,9 +81,9 @@ class AttentionBlock(CheckpointedBlock):
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(channels, eps=_EPS)
+        self.attention_norm = RMSNorm(channels, eps=_EPS)
         self.attention = Attention(channels, heads)
-        self.feed_forward_norm = nn.RMSNorm(channels, eps=_EPS)
+        self.feed_forward_norm = RMSNorm(channels, eps=_EPS)
         self.feed_forward = GatedFeedForward(channels)
 
     def forward(self, x: Tensor, angles: Tensor) -> Tensor:
