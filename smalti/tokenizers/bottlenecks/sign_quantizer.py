@@ -58,8 +58,8 @@ class SignQuantizer(Quantizer):
             None: one token per group.
 
     Raises:
-        SmaltiError: `groups` or `temperature` is not positive, the bits per token are not in [1, max_bits], `token_bits` does
-            not divide `bits`, or `gradient` is unknown.
+        SmaltiError: `groups` or `temperature` is not positive, the bits per token are not in [1, max_bits], `token_bits`
+            does not divide `bits`, or `gradient` is unknown.
     """
 
     loss_names = ("token_entropy", "codebook_entropy", "commitment")
