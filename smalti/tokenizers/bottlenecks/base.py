@@ -132,6 +132,20 @@ class Quantizer(Bottleneck):
         with torch.autocast(ids.device.type, enabled=False):
             return self.dequantize(ids.long())
 
+    def decision_margin(self, h: Tensor) -> Tensor:
+        """Return how far each token is from the boundary at which its id changes.
+
+        Two programs that compute the same function round differently, so that ids with a tiny margin may differ.
+        `smalti verify` excuses a different id only below a threshold. The default excuses none.
+
+        Args:
+            h: (B, N, in_dim), as for `forward`.
+
+        Returns:
+            (B, N, G), at least 0, in the units in which the class rounds or compares. Infinite by default.
+        """
+        return h.new_full((*h.shape[:2], self.tokens_per_position), math.inf)
+
     @abstractmethod
     def dequantize(self, ids: Tensor) -> Tensor:
         """Implement `lookup` for int64 ids (B, N, G) that are in range."""

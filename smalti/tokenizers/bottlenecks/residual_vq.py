@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 import vector_quantize_pytorch as library
 from torch import Tensor
 
-from smalti.tokenizers.bottlenecks.kmeans import find_nearest, set_codebook
+from smalti.tokenizers.bottlenecks.kmeans import find_nearest, nearest_margin, set_codebook
 from smalti.tokenizers.bottlenecks.library_adapter import LibraryAdapter, build_inner
 
 
@@ -56,6 +57,19 @@ class ResidualVQ(LibraryAdapter):
     def dequantize(self, ids: Tensor) -> Tensor:
         """Map ids (B, N, num_quantizers) to the sums of their codewords (B, N, C)."""
         return self.inner.get_output_from_indices(ids)
+
+    def decision_margin(self, h: Tensor) -> Tensor:
+        """Return the distance of each residual to the boundary between two codewords, (B, N, num_quantizers).
+
+        A token also depends on the tokens before it: it has at most their margin.
+        """
+        residuals, margins = h.float(), []
+        for layer in self.inner.layers:
+            margins.append(nearest_margin(residuals, layer.codebook))
+            residuals = residuals - layer.codebook[find_nearest(residuals.flatten(0, -2), layer.codebook)].view_as(
+                residuals
+            )
+        return torch.stack(margins, dim=-1).cummin(dim=-1).values
 
     def init_codebooks(self, vectors: Tensor) -> Tensor:
         """Set each codebook to the k-means of the residuals that the ones before it leave."""

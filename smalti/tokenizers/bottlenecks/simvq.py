@@ -6,6 +6,7 @@ import vector_quantize_pytorch as library
 from torch import Tensor
 from torch.nn import functional as F
 
+from smalti.tokenizers.bottlenecks.kmeans import nearest_margin
 from smalti.tokenizers.bottlenecks.library_adapter import LibraryAdapter, build_inner
 
 
@@ -42,6 +43,10 @@ class SimVQ(LibraryAdapter):
         """Map ids (B, N, 1) to their codewords (B, N, C)."""
         # Map the whole codebook. The library maps only the selected vectors, and rounding errors depend on their number.
         return F.embedding(ids.squeeze(-1), self.inner.codebook)
+
+    def decision_margin(self, h: Tensor) -> Tensor:
+        """Return the distance of each vector to the boundary between two codewords, (B, N, 1)."""
+        return nearest_margin(h.float(), self.inner.codebook).unsqueeze(-1)
 
     def init_codebooks(self, vectors: Tensor) -> Tensor:
         """Give the codewords, a linear map of fixed random vectors, the standard deviations of the vectors (N, C)."""

@@ -39,6 +39,11 @@ class Downsample(nn.Module):
             x = apply_per_frame(self.space, x)
         if self.time is None:
             return x
+        if (
+            torch.compiler.is_exporting()
+        ):  # one graph for images and clips: the copies of frame 0 give an output to drop
+            first = x[:, :, :1]
+            return torch.cat([first, convolve(self.time, torch.cat([first, first, x], dim=2))[:, :, 1:]], dim=2)
         previous = state.load(self)
         state.store(self, x[:, :, -1:])
         if previous is not None:
@@ -113,6 +118,10 @@ class Upsample(nn.Module):
         assert conv is not None
         first = x[:, :, : 1 if state.is_first_chunk(self) else 0]
         x = x[:, :, first.shape[2] :]
+        if torch.compiler.is_exporting():  # one graph for images and clips: frame 0 gives an output to drop
+            extended = torch.cat([first.new_zeros(first.shape).expand(-1, -1, 3, -1, -1), x], dim=2)
+            pairs = convolve(conv, extended)[:, :, 1:].unflatten(1, (2, -1))
+            return torch.cat([first, torch.stack(pairs.unbind(1), dim=3).flatten(2, 3)], dim=2)
         extended = prepend_history(conv, x, state)
         if not x.shape[2]:
             return first
