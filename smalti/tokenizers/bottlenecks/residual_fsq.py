@@ -44,6 +44,19 @@ class ResidualFSQ(LibraryAdapter):
         """Map ids (B, N, num_quantizers) to the sums of their codewords (B, N, C)."""
         return self.inner.get_output_from_indices(ids)
 
+    def decision_margin(self, h: Tensor) -> Tensor:
+        """Return the distance of each residual, in levels, to the middle of two levels, (B, N, num_quantizers).
+
+        A token also depends on the tokens before it: it has at most their margin.
+        """
+        residuals, margins = h.float(), []
+        for layer, scale in zip(self.inner.layers, self.inner.scales, strict=True):
+            quantized, _ = layer(residuals / scale)
+            position = (layer._levels - 1) * (torch.tanh(residuals / scale) + 1) / 2
+            margins.append((0.5 - (position - position.round()).abs()).amin(dim=-1))
+            residuals = residuals - quantized * scale
+        return torch.stack(margins, dim=-1).cummin(dim=-1).values
+
     def init_codebooks(self, vectors: Tensor) -> Tensor:
         """Return the scale of each channel at which its codewords correlate best with it. There is no codebook to fit."""
         std = vectors.std(0).clamp_min(1e-6)

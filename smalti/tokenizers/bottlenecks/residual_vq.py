@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import vector_quantize_pytorch as library
 from torch import Tensor
+from torch.nn import functional as F
 
 from smalti.tokenizers.bottlenecks.kmeans import find_nearest, nearest_margin, set_codebook
 from smalti.tokenizers.bottlenecks.library_adapter import LibraryAdapter, build_inner
@@ -63,12 +64,11 @@ class ResidualVQ(LibraryAdapter):
 
         A token also depends on the tokens before it: it has at most their margin.
         """
-        residuals, margins = h.float(), []
-        for layer in self.inner.layers:
-            margins.append(nearest_margin(residuals, layer.codebook))
-            residuals = residuals - layer.codebook[find_nearest(residuals.flatten(0, -2), layer.codebook)].view_as(
-                residuals
-            )
+        h = h.float()
+        margins = []
+        for layer, index in zip(self.inner.layers, self.find_ids(h).unbind(-1), strict=True):
+            margins.append(nearest_margin(h, layer.codebook))
+            h = h - F.embedding(index, layer.codebook)
         return torch.stack(margins, dim=-1).cummin(dim=-1).values
 
     def init_codebooks(self, vectors: Tensor) -> Tensor:
@@ -78,6 +78,14 @@ class ResidualVQ(LibraryAdapter):
             codewords = set_codebook(layer._codebook, residuals)
             residuals = residuals - codewords[find_nearest(residuals, codewords)]
         return vectors.new_ones(vectors.shape[1])
+
+    def find_ids(self, h: Tensor) -> Tensor:
+        """Return the indices (B, N, num_quantizers) of the codewords nearest to each residual."""
+        ids = []
+        for layer in self.inner.layers:
+            ids.append(find_nearest(h.flatten(0, -2), layer.codebook).view(h.shape[:-1]))
+            h = h - F.embedding(ids[-1], layer.codebook)
+        return torch.stack(ids, dim=-1)
 
     def run_inner(self, h: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Quantize h with the library's `ResidualVQ`."""
