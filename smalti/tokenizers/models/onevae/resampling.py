@@ -103,7 +103,7 @@ class Upsample(nn.Module):
     def upsample_space(self, images: Tensor) -> Tensor:
         """Map images (N, C, h, w) to (N, C / 2, 2 h, 2 w). Requires a spatial factor of 2."""
         assert self.space is not None
-        return self.space(F.interpolate(images, scale_factor=2, mode="nearest-exact"))
+        return self.space(_repeat_pixels(images))
 
     @torch.no_grad()
     def init_identity(self) -> None:
@@ -128,3 +128,10 @@ class Upsample(nn.Module):
         pairs = convolve(conv, extended).unflatten(1, (2, -1))  # (B, 2, C, t, h, w)
         doubled = pairs.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)
         return torch.cat([first, doubled], dim=2) if first.shape[2] else doubled
+
+
+def _repeat_pixels(images: Tensor) -> Tensor:
+    """Upsample images (N, C, h, w) to (N, C, 2 h, 2 w): nearest-neighbor interpolation."""
+    if torch.compiler.is_exporting():  # interpolate computes sizes with floats, which no symbolic size survives
+        return images[:, :, :, None, :, None].expand(-1, -1, -1, 2, -1, 2).flatten(4, 5).flatten(2, 3)
+    return F.interpolate(images, scale_factor=2, mode="nearest-exact")
