@@ -27,6 +27,8 @@ _COMMANDS = {
     "tokenize": ("tokenize", "convert images and videos to token files"),
     "detokenize": ("detokenize", "convert token files to images and videos"),
     "export": ("export", "convert a training checkpoint to a folder for smalti.load"),
+    "verify": ("verify", "compare exported programs with their tokenizer on real samples"),
+    "demo": ("demo", "open a page to try a tokenizer: reconstructions, tokens, edits"),
     "import": ("import_published", "convert a published checkpoint to a folder for smalti.load"),
     "recipes": ("recipes", "list the installed recipes"),
 }

@@ -47,8 +47,8 @@ class Contract:
         stride: pixels per latent position along (T, H, W).
         codebook_size: number of values of a token; None if the tokenizer is continuous.
         pixels: input of the encoder, and output of the decoder.
-        grids: outputs of the encoder, and first inputs of the decoder: ids (batch, t, h, w, tokens per position), or latents
-            (batch, channels, t, h, w).
+        grids: outputs of the encoder, and first inputs of the decoder: ids (batch, t, h, w, tokens per position) or
+            latents (batch, channels, t, h, w).
         noise: further inputs of a generative decoder: standard normal noise. A tensor of five axes is drawn frame by frame.
     """
 
@@ -92,8 +92,8 @@ class Contract:
         s, a, b = self.stride
         if min(batch, frames, height, width) < 1 or (frames - 1) % s or height % a or width % b:
             raise SmaltiError(
-                f"The programs take 1 + k * {s} frames, a height that is a multiple of {a} and a width that is a multiple of "
-                f"{b}, not {frames} x {height} x {width}: pad the pixels, or use Programs.encode, which pads them."
+                f"The programs take 1 + k * {s} frames, a height that is a multiple of {a} and a width that is a multiple "
+                f"of {b}, not {frames} x {height} x {width}: pad the pixels, or use Programs.encode, which pads them."
             )
         return {"batch": batch, "k": (frames - 1) // s, "h": height // a, "w": width // b}
 
@@ -123,8 +123,8 @@ def describe(tokenizer: Tokenizer, noise_shapes: list[tuple[int, ...]], probe: d
         )
         if None in sizes:
             raise SmaltiError(
-                f"{type(tokenizer.encoder).__name__} has a grid {(t, h, w)} that is not a multiple of its latent positions: "
-                "programs cannot describe its shape; export the tokenizer in the format smalti."
+                f"{type(tokenizer.encoder).__name__} has a grid {(t, h, w)} that is not a multiple of its latent "
+                "positions: programs cannot describe its shape; export the tokenizer in the format smalti."
             )
         space = tuple(size for size in sizes if size is not None)
         shape = ("batch", tokenizer.bottleneck.out_dim, *space) if tokens is None else ("batch", *space, tokens)

@@ -90,8 +90,11 @@ def read_golden(folder: Path, contract: Contract) -> list[GoldenCase]:
 
 
 def pattern(shape: tuple[int, ...]) -> Tensor:
-    """Return pixels (B, 3, T, H, W) in [-1, 1]: waves of several frequencies that move, different for each sample and color."""
-    axes = [torch.arange(size, dtype=torch.float64).view([-1 if i == j else 1 for j in range(5)]) for i, size in enumerate(shape)]
+    """Return pixels (B, 3, T, H, W) in [-1, 1]: moving waves, different for each sample and color."""
+    axes = [
+        torch.arange(size, dtype=torch.float64).view([-1 if i == j else 1 for j in range(5)])
+        for i, size in enumerate(shape)
+    ]
     sample, color, frame, row, column = axes
     phase = 1.7 * sample + 2.1 * color + 0.3 * frame
     slow = torch.sin(row / 7 + phase) * torch.cos(column / 9 - phase)

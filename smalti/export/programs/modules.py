@@ -64,10 +64,11 @@ class DecoderProgram(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Map one tensor per grid, as `EncoderProgram` returns them, and the noise in the order in which it is drawn."""
-        grids, noise = inputs[: self.grids], iter(inputs[self.grids :])
+        grids: tuple[Tensor, ...] = inputs[: self.grids]
+        noise = iter(inputs[self.grids :])
         if self.quantizer is not None:
             shapes = tuple((ids.shape[1], ids.shape[2], ids.shape[3]) for ids in grids)
-            ids = torch.cat([ids.flatten(1, 3) for ids in grids], dim=1) if len(grids) > 1 else grids[0].flatten(1, 3)
+            ids = torch.cat([ids.flatten(1, 3) for ids in grids], dim=1)
             grids = unpack(self.quantizer.lookup(ids), shapes)
         with replace_noise(lambda _: next(noise)):
             return self.decoder(grids)

@@ -56,7 +56,9 @@ class Programs:
         self.contract.sizes(len(video), *video.shape[2:])
         return self.runtime.encode(video)
 
-    def decode(self, grids: Sequence[Tensor], size: tuple[int, int], frames: int | None = None, seed: int = 0) -> Tensor:
+    def decode(
+        self, grids: Sequence[Tensor], size: tuple[int, int], frames: int | None = None, seed: int = 0
+    ) -> Tensor:
         """Decode what `encode` returned.
 
         Args:
@@ -125,7 +127,5 @@ def draw_noise(contract: Contract, sizes: dict[str, int], seed: int) -> list[Ten
     noise = []
     for spec in contract.noise:
         like = torch.empty(spec.resolve(sizes))
-        noise.append(
-            randn_per_frame(like, generator) if like.ndim == 5 else randn(like, tuple(like.shape), generator)
-        )
+        noise.append(randn_per_frame(like, generator) if like.ndim == 5 else randn(like, tuple(like.shape), generator))
     return noise

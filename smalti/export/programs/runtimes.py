@@ -59,7 +59,7 @@ class EagerRuntime(Runtime):
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Encode. A grid that the encoder omits, because the sample is an image, is empty."""
-        return self._complete(self.encoder(pixels))
+        return self._complete(self.encoder(pixels), pixels)
 
     @torch.no_grad()
     def decode(self, grids: Sequence[Tensor], noise: Sequence[Tensor] = ()) -> Tensor:
@@ -71,12 +71,13 @@ class EagerRuntime(Runtime):
     @torch.no_grad()
     def margins(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Return the decision margin of each id."""
-        return self._complete(self.encoder.margins(pixels))
+        return self._complete(self.encoder.margins(pixels), pixels)
 
-    def _complete(self, grids: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _complete(self, grids: tuple[Tensor, ...], pixels: Tensor) -> tuple[Tensor, ...]:
         missing = self.contract.grids[len(grids) :]
-        axis = 1 if self.contract.discrete else 2
-        return grids + tuple(grids[0].narrow(axis, 0, 0) for _ in missing)
+        batch, _, frames, height, width = pixels.shape
+        sizes = self.contract.sizes(batch, frames, height, width)
+        return grids + tuple(grids[0].new_empty(spec.resolve(sizes)) for spec in missing)
 
 
 class ExportedRuntime(Runtime):
@@ -150,9 +151,7 @@ class OnnxRuntime(Runtime):
         def load(file: Path) -> Any:
             return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
-        self.encoder, self.decoder = (
-            _read(folder / f"{part}{ONNX_SUFFIX}", load) for part in ("encoder", "decoder")
-        )
+        self.encoder, self.decoder = (_read(folder / f"{part}{ONNX_SUFFIX}", load) for part in ("encoder", "decoder"))
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Run the encoder."""

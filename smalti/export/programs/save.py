@@ -56,7 +56,7 @@ def save_programs(
         overwrite: whether to replace an exported tokenizer and its programs.
 
     Raises:
-        SmaltiError: the tokenizer cannot be traced or converted, or the folder must not be overwritten or cannot be written.
+        SmaltiError: the tokenizer cannot be traced or converted; the folder must not be overwritten or cannot be written.
         MissingExtraError: the packages of the extra `onnx` are not installed.
     """
     folder = Path(folder)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -53,7 +54,7 @@ class Bottleneck(Configurable):
         """
         if h.ndim != 3 or h.shape[-1] != self.in_dim:
             raise ValueError(f"{type(self).__name__} takes (B, N, {self.in_dim}), not {tuple(h.shape)}.")
-        with torch.autocast(h.device.type, enabled=False):
+        with _without_autocast(h.device):
             code = self.quantize(h if h.dtype == torch.float64 else h.float())
         undeclared = [name for name in code.losses if name not in self.loss_names]
         if undeclared:
@@ -129,7 +130,7 @@ class Quantizer(Bottleneck):
                     f"The ids range from {low} to {high}, but {type(self).__name__} takes 0 to {self.codebook_size - 1}: "
                     "decode them with the tokenizer that wrote them, and store ids as int64."
                 )
-        with torch.autocast(ids.device.type, enabled=False):
+        with _without_autocast(ids.device):
             return self.dequantize(ids.long())
 
     def decision_margin(self, h: Tensor) -> Tensor:
@@ -149,6 +150,11 @@ class Quantizer(Bottleneck):
     @abstractmethod
     def dequantize(self, ids: Tensor) -> Tensor:
         """Implement `lookup` for int64 ids (B, N, G) that are in range."""
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Disable autocast. An exported graph has none, and some of its formats cannot contain such a region."""
+    return nullcontext() if torch.compiler.is_exporting() else torch.autocast(device.type, enabled=False)
 
 
 def straight_through(x: Tensor, quantized: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import math
 import torch
 import vector_quantize_pytorch as library
 from torch import Tensor
+from torch.nn import functional as F
 
 from smalti.errors import SmaltiError
 from smalti.tokenizers.bottlenecks.library_adapter import LibraryAdapter, build_inner
@@ -42,7 +43,10 @@ class ResidualFSQ(LibraryAdapter):
 
     def dequantize(self, ids: Tensor) -> Tensor:
         """Map ids (B, N, num_quantizers) to the sums of their codewords (B, N, C)."""
-        return self.inner.get_output_from_indices(ids)
+        if not torch.compiler.is_exporting():
+            return self.inner.get_output_from_indices(ids)
+        parts = zip(ids.unbind(-1), self.inner.layers, self.inner.scales, strict=True)
+        return torch.stack([F.embedding(i, layer.implicit_codebook) * scale for i, layer, scale in parts]).sum(0)
 
     def decision_margin(self, h: Tensor) -> Tensor:
         """Return the distance of each residual, in levels, to the middle of two levels, (B, N, num_quantizers).
@@ -67,6 +71,15 @@ class ResidualFSQ(LibraryAdapter):
             z = self.run_inner((unit * gain).unsqueeze(0))[0][0]
             scores.append((z * unit).sum(0) / z.norm(dim=0).clamp_min(1e-6))
         return torch.tensor(grid).to(std)[torch.stack(scores).argmax(0)] / std
+
+    def find_ids(self, h: Tensor) -> Tensor:
+        """Return the indices (B, N, num_quantizers) of the rounded residuals."""
+        ids = []
+        for layer, scale in zip(self.inner.layers, self.inner.scales, strict=True):
+            quantized = layer.quantize(h / scale)
+            ids.append(layer.codes_to_indices(quantized).long())
+            h = h - quantized * scale
+        return torch.stack(ids, dim=-1)
 
     def run_inner(self, h: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Quantize h with the library's `ResidualFSQ`."""

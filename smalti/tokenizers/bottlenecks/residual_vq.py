@@ -57,7 +57,10 @@ class ResidualVQ(LibraryAdapter):
 
     def dequantize(self, ids: Tensor) -> Tensor:
         """Map ids (B, N, num_quantizers) to the sums of their codewords (B, N, C)."""
-        return self.inner.get_output_from_indices(ids)
+        if not torch.compiler.is_exporting():
+            return self.inner.get_output_from_indices(ids)
+        parts = zip(ids.unbind(-1), self.inner.layers, strict=True)
+        return torch.stack([F.embedding(i, layer.codebook) for i, layer in parts]).sum(0)
 
     def decision_margin(self, h: Tensor) -> Tensor:
         """Return the distance of each residual to the boundary between two codewords, (B, N, num_quantizers).
