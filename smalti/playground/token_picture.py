@@ -52,7 +52,7 @@ def _split(x: Tensor, grids: Grids) -> list[Tensor]:
 
 
 def _color_ids(ids: Tensor) -> Tensor:
-    """Map (t, h, w, G) ids to colors (t, 3, h, w G), uint8. The G tokens of a position are stripes."""
+    """Map (t, h, w, G) ids to colors (t, 3, h G, w G), uint8. The G tokens of a position are its columns."""
     hashed = (ids + 1) * _MIX
     bits = [(hashed >> shift) & 0xFFFF for shift in (48, 32, 16)]
     hue, saturation, value = (channel.double() / 0xFFFF for channel in bits)
@@ -63,7 +63,7 @@ def _color_ids(ids: Tensor) -> Tensor:
         ]
     )
     rgb = (colors * 255).round().to(torch.uint8).view(*ids.shape, 3)
-    return rgb.flatten(2, 3).permute(0, 3, 1, 2)
+    return rgb.flatten(2, 3).repeat_interleave(ids.shape[-1], dim=1).permute(0, 3, 1, 2)
 
 
 def _color_latents(parts: list[Tensor]) -> list[Tensor]:
