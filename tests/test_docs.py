@@ -39,6 +39,7 @@ SKIPPED = {
     "make demo": "takes minutes; .ci/run runs a short one",
     "make test": "runs this test",
     "tensorboard --logdir runs": "is a server",
+    "smalti demo my-tokenizer": "is a server; tests/playground/test_page.py opens it in a browser",
     "smalti find-lr -c quickstart.yaml": "takes minutes; tests/commands/test_find_lr.py runs it on a smaller network",
 }
 """Commands that do not run, and why."""

@@ -9,6 +9,7 @@ Shapes: B batch; T frames, H, W pixels; C channels; t, h, w latent positions.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -153,8 +154,8 @@ class Autoencoder(nn.Module):
         (h,) = self.tokenizer.encoder(video)
         channels = self.bottleneck.dim
         mean, logvar = h.float().split([channels, h.shape[1] - channels], dim=1)
-        logvar = (
-            (logvar + 2 * torch.tensor(self.bottleneck.initial_std).log()).clamp(*LOG_VARIANCE_RANGE).expand_as(mean)
+        log_variance = logvar + 2 * math.log(self.bottleneck.initial_std)
+        logvar = log_variance.clamp(*LOG_VARIANCE_RANGE).expand_as(mean)
         )
         if x.ndim == 4:
             mean, logvar = mean.squeeze(2), logvar.squeeze(2)

@@ -108,8 +108,8 @@ def add_metrics(card: str, metrics: dict[str, Any], *, sheet: bool) -> str:
     section = [
         "## Metrics",
         "",
-        f"{metrics['samples']} samples, protocol `{protocol}`, measured by `smalti evaluate` {metrics['smalti']}. The baseline "
-        f"is {metrics['baseline']['method']} at equal nominal bits.",
+        f"{metrics['samples']} samples, protocol `{protocol}`, measured by `smalti evaluate` {metrics['smalti']}. The "
+        f"baseline is {metrics['baseline']['method']} at equal nominal bits.",
         "",
         "| metric | tokenizer | baseline |",
         "|---|---|---|",

@@ -6,7 +6,7 @@ import vector_quantize_pytorch as library
 from torch import Tensor
 from torch.nn import functional as F
 
-from smalti.tokenizers.bottlenecks.kmeans import nearest_margin
+from smalti.tokenizers.bottlenecks.kmeans import find_nearest, nearest_margin
 from smalti.tokenizers.bottlenecks.library_adapter import LibraryAdapter, build_inner
 
 
@@ -54,6 +54,10 @@ class SimVQ(LibraryAdapter):
         scales = vectors.std(0) / frozen.std().clamp_min(1e-6)
         self.inner.code_transform.weight.copy_(scales.diag())
         return vectors.new_ones(vectors.shape[1])
+
+    def find_ids(self, h: Tensor) -> Tensor:
+        """Return the index (B, N, 1) of the codeword that is nearest to each vector."""
+        return find_nearest(h.flatten(0, -2), self.inner.codebook).view(*h.shape[:-1], 1)
 
     def run_inner(self, h: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Quantize h with the library's `SimVQ`."""
