@@ -148,15 +148,14 @@ class Autoencoder(nn.Module):
         padded = self.tokenizer.encoder.padded_size(size)
         if padded != size:
             raise SmaltiError(
-                f"The autoencoder takes sizes that its stride {self.tokenizer.encoder.stride} divides, such as {padded}, not "
-                f"{size} (frames, height, width): pad the pixels, or use Tokenizer.encode."
+                f"The autoencoder takes sizes that its stride {self.tokenizer.encoder.stride} divides, such as {padded}, "
+                f"not {size} (frames, height, width): pad the pixels, or use Tokenizer.encode."
             )
         (h,) = self.tokenizer.encoder(video)
         channels = self.bottleneck.dim
         mean, logvar = h.float().split([channels, h.shape[1] - channels], dim=1)
         log_variance = logvar + 2 * math.log(self.bottleneck.initial_std)
         logvar = log_variance.clamp(*LOG_VARIANCE_RANGE).expand_as(mean)
-        )
         if x.ndim == 4:
             mean, logvar = mean.squeeze(2), logvar.squeeze(2)
         return EncoderOutput(LatentDistribution(mean, logvar))
