@@ -123,7 +123,7 @@ def decoder_inputs(contract: Contract) -> tuple[TensorSpec, ...]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Suppress the messages with which torch's exporters comment on their own work."""
-    loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "onnxscript", "onnx_ir")]
+    loggers = [logging.getLogger(name) for name in ("torch", "torch.__trace", "torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
