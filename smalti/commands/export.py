@@ -20,7 +20,6 @@ _EXAMPLES = (
     "smalti export runs/version_0/checkpoints/last.ckpt --out my-tokenizer",
     "smalti export my-video-tokenizer --out my-diffusers-folder --format diffusers --as continuous",
     "smalti export my-tokenizer --out my-programs --format onnx",
-    "smalti export my-tokenizer --out my-programs --format torch --compile",
 )
 
 

@@ -56,7 +56,9 @@ class ResidualFSQ(LibraryAdapter):
         residuals, margins = h.float(), []
         for layer, scale in zip(self.inner.layers, self.inner.scales, strict=True):
             quantized, _ = layer(residuals / scale)
-            position = (layer._levels - 1) * (torch.tanh(residuals / scale) + 1) / 2
+            bounded = residuals / scale
+            bounded = bounded.clamp(-1, 1) if layer.bound_hard_clamp else torch.tanh(bounded)
+            position = (layer._levels - 1) * (bounded + 1) / 2
             margins.append((0.5 - (position - position.round()).abs()).amin(dim=-1))
             residuals = residuals - quantized * scale
         return torch.stack(margins, dim=-1).cummin(dim=-1).values
