@@ -53,7 +53,7 @@ class ResidualFSQ(LibraryAdapter):
 
         A token also depends on the tokens before it: it has at most their margin.
         """
-        residuals, margins = h.float(), []
+        residuals, margins = self._clamp(h.float()), []
         for layer, scale in zip(self.inner.layers, self.inner.scales, strict=True):
             quantized, _ = layer(residuals / scale)
             bounded = residuals / scale
@@ -76,7 +76,7 @@ class ResidualFSQ(LibraryAdapter):
 
     def find_ids(self, h: Tensor) -> Tensor:
         """Return the indices (B, N, num_quantizers) of the rounded residuals."""
-        ids = []
+        h, ids = self._clamp(h), []
         for layer, scale in zip(self.inner.layers, self.inner.scales, strict=True):
             quantized = layer.quantize(h / scale)
             ids.append(layer.codes_to_indices(quantized).long())
@@ -87,3 +87,8 @@ class ResidualFSQ(LibraryAdapter):
         """Quantize h with the library's `ResidualFSQ`."""
         z, ids = self.inner(h)
         return z, ids.long(), {}
+
+    def _clamp(self, h: Tensor) -> Tensor:
+        """Limit h to the outermost levels, as the library does before the first quantizer."""
+        limit = self.inner.soft_clamp_input_value
+        return h if limit is None else torch.tanh(h / limit) * limit
