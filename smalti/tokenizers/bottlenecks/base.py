@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from smalti.errors import SmaltiError
+from smalti.tokenizers.bottlenecks.gradient_estimators import straight_through as straight_through  # a public name here
 from smalti.tokenizers.configurable import Configurable
 from smalti.tokenizers.linear_start.code import StartCode
 from smalti.types import Code
@@ -95,10 +96,13 @@ class Quantizer(Bottleneck):
     Attributes:
         codebook_size: number of values of a token, an exact Python integer of any size.
         tokens_per_position: tokens G per latent position.
+        hardness: share of the distance from a vector to its codeword, in [0, 1], that the decoder sees in training. It is 1
+            unless a training goes from continuous to quantized (`smalti.trainers.Curriculum`). Evaluation does not use it.
     """
 
     codebook_size: int
     tokens_per_position: int
+    hardness: float = 1.0
 
     @property
     def bits_per_position(self) -> float:
@@ -147,6 +151,15 @@ class Quantizer(Bottleneck):
         """
         return h.new_full((*h.shape[:2], self.tokens_per_position), math.inf)
 
+    def soften(self, x: Tensor, z: Tensor) -> Tensor:
+        """Return what the decoder sees in training: z, or a point between x and z if `hardness` is below 1.
+
+        Args:
+            x: vectors before quantization, in the space of the codewords.
+            z: the codewords, with the gradient of x.
+        """
+        return z if self.hardness >= 1.0 or not self.training else z + (1 - self.hardness) * (x - z).detach()
+
     @abstractmethod
     def dequantize(self, ids: Tensor) -> Tensor:
         """Implement `lookup` for int64 ids (B, N, G) that are in range."""
@@ -155,11 +168,3 @@ class Quantizer(Bottleneck):
 def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
     """Disable autocast. An exported graph has none, and some of its formats cannot contain such a region."""
     return nullcontext() if torch.compiler.is_exporting() else torch.autocast(device.type, enabled=False)
-
-
-def straight_through(x: Tensor, quantized: Tensor) -> Tensor:
-    """Return exactly the value of `quantized`, with the gradient of x.
-
-    The sum with a detached difference avoids x + (q - x), which can differ from q by a rounding error.
-    """
-    return quantized.detach() + (x - x.detach())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
+from smalti.tokenizers.bottlenecks.gradient_estimators import GradientEstimator
 from smalti.tokenizers.bottlenecks.sign_quantizer import SignQuantizer
 
 
@@ -22,14 +23,20 @@ class BSQ(SignQuantizer):
         bits: bits per token, in [1, 62].
         groups: tokens per position, each normalized separately.
         temperature: temperature of the soft assignment; the paper uses 0.01.
+        gradient: how gradients pass the signs: "straight_through" (the paper), "clipped" or "rotation", see
+            `estimate_gradient`.
 
     Raises:
-        SmaltiError: `groups` or `temperature` is not positive, or `bits` is not in [1, 62].
+        SmaltiError: `groups` or `temperature` is not positive, `bits` is not in [1, 62], or `gradient` is unknown.
     """
 
-    def __init__(self, bits: int, groups: int = 1, temperature: float = 0.01) -> None:
+    def __init__(
+        self, bits: int, groups: int = 1, temperature: float = 0.01, gradient: GradientEstimator = "straight_through"
+    ) -> None:
         advice = "split them into more groups"
-        super().__init__(groups, bits, temperature, scale=max(bits, 1) ** -0.5, max_bits=62, advice=advice)
+        super().__init__(
+            groups, bits, temperature, scale=max(bits, 1) ** -0.5, max_bits=62, advice=advice, gradient=gradient
+        )
 
     def project(self, x: Tensor) -> Tensor:
         """Normalize (B, N, G, bits) to unit vectors."""
