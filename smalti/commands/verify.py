@@ -126,7 +126,7 @@ def _print_table(result: Verification) -> None:
     discrete = any(difference.tokens for difference in result.rows.values())
     columns = ("tokens", "different", "largest margin", "broken") if discrete else ("latents differ by",)
     for column in ("runtime", "mode", *columns, "pixels differ by", "promise"):
-        table.add_column(column, no_wrap=column in ("runtime", "mode"))
+        table.add_column(column, no_wrap=column in ("runtime", "mode", "promise"))
     for (runtime, mode), difference in result.rows.items():
         margin = "-" if difference.largest_margin is None else f"{difference.largest_margin:.2g}"
         counts = (str(difference.tokens), str(difference.mismatches), margin, str(difference.broken))
