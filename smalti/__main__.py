@@ -30,6 +30,8 @@ _COMMANDS = {
     "vocabulary": ("vocabulary", "describe the tokens of a tokenizer as ids of a language model"),
     "ids": ("ids", "convert a token file to ids of a language model, and back"),
     "export": ("export", "convert a training checkpoint to a folder for smalti.load"),
+    "verify": ("verify", "compare exported programs with their tokenizer on real samples"),
+    "demo": ("demo", "open a page to try a tokenizer: reconstructions, tokens, edits"),
     "import": ("import_published", "convert a published checkpoint to a folder for smalti.load"),
     "recipes": ("recipes", "list the installed recipes"),
 }
