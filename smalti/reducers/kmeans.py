@@ -1,0 +1,94 @@
+"""Batched k-means with cosine similarity. Each sample is clustered alone, and stops alone."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Clusters(NamedTuple):
+    """The result of k-means.
+
+    Attributes:
+        labels: (B, N) int64 cluster of each vector.
+        means: (B, K, D) mean of the vectors of each cluster, zero for an empty one.
+        centroids: (B, K, D) centroids after the last update: an empty cluster keeps the centroid that it had.
+    """
+
+    labels: Tensor
+    means: Tensor
+    centroids: Tensor
+
+
+def kmeans(unit: Tensor, centroids: Tensor, max_iterations: int = 50, tolerance: float = 1e-4) -> Clusters:
+    """Cluster vectors.
+
+    A vector belongs to the centroid with the largest cosine, the first of equal ones. A new centroid is the mean of its
+    vectors. A sample stops when the Frobenius norm of the change of its centroids is below the tolerance; its labels then
+    belong to the centroids before that update.
+
+    Args:
+        unit: (B, N, D) vectors of length 1.
+        centroids: (B, K, D) start.
+        max_iterations: maximum number of updates.
+        tolerance: see above.
+    """
+    batch, total, _ = unit.shape
+    count = centroids.shape[1]
+    centroids = centroids.clone()
+    means = torch.zeros_like(centroids)
+    labels = torch.zeros(batch, total, dtype=torch.int64, device=unit.device)
+    active = torch.arange(batch, device=unit.device)
+    vectors = unit
+    for _ in range(max_iterations):
+        current = centroids[active]
+        found = (vectors @ F.normalize(current, dim=-1).transpose(1, 2)).argmax(2)
+        members = F.one_hot(found, count).to(unit.dtype)
+        sizes = members.sum(1)[..., None]
+        mean = members.transpose(1, 2) @ vectors / sizes.clamp(min=1)
+        updated = torch.where(sizes > 0, mean, current)
+        labels[active], means[active], centroids[active] = found, mean, updated
+        moving = (updated - current).norm(dim=(1, 2)) >= tolerance
+        if not bool(moving.all()):
+            active, vectors = active[moving], vectors[moving]
+        if not len(active):
+            break
+    return Clusters(labels, means, centroids)
+
+
+def initial_centroids(unit: Tensor, count: int, seed: int = 0) -> Tensor:
+    """Choose centroids among the vectors by k-means++ on the Euclidean distance.
+
+    All samples use the same random numbers: a sample's start does not depend on its batch.
+
+    Args:
+        unit: (B, N, D) vectors of length 1.
+        count: number of centroids K.
+        seed: seed of the random numbers.
+
+    Returns:
+        (B, K, D).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.rand(count, generator=generator, dtype=torch.float64).tolist()
+    batch, total, _ = unit.shape
+    rows = torch.arange(batch, device=unit.device)
+    chosen = torch.full((batch,), min(int(draws[0] * total), total - 1), device=unit.device)
+    centroids = [unit[rows, chosen]]
+    distance = torch.full((batch, total), float("inf"), dtype=torch.float64, device=unit.device)
+    for draw in draws[1:]:
+        squared = (2 - 2 * torch.einsum("bnd,bd->bn", unit, centroids[-1])).double().clamp(min=0)
+        distance = torch.minimum(distance, squared.scatter(1, chosen[:, None], 0))
+        cumulative = distance.cumsum(1)
+        chosen = torch.searchsorted(cumulative, cumulative[:, -1:] * draw, right=True)[:, 0].clamp(max=total - 1)
+        centroids.append(unit[rows, chosen])
+    return torch.stack(centroids, 1)
+
+
+def distortion(unit: Tensor, clusters: Clusters) -> Tensor:
+    """Return (B,), the sum of squared distances of the vectors from their centroids."""
+    own = clusters.centroids.gather(1, clusters.labels[..., None].expand(-1, -1, unit.shape[2]))
+    return (unit - own).square().sum((1, 2))
