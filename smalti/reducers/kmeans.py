@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import NamedTuple
 
 import torch
@@ -37,26 +38,37 @@ def kmeans(unit: Tensor, centroids: Tensor, max_iterations: int = 50, tolerance:
         tolerance: see above.
     """
     batch, total, _ = unit.shape
-    count = centroids.shape[1]
     centroids = centroids.clone()
     means = torch.zeros_like(centroids)
     labels = torch.zeros(batch, total, dtype=torch.int64, device=unit.device)
+    if torch.compiler.is_exporting():  # a graph cannot shrink the batch, nor stop early
+        moving = torch.ones(batch, dtype=torch.bool, device=unit.device)
+        for _ in range(max_iterations):
+            found, mean, updated, is_moving = _iterate(unit, centroids, tolerance)
+            labels = torch.where(moving[:, None], found, labels)
+            means = torch.where(moving[:, None, None], mean, means)
+            centroids = torch.where(moving[:, None, None], updated, centroids)
+            moving = moving & is_moving
+        return Clusters(labels, means, centroids)
     active = torch.arange(batch, device=unit.device)
     vectors = unit
     for _ in range(max_iterations):
-        current = centroids[active]
-        found = (vectors @ F.normalize(current, dim=-1).transpose(1, 2)).argmax(2)
-        members = F.one_hot(found, count).to(unit.dtype)
-        sizes = members.sum(1)[..., None]
-        mean = members.transpose(1, 2) @ vectors / sizes.clamp(min=1)
-        updated = torch.where(sizes > 0, mean, current)
-        labels[active], means[active], centroids[active] = found, mean, updated
-        moving = (updated - current).norm(dim=(1, 2)) >= tolerance
+        labels[active], means[active], centroids[active], moving = _iterate(vectors, centroids[active], tolerance)
         if not bool(moving.all()):
             active, vectors = active[moving], vectors[moving]
         if not len(active):
             break
     return Clusters(labels, means, centroids)
+
+
+def _iterate(unit: Tensor, centroids: Tensor, tolerance: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return labels, means and new centroids of one iteration, and which samples (B,) have not converged."""
+    labels = (unit @ F.normalize(centroids, dim=-1).transpose(1, 2)).argmax(2)
+    members = F.one_hot(labels, centroids.shape[1]).to(unit.dtype)
+    sizes = members.sum(1)[..., None]
+    means = members.transpose(1, 2) @ unit / sizes.clamp(min=1)
+    updated = torch.where(sizes > 0, means, centroids)
+    return labels, means, updated, (updated - centroids).norm(dim=(1, 2)) >= tolerance
 
 
 def initial_centroids(unit: Tensor, count: int, seed: int = 0) -> Tensor:
@@ -72,8 +84,8 @@ def initial_centroids(unit: Tensor, count: int, seed: int = 0) -> Tensor:
     Returns:
         (B, K, D).
     """
-    generator = torch.Generator().manual_seed(seed)
-    draws = torch.rand(count, generator=generator, dtype=torch.float64).tolist()
+    generator = random.Random(seed)
+    draws = [generator.random() for _ in range(count)]
     batch, total, _ = unit.shape
     rows = torch.arange(batch, device=unit.device)
     chosen = torch.full((batch,), min(int(draws[0] * total), total - 1), device=unit.device)

@@ -59,7 +59,8 @@ class QueCC(Reducer):
         """
         check_tokens(tokens, grid)
         small = ((grid[0] - self.kernel) // self.stride + 1, (grid[1] - self.kernel) // self.stride + 1)
-        if min(small) < 1 or any(size % count for size, count in zip(grid, small, strict=True)):
+        whole = self.kernel != self.stride or grid[0] % self.kernel == grid[1] % self.kernel == 0
+        if min(small) < 1 or grid[0] % small[0] or grid[1] % small[1] or not whole:
             raise SmaltiError(
                 f"A grid of {grid[0]} x {grid[1]} does not divide into blocks for a kernel of {self.kernel} and a stride "
                 f"of {self.stride}: choose a kernel that divides height and width."

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import struct
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -88,11 +90,12 @@ def cell_samplers(side: int, grid: Grid, like: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         (side, pooled height, H) and (side, pooled width, W).
     """
-    boxes = cell_boxes(side, grid)
     pooled = pooling_size(grid)
-    rows = _samplers(boxes[::side, 1], boxes[::side, 3], pooled[0], grid[0])
-    columns = _samplers(boxes[:side, 0], boxes[:side, 2], pooled[1], grid[1])
-    return rows.to(like), columns.to(like)
+    rows, columns = (
+        torch.tensor(_samplers(side, bins, size), dtype=like.dtype, device=like.device)
+        for bins, size in zip(pooled, grid, strict=True)
+    )
+    return rows, columns
 
 
 def sample_cells(tokens: Tensor, grid: Grid, rows: Tensor, columns: Tensor) -> Tensor:
@@ -102,21 +105,33 @@ def sample_cells(tokens: Tensor, grid: Grid, rows: Tensor, columns: Tensor) -> T
     return cells.flatten(3, 4).flatten(1, 2)
 
 
-def _samplers(starts: Tensor, ends: Tensor, bins: int, size: int) -> Tensor:
-    """Return (cells, bins, size), the weights of positions along one axis. Coordinates are float32, as in RoIAlign."""
-    weights = torch.zeros(len(starts), bins, size, dtype=torch.float64)
-    extents = (ends - starts).clamp(min=1)
-    for cell, (start, extent) in enumerate(zip(starts, extents, strict=True)):
-        step = extent / bins
-        samples = math.ceil(step.item())
+@lru_cache(maxsize=256)
+def _samplers(cells: int, bins: int, size: int) -> list[list[list[float]]]:
+    """Return (cells, bins, size), the weights of positions along one axis.
+
+    Coordinates are rounded to float32 where RoIAlign rounds them, because they decide the number of samples. The result
+    is a list and no tensor: tensors that are made while a graph is exported must not be kept.
+    """
+    weights = [[[0.0] * size for _ in range(bins)] for _ in range(cells)]
+    for cell in range(cells):
+        start = _float32(cell * size / cells)
+        extent = max(_float32(_float32((cell + 1) * size / cells) - start), 1.0)
+        step = _float32(extent / bins)
+        samples = math.ceil(step)
         for place in range(bins):
             for sample in range(samples):
-                point = float(start + place * step + (sample + 0.5) * step / samples)
+                offset = _float32(_float32((sample + 0.5) * step) / samples)
+                point = _float32(_float32(start + _float32(place * step)) + offset)
                 if not -1 <= point <= size:
                     continue
                 point = min(max(point, 0.0), size - 1.0)
                 low = int(point)
-                weights[cell, place, low] += (1 - (point - low)) / samples
+                weights[cell][place][low] += (1 - (point - low)) / samples
                 if low + 1 < size:
-                    weights[cell, place, low + 1] += (point - low) / samples
+                    weights[cell][place][low + 1] += (point - low) / samples
     return weights
+
+
+def _float32(value: float) -> float:
+    """Return a number rounded to float32."""
+    return struct.unpack("f", struct.pack("f", value))[0]
