@@ -184,20 +184,20 @@ def _merge(
         neighbors: number of tokens that each center absorbs.
     """
     batch, total, _ = tokens.shape
-    unit = F.normalize(keys, dim=-1)
-    is_identity = own is centers
-    if is_identity:
-        other_keys, other_tokens, weights = unit, tokens, scores
-    else:
-        other_keys, other_tokens = gather_tokens(unit, candidates), gather_tokens(tokens, candidates)
+    other_keys, other_tokens, weights = keys, tokens, scores
+    if own is not centers:
+        other_keys, other_tokens = gather_tokens(keys, candidates), gather_tokens(tokens, candidates)
         weights = scores.gather(1, candidates)
-    similarity = gather_tokens(unit, centers) @ other_keys.transpose(1, 2)
+    # Products are divided by norms: a normalized copy of all keys would take as much memory as the tokens.
+    norms = torch.linalg.vector_norm(other_keys, dim=-1).clamp(min=1e-12)
+    similarity = F.normalize(gather_tokens(keys, centers), dim=-1) @ other_keys.transpose(1, 2)
+    similarity = similarity / norms[:, None]
     similarity = similarity.scatter(2, own.clamp(min=0)[..., None], float("-inf"))
     values, nearest = similarity.topk(min(neighbors, candidates.shape[1] - 1), dim=2)
     padding = (centers < 0)[..., None]
     absorbed = weights[:, None].expand(-1, centers.shape[1], -1).gather(2, nearest).masked_fill(padding, 0)
     matrix = torch.zeros_like(similarity).scatter(2, nearest, absorbed)
-    merged = gather_tokens(tokens, centers) + matrix @ other_tokens
+    merged = torch.baddbmm(gather_tokens(tokens, centers), matrix, other_tokens)
 
     # A padding index -1 is redirected to an extra column.
     is_center = scores.new_zeros(batch, total + 1, dtype=torch.bool)

@@ -59,9 +59,9 @@ class VQToken(Reducer):
             count: number of clusters.
             centroids: (B, K, C) start; None for k-means++.
         """
-        unit = F.normalize(tokens, dim=-1)
-        start = initial_centroids(unit, count, self.seed) if centroids is None else centroids
-        return kmeans(unit, start, self.max_iterations, self.tolerance)
+        if centroids is None:
+            centroids = initial_centroids(F.normalize(tokens, dim=-1), count, self.seed)
+        return kmeans(tokens, centroids, self.max_iterations, self.tolerance)
 
     def reduce(
         self, tokens: Tensor, grid: Grid, *, saliency: Tensor | None = None, keys: Tensor | None = None
