@@ -4,8 +4,8 @@
 
 The published code of PruMerge loops over samples and centers, that of VQToken over videos, iterations and clusters, and
 that of MustDrop compares all pairs of tokens of a window and assembles each sample on its own. The baselines here are
-written anew with the same loops. Both sides get the same tokens, and their results are compared first. "VQToken (matrix)" is a stronger baseline, which
-computes all cosines of a sample by one matrix product. A round measures both in turn; a
+written anew with the same loops. "VQToken (matrix)" is a stronger baseline, which computes all cosines of a sample by one
+matrix product. Both sides get the same tokens, and their results are compared first. A round measures both in turn; a
 ratio is that of two times of the same round. Peak memory is measured in processes of their own, in addition to the inputs.
 """
 

@@ -10,7 +10,9 @@ from smalti.reducers.crops import CropTokens, box_to_levels, box_to_tokens
 from smalti.reducers.globalcom2 import CropSelection, GlobalCom2
 from smalti.reducers.kmeans import kmeans
 from smalti.reducers.langdc import AdaptivePool, join_frames_and_clips
+from smalti.reducers.latents import expand_latents, reduce_latents
 from smalti.reducers.layout import cut, stitch
+from smalti.reducers.learned import LatentRestorer, ReducedDecoder, reduced
 from smalti.reducers.llava_mini import QueryCompressor
 from smalti.reducers.m3 import M3, available_scales, matryoshka_loss
 from smalti.reducers.mustdrop import LocalMerge, select_key_tokens
@@ -23,6 +25,7 @@ from smalti.reducers.quantized_storage import (
     quantize_latents,
 )
 from smalti.reducers.quecc import QueCC
+from smalti.reducers.registry import NAMED_REDUCERS, parse_ladder, parse_reducer
 from smalti.reducers.scaling_law import Bounds, ScalingLaw, fit_scaling_law, plan_tokens, search_published_grid
 from smalti.reducers.stf import MBTF, STF, Fold, concatenate_layers
 from smalti.reducers.top_k import TopK
@@ -35,6 +38,7 @@ from smalti.reducers.vqtoken import VQAttention, VQToken, elbow
 __all__ = [
     "M3",
     "MBTF",
+    "NAMED_REDUCERS",
     "STF",
     "AdaptivePool",
     "Bounds",
@@ -43,6 +47,7 @@ __all__ = [
     "CropTokens",
     "Fold",
     "GlobalCom2",
+    "LatentRestorer",
     "LocalMerge",
     "MixedLatents",
     "ProxyInitializer",
@@ -52,6 +57,7 @@ __all__ = [
     "QueCC",
     "QueryCompressor",
     "Reduced",
+    "ReducedDecoder",
     "Reducer",
     "ScalingLaw",
     "SlicePlan",
@@ -67,16 +73,21 @@ __all__ = [
     "cut",
     "elbow",
     "evaluation_size",
+    "expand_latents",
     "fit_scaling_law",
     "isolation_mask",
     "join_frames_and_clips",
     "kmeans",
     "matryoshka_loss",
+    "parse_ladder",
+    "parse_reducer",
     "plan_slices",
     "plan_tokens",
     "published_voco_mask",
     "quantize_by_saliency",
     "quantize_latents",
+    "reduce_latents",
+    "reduced",
     "saliency",
     "search_published_grid",
     "select_key_tokens",

@@ -111,7 +111,7 @@ class Reducer(Configurable):
         if reduced.assignment is None:
             raise SmaltiError(
                 f"{type(self).__name__} mixes all positions in every token, which cannot be spread back: train a "
-                "reconstruction with smalti.reducers.LatentResampler instead."
+                "reconstruction with smalti.reducers.reduced instead."
             )
         return gather_tokens(reduced.tokens, fill_dropped(reduced.assignment, grid))
 

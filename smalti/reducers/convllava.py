@@ -60,7 +60,7 @@ class ConvNeXtStage(Reducer):
 
     def __init__(self, channels: int, dim: int = 3072, depth: int = 3, upstream: bool = False) -> None:
         super().__init__()
-        self.upstream = upstream
+        self.upstream, self.dim = upstream, dim
         self.downsample = nn.Sequential(
             ChannelLayerNorm(channels, eps=_EPS), nn.Conv2d(channels, dim, kernel_size=2, stride=2)
         )

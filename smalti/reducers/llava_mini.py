@@ -30,7 +30,7 @@ class QueryCompressor(Reducer):
 
     def __init__(self, channels: int = 1024, dim: int = 1024, side: int = 1, heads: int = 8) -> None:
         super().__init__()
-        self.side = side
+        self.side, self.dim = side, dim
         self.query = nn.Parameter(torch.randn(side**2, dim) * 0.02)
         self.kv_proj = nn.Linear(channels, dim, bias=False) if channels != dim else nn.Identity()
         self.ln_q, self.ln_kv = nn.LayerNorm(dim), nn.LayerNorm(dim)

@@ -33,7 +33,7 @@ class QueCC(Reducer):
         self, dim: int, feature_dim: int, text_dim: int, kernel: int = 4, stride: int | None = None, heads: int = 8
     ) -> None:
         super().__init__()
-        self.kernel, self.stride = kernel, stride or kernel
+        self.kernel, self.stride, self.dim = kernel, stride or kernel, dim
         self.text_projection = nn.Sequential(nn.Linear(text_dim, dim), nn.LayerNorm(dim, eps=_EPS))
         self.q_proj, self.k_proj, self.v_proj = _mlp(dim, dim), _mlp(feature_dim, dim), _mlp(feature_dim, dim)
         self.q_downsample = nn.Conv2d(dim, dim, kernel, self.stride, groups=dim)

@@ -37,7 +37,7 @@ class SpatialResampler(Reducer):
 
     def __init__(self, channels: int, dim: int, side: int = 12, heads: int | None = None) -> None:
         super().__init__()
-        self.side = side
+        self.side, self.dim = side, dim
         self.query = nn.Parameter(torch.randn(side**2, dim) * 0.02)
         self.kv_proj = nn.Linear(channels, dim, bias=False)
         self.attn = nn.MultiheadAttention(dim, heads or max(dim // 128, 1), batch_first=True)
