@@ -26,6 +26,8 @@ _COMMANDS = {
     "reconstruct": ("reconstruct", "encode and decode images, videos or folders of them"),
     "tokenize": ("tokenize", "convert images and videos to token files"),
     "detokenize": ("detokenize", "convert token files to images and videos"),
+    "reduce": ("reduce", "write the latents of images and videos in fewer tokens, for a language model"),
+    "evaluate-reducers": ("evaluate_reducers", "measure what reducers of tokens lose, against the number of tokens"),
     "export": ("export", "convert a training checkpoint to a folder for smalti.load"),
     "import": ("import_published", "convert a published checkpoint to a folder for smalti.load"),
     "recipes": ("recipes", "list the installed recipes"),
@@ -91,7 +93,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _help() -> str:
-    lines = "\n".join(f"  {name:<12} {summary}" for name, (_, summary) in _COMMANDS.items())
+    lines = "\n".join(f"  {name:<18} {summary}" for name, (_, summary) in _COMMANDS.items())
     return (
         f"smalti {__version__}: train, evaluate and export visual tokenizers\n\n"
         f"usage: smalti COMMAND [options]\n\ncommands:\n{lines}\n\n"
