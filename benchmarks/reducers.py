@@ -71,7 +71,7 @@ def loop_kmeans(tokens: Tensor, start: Tensor, *, matrix: bool) -> tuple[Tensor,
             if matrix:
                 cosines = unit @ F.normalize(centroids, dim=-1).T
             else:
-                cosines = torch.stack([F.cosine_similarity(unit, centroid[None]) for centroid in centroids], 1)
+                cosines = torch.stack([unit @ F.normalize(centroid, dim=0) for centroid in centroids], 1)
             labels = (1 - cosines).argmin(1)
             new = centroids.clone()
             for k in range(CLUSTERS):

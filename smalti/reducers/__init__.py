@@ -12,7 +12,7 @@ from smalti.reducers.kmeans import kmeans
 from smalti.reducers.langdc import AdaptivePool, join_frames_and_clips
 from smalti.reducers.latents import expand_latents, reduce_latents
 from smalti.reducers.layout import cut, stitch
-from smalti.reducers.learned import LatentRestorer, ReducedDecoder, reduced
+from smalti.reducers.learned import LatentRestorer, ProjectedReducer, ReducedDecoder, reduced
 from smalti.reducers.llava_mini import QueryCompressor
 from smalti.reducers.m3 import M3, available_scales, matryoshka_loss
 from smalti.reducers.mustdrop import LocalMerge, select_key_tokens
@@ -50,6 +50,7 @@ __all__ = [
     "LatentRestorer",
     "LocalMerge",
     "MixedLatents",
+    "ProjectedReducer",
     "ProxyInitializer",
     "ProxyPool",
     "PruMerge",

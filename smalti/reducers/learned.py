@@ -15,7 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from smalti.reducers.base import Grid, Reduced, Reducer, fill_dropped, gather_tokens
+from smalti.reducers.base import Grid, Kind, Reduced, Reducer, fill_dropped, gather_tokens
 from smalti.reducers.positions import resize_table, sincos_table
 from smalti.tokenizers.base import Decoder, StreamState
 from smalti.tokenizers.bottlenecks.base import Bottleneck
@@ -64,6 +64,40 @@ class LatentRestorer(Configurable):
         return self.out(x)
 
 
+class ProjectedReducer(Reducer):
+    """A reducer behind a linear layer, so that its width does not depend on the tokenizer.
+
+    Args:
+        channels: channels C of the latents.
+        width: channels that the reducer expects.
+        reducer: the reducer.
+    """
+
+    learned = True
+
+    def __init__(self, channels: int, width: int, reducer: Reducer) -> None:
+        super().__init__()
+        self.project = nn.Linear(channels, width)
+        self.reducer = reducer
+        self.dim = getattr(reducer, "dim", width)
+
+    @property
+    def kind(self) -> Kind:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What the reducer does to the tokens."""
+        return self.reducer.kind
+
+    @property
+    def needs(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The optional inputs that the reducer requires."""
+        return self.reducer.needs
+
+    def reduce(
+        self, tokens: Tensor, grid: Grid, *, saliency: Tensor | None = None, keys: Tensor | None = None
+    ) -> Reduced:
+        """Project the tokens, and reduce them."""
+        return self.reducer.reduce(self.project(tokens), grid, saliency=saliency, keys=keys)
+
+
 class ReducedDecoder(Decoder):
     """A frozen decoder behind a reducer and a restorer, which are trained. Every time step is reduced on its own.
 
@@ -109,13 +143,21 @@ class ReducedDecoder(Decoder):
 
 
 def reduced(
-    tokenizer: Path, reducer: Reducer, width: int = 64, heads: int = 4, layers: int = 2, branch: str | None = None
+    tokenizer: Path,
+    reducer: Reducer,
+    reducer_width: int | None = None,
+    width: int = 64,
+    heads: int = 4,
+    layers: int = 2,
+    branch: str | None = None,
 ) -> Tokenizer:
     """Build a tokenizer whose decoder sees reduced latents only, for a recipe. The tokenizer's own weights are frozen.
 
     Args:
         tokenizer: an exported folder or a checkpoint.
         reducer: the reducer, such as `SpatialResampler`.
+        reducer_width: channels that the reducer expects, to which a linear layer projects the latents; None if these are
+            the channels of the latents.
         width: width of the restorer.
         heads: heads of the restorer.
         layers: layers of the restorer.
@@ -129,5 +171,7 @@ def reduced(
         base = base.as_discrete() if branch == "discrete" else base.as_continuous()
     bottleneck = cast(Bottleneck, base.bottleneck)
     channels = bottleneck.out_dim
+    if reducer_width is not None:
+        reducer = ProjectedReducer(channels, reducer_width, reducer)
     restorer = LatentRestorer(getattr(reducer, "dim", channels), channels, width, heads, layers)
     return Tokenizer(base.encoder, bottleneck, ReducedDecoder(cast(Decoder, base.decoder), reducer, restorer))

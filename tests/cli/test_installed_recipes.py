@@ -13,12 +13,22 @@ from smalti.__main__ import main
 from smalti.cli.recipe_files import recipe_folder, recipe_names
 from smalti.cli.recipes import load_recipes
 from smalti.data import ImageData, MixedData, VideoData  # noqa: F401 - recipes name the classes that are imported
+from smalti.tokenizers import wetok
+from smalti.tokenizers.bottlenecks import KL
+from smalti.tokenizers.checkpoints import save
 from smalti.trainers import TokenizerTraining
 from smalti.trainers.schedules import build_schedule
 
 DATA_RECIPES = [name for name in recipe_names() if name.startswith("data/")]
 CLUSTER_RECIPES = [name for name in recipe_names() if name.startswith("cluster/")]
 MODEL_RECIPES = [name for name in recipe_names() if name not in (*DATA_RECIPES, *CLUSTER_RECIPES)]
+
+
+@pytest.fixture(autouse=True)
+def my_tokenizer(tmp_path, monkeypatch):
+    """The tokenizer that the recipes in reducers/ start from, in the working directory."""
+    save(wetok(KL(4), stride=8, channels=4, blocks=1, groups=None), tmp_path / "my-tokenizer")
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -27,7 +27,7 @@ TINY = (
 def base(tmp_path_factory):
     torch.manual_seed(0)
     return save(
-        wetok(KL(16), stride=8, channels=4, blocks=1, groups=None), tmp_path_factory.mktemp("base") / "tokenizer"
+        wetok(KL(4), stride=8, channels=4, blocks=1, groups=None), tmp_path_factory.mktemp("base") / "tokenizer"
     )
 
 
@@ -38,7 +38,7 @@ def test_recipes_build_tokenizers_that_save_and_load(recipe, base, tmp_path):
     path = f"{{model: {{tokenizer: {{init_args: {{tokenizer: {base}}}}}}}}}"
     tokenizer = build_tokenizer(f"reducers/{recipe}.yaml", path)
     decoder = tokenizer.decoder
-    assert isinstance(decoder.reducer, KINDS[recipe])
+    assert isinstance(decoder.reducer.reducer, KINDS[recipe])
     assert not any(p.requires_grad for p in decoder.decoder.parameters())
     assert all(p.requires_grad for p in decoder.restorer.parameters())
     assert not decoder.train().decoder.training
@@ -81,7 +81,7 @@ def test_training_reconstructs_the_latents():
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert sum(losses[-10:]) < 0.5 * sum(losses[:5]) * 2
+    assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
 
 
 def test_clips_are_reduced_frame_by_frame():
