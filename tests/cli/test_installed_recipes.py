@@ -24,6 +24,11 @@ CLUSTER_RECIPES = [name for name in recipe_names() if name.startswith("cluster/"
 MODEL_RECIPES = [name for name in recipe_names() if name not in (*DATA_RECIPES, *CLUSTER_RECIPES)]
 
 
+def is_small(name):
+    """Return whether a recipe trains in minutes on the packaged photos or clips."""
+    return name.endswith("quickstart.yaml") or name.startswith("reducers/")
+
+
 @pytest.fixture(autouse=True)
 def my_tokenizer(tmp_path, monkeypatch):
     """The tokenizer that the recipes in reducers/ start from, in the working directory."""
@@ -107,7 +112,7 @@ def test_cluster_recipes_keep_the_samples_per_step_and_the_steps_between_validat
             assert trainer["devices"] * trainer.get("num_nodes", 1) * micro_batches == 32
             single = alone.pop("trainer")
             assert combined == alone
-            if not model.endswith("quickstart.yaml"):
+            if not is_small(model):
                 assert trainer["val_check_interval"] == micro_batches * single["val_check_interval"]
 
 
@@ -115,7 +120,7 @@ def test_cluster_recipes_keep_the_samples_per_step_and_the_steps_between_validat
 def test_model_recipes_need_only_the_data_that_a_user_gives(name):
     data = load_recipes(name)["data"]
     required = {"train", "validation"}
-    if name.endswith("quickstart.yaml"):
+    if is_small(name):
         sources = data["init_args"] if data["class_path"] == "ImageData" else data["init_args"]["images"]
         assert required <= sources.keys()
     else:
