@@ -55,7 +55,7 @@ class ConvNeXtStage(Reducer):
             error.
     """
 
-    kind = "queries"
+    kind = "pool"
     learned = True
 
     def __init__(self, channels: int, dim: int = 3072, depth: int = 3, upstream: bool = False) -> None:

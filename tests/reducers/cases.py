@@ -113,12 +113,9 @@ def _convllava(tensors, parameters):
 
     features = tensors["features"]
     output = run(features)
-    small = (features.shape[2] // 2, features.shape[3] // 2)
-    out = {
-        "output": output,
-        "output_map": output.transpose(1, 2).unflatten(2, small),
-        "tower.tokens": run(tensors["tower.stage4_features"]),
-    }
+    out = {"output": output, "output_map": output.transpose(1, 2).unflatten(2, [size // 2 for size in features.shape[2:]])}
+    if "tower.stage4_features" in tensors:
+        out["tower.tokens"] = run(tensors["tower.stage4_features"])
     module.double()
     return out | {"output_f64": run(features.double())}
 
