@@ -9,7 +9,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STEPS ?= 1100
+STEPS ?= 1300
 
 .PHONY: demo test lint format install clean
 

@@ -28,6 +28,8 @@ _COMMANDS = {
     "detokenize": ("detokenize", "convert token files to images and videos"),
     "reduce": ("reduce", "write the latents of images and videos in fewer tokens, for a language model"),
     "evaluate-reducers": ("evaluate_reducers", "measure what reducers of tokens lose, against the number of tokens"),
+    "vocabulary": ("vocabulary", "describe the tokens of a tokenizer as ids of a language model"),
+    "ids": ("ids", "convert a token file to ids of a language model, and back"),
     "export": ("export", "convert a training checkpoint to a folder for smalti.load"),
     "import": ("import_published", "convert a published checkpoint to a folder for smalti.load"),
     "recipes": ("recipes", "list the installed recipes"),

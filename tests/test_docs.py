@@ -38,6 +38,7 @@ NO_COMMANDS = {"docs/design.md": "its indented blocks are diagrams"}
 SKIPPED = {
     "make demo": "takes minutes; .ci/run runs a short one",
     "make test": "runs this test",
+    "python examples/train_image_model.py my/photos --tokenizer my-tokenizer --out image-model": "takes minutes; tests/test_examples.py runs a short one",
     "tensorboard --logdir runs": "is a server",
     "smalti find-lr -c quickstart.yaml": "takes minutes; tests/commands/test_find_lr.py runs it on a smaller network",
 }
@@ -165,8 +166,27 @@ def material(tmp_path_factory):
         save(small, folder / name)
     joint = Joint(KL(4), Projected(FSQ([8, 8, 8]), dim=4, in_dim=8))
     save(onevae(joint, stride=(4, 8, 8), channels=8, blocks=1), folder / "my-video-tokenizer")
+    write_text_tokenizer(folder / "my-language-model")
     (folder / "wan.yaml").write_text(yaml.safe_dump(PUBLISHED["wan"]))
     return folder
+
+
+def write_text_tokenizer(folder):
+    """Write a text tokenizer of single bytes, and the configuration of a language model with a padded embedding table."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    model = Tokenizer(models.BPE())
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.decoder = decoders.ByteLevel()
+    special = ["<s>", "</s>", "<pad>"]
+    trainer = trainers.BpeTrainer(
+        special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    model.train_from_iterator([], trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    tokenizer.save_pretrained(folder)
+    (folder / "config.json").write_text('{"vocab_size": 320}')
 
 
 PUBLISHED = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from smalti.cli.last_good import KEYWORD, find_last_good, find_requeued
+from smalti.cli.precision import AUTO, fastest_precision
 from smalti.cli.recipes import BUILDERS, OPTIMIZERS, Recipe, format_recipe, load_recipes
 from smalti.cli.run_folder import CONFIG, find_run
 from smalti.errors import SmaltiError
@@ -51,7 +52,30 @@ def prepare_arguments(command: str, arguments: list[str]) -> list[str]:
     if not any(option in _INFORMATIVE_OPTIONS or option.endswith(".help") for option in set_options):
         _check_checkpoint(command, checkpoint)
         _check_sections(recipe, set_options)
+    options = _resolve_precision(recipe, options)
     return ["-c", format_recipe(recipe), *options] if recipes else options
+
+
+def _resolve_precision(recipe: Recipe, options: list[str]) -> list[str]:
+    """Replace the precision auto, in the recipe and the options, with the one that is fastest here.
+
+    The configuration of the run then contains the precision itself, with which it is resumed anywhere.
+
+    Returns:
+        The options.
+    """
+    given, others = split_options(options, "--trainer.precision")
+    trainer = recipe.get("trainer") or {}
+    precision = given[-1] if given else trainer.get("precision")
+    if precision is None:
+        return options
+    if precision == AUTO:
+        accelerators, _ = split_options(options, "--trainer.accelerator")
+        accelerator = accelerators[-1] if accelerators else trainer.get("accelerator")
+        precision = fastest_precision(accelerator or "auto")
+    if "precision" in trainer:
+        trainer["precision"] = precision
+    return [*others, "--trainer.precision", precision] if given else options
 
 
 def split_options(arguments: list[str], *names: str) -> tuple[list[str | None], list[str]]:

@@ -113,7 +113,7 @@ _HELP = {
     "trainer.devices": "number of devices, or a list of indices such as [0,2]",
     "trainer.num_nodes": "number of machines",
     "trainer.strategy": "ddp for several devices; fsdp2 shards the weights over them",
-    "trainer.precision": "32-true, bf16-mixed or 16-mixed",
+    "trainer.precision": "32-true, bf16-mixed, 16-mixed, or auto: bf16-mixed where it is computed in hardware",
     "trainer.max_steps": "optimizer steps of the run; -1: no limit",
     "trainer.max_time": "stop after this time, as DD:HH:MM:SS",
     "trainer.accumulate_grad_batches": "batches per optimizer step",

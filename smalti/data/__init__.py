@@ -25,6 +25,7 @@ from smalti.data.image_transforms import EvaluationTransform, TrainingTransform
 from smalti.data.loader import Loader, Skipped
 from smalti.data.packaged_clips import Clips
 from smalti.data.packaged_photos import Photos
+from smalti.data.packaged_pictures import Pictures
 from smalti.data.shards import Shards, VideoShards
 from smalti.data.source_spec import open_source
 from smalti.data.sources import ImageSource, IndexedSource, Source, VideoSegment, VideoSource
@@ -47,6 +48,7 @@ __all__ = [
     "Loader",
     "MixedData",
     "Photos",
+    "Pictures",
     "Shards",
     "Skipped",
     "Source",

@@ -1,8 +1,8 @@
 """Token files: what `smalti tokenize` writes and `smalti detokenize` reads.
 
-A token file is a safetensors file with one tensor, `ids` (B, N, G), in the smallest unsigned type that can represent the
-codebook. Its metadata are the layout that leads back to pixels, the frame rate of a clip, and the name and the fingerprint
-of the tokenizer.
+A token file is a safetensors file with one tensor: `ids` (B, N, G), in the smallest unsigned type that can represent the
+codebook, or `packed` (B, N, bytes), the bits of each position without unused ones (see `packed_bits`). Its metadata are the
+layout that leads back to pixels, the frame rate of a clip, and the name and the fingerprint of the tokenizer.
 
 Shapes: B batch; N positions; G tokens per position.
 """
@@ -23,11 +23,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from smalti.errors import SmaltiError
+from smalti.export.packed_bits import bits_per_id, pack_positions, unpack_positions
 from smalti.files import atomic_write
 from smalti.types import TokenGrid
 
 FORMAT = "smalti-tokens"
 FORMAT_VERSION = 1
+PACKED_FORMAT_VERSION = 2
+"""Version of files with packed ids, which earlier versions of this package cannot read."""
 
 
 @dataclass(frozen=True)
@@ -71,21 +74,29 @@ def portable_path(tokenizer: Path, folder: Path) -> str:
     return tokenizer.name
 
 
-def save_tokens(file: Path, content: TokenFile, codebook_size: int) -> None:
+def save_tokens(file: Path, content: TokenFile, codebook_size: int, *, pack: bool = False) -> None:
     """Write a token file atomically.
 
     Args:
         file: the file to write or replace.
         content: its content.
         codebook_size: number of values of a token, which determines the type of the ids.
+        pack: whether to store the ids without unused bits: 18 bits take 18 bits instead of 32.
 
     Raises:
         SmaltiError: the file cannot be written.
     """
     tokens = content.tokens
+    if pack:
+        bits = bits_per_id(codebook_size)
+        tensors = {"packed": pack_positions(tokens.ids.cpu(), bits).contiguous()}
+        packing = {"packed_bits": str(bits), "tokens_per_position": str(tokens.ids.shape[-1])}
+    else:
+        tensors = {"ids": tokens.ids.cpu().to(_smallest_type(codebook_size)).contiguous()}
+        packing = {}
     metadata = {
         "format": FORMAT,
-        "format_version": str(FORMAT_VERSION),
+        "format_version": str(PACKED_FORMAT_VERSION if pack else FORMAT_VERSION),
         "grids": json.dumps(tokens.grids),
         "size": json.dumps(tokens.size),
         "frames": json.dumps(tokens.frames),
@@ -93,10 +104,11 @@ def save_tokens(file: Path, content: TokenFile, codebook_size: int) -> None:
         "tokenizer": content.tokenizer,
         "fingerprint": content.fingerprint,
         **({} if content.rate is None else {"rate": str(content.rate)}),
+        **packing,
     }
     try:
         with atomic_write(file) as partial:
-            save_file({"ids": tokens.ids.cpu().to(_smallest_type(codebook_size)).contiguous()}, partial, metadata)
+            save_file(tensors, partial, metadata)
     except (OSError, SafetensorError) as error:
         raise SmaltiError(f"The tokens cannot be written to {file}: {error}.") from error
 
@@ -108,8 +120,9 @@ def load_tokens(file: Path) -> TokenFile:
         SmaltiError: the file does not exist, is damaged, or is no token file of Smalti.
     """
     with _open_token_file(file) as (content, metadata):
-        ids = content.get_tensor("ids").long()
+        stored = content.get_tensor(_tensor_name(metadata))
     try:
+        ids = stored.long() if _tensor_name(metadata) == "ids" else _unpack(stored, metadata)
         grids = tuple((t, h, w) for t, h, w in json.loads(metadata["grids"]))
         height, width = json.loads(metadata["size"])
         tokens = TokenGrid(ids=ids, grids=grids, size=(height, width), frames=json.loads(metadata["frames"]))
@@ -117,7 +130,7 @@ def load_tokens(file: Path) -> TokenFile:
             raise ValueError(f"ids {tuple(ids.shape)} for {tokens.positions} positions")
         rate = Fraction(metadata["rate"]) if "rate" in metadata else None
         return TokenFile(tokens, metadata["tokenizer"], metadata["fingerprint"], rate)
-    except (KeyError, ValueError, TypeError, ZeroDivisionError) as error:
+    except (KeyError, ValueError, TypeError, ZeroDivisionError, SmaltiError) as error:
         raise SmaltiError(f"{file} is damaged (its metadata are incomplete or invalid): tokenize again.") from error
 
 
@@ -139,14 +152,24 @@ def _open_token_file(file: Path) -> Iterator[tuple[Any, dict[str, str]]]:
     try:
         with safe_open(file, "pt") as content:
             metadata = content.metadata() or {}
-            if metadata.get("format") != FORMAT or "ids" not in content.keys():  # noqa: SIM118 (not a mapping)
+            if metadata.get("format") != FORMAT:
                 raise SmaltiError(f"{file} is no token file: pass a file that `smalti tokenize` wrote.")
             version = metadata.get("format_version")
-            if version != str(FORMAT_VERSION):
+            if version not in (str(FORMAT_VERSION), str(PACKED_FORMAT_VERSION)):
                 raise SmaltiError(f"{file} has format version {version}: install a newer version of smalti.")
+            if _tensor_name(metadata) not in content.keys():  # noqa: SIM118 (not a mapping)
+                raise SmaltiError(f"{file} is no token file: pass a file that `smalti tokenize` wrote.")
             yield content, metadata
     except (SafetensorError, OSError) as error:
         raise SmaltiError(f"{file} is damaged or is no safetensors file ({error}): tokenize again.") from error
+
+
+def _tensor_name(metadata: dict[str, str]) -> str:
+    return "packed" if metadata["format_version"] == str(PACKED_FORMAT_VERSION) else "ids"
+
+
+def _unpack(packed: torch.Tensor, metadata: dict[str, str]) -> torch.Tensor:
+    return unpack_positions(packed, int(metadata["packed_bits"]), int(metadata["tokens_per_position"]))
 
 
 def _smallest_type(codebook_size: int) -> torch.dtype:

@@ -161,11 +161,12 @@ class Decoder(Configurable):
         """The layers that read latents or conditions, such as timesteps, or return pixels. See `Encoder.outer_layers`."""
         return _first_and_last(self)
 
-    def linear_start(self, pyramid: Pyramid, latents: Sequence[tuple[Tensor, ...]]) -> Errors:
+    def linear_start(self, pyramid: Pyramid, code: StartCode, latents: Sequence[tuple[Tensor, ...]]) -> Errors:
         """Set the weights so that the decoder reconstructs the pixels from codewords, fitted to data.
 
         Args:
             pyramid: the data and its principal components.
+            code: what the bottleneck returns.
             latents: codewords of each batch, one (B, C, t, h, w) tensor per grid.
 
         Returns:

@@ -2,6 +2,7 @@
 
 from smalti.trainers.audit import Audit
 from smalti.trainers.checkpointing import Checkpoints
+from smalti.trainers.curriculum import Curriculum
 from smalti.trainers.discriminators import Discriminator, PatchDiscriminator, TemporalDiscriminator
 from smalti.trainers.ema import TokenizerEMA
 from smalti.trainers.gan import GANLoss, ReconstructionGANLoss
@@ -20,6 +21,7 @@ from smalti.trainers.warm_start import WarmStart
 __all__ = [
     "Audit",
     "Checkpoints",
+    "Curriculum",
     "Discriminator",
     "GANLoss",
     "Health",

@@ -272,7 +272,9 @@ def _groups(trainer: pl.Trainer) -> list[dict[str, Any]]:
 
 def _constant_checksums(module: TokenizerTraining) -> dict[str, list[int]]:
     """Return checksums of everything that training must not change, by the names of its owners."""
-    constant = {f"frozen {name}": list(getattr(module.tokenizer, name).state_dict().values()) for name in module.frozen}
+    constant = {
+        f"frozen {name}": list(module.tokenizer.get_submodule(name).state_dict().values()) for name in module.frozen
+    }
     constant |= {f"network of the loss '{name}'": list(loss.parameters()) for name, loss in module.losses.items()}
     return {name: _checksums(tensors) for name, tensors in constant.items()}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 import lightning.pytorch as pl
 import torch
@@ -24,6 +24,7 @@ from smalti.tokenizers.checkpoints import CHECKPOINT_KEY
 from smalti.tokenizers.configurable import Config, get_config
 from smalti.tokenizers.layers.activation_checkpointing import enable_activation_checkpointing
 from smalti.tokenizers.tokenizer import Tokenizer
+from smalti.trainers.autocast import disable_autocast
 from smalti.trainers.compilation import compile_network
 from smalti.trainers.gan import GANLoss, adaptive_weight
 from smalti.trainers.gradients import average_gradients, clip_gradient_values, clip_gradients, gradient_norm
@@ -50,7 +51,6 @@ from smalti.types import Batch, Latents
 
 log = logging.getLogger(__name__)
 
-TokenizerPart = Literal["encoder", "bottleneck", "decoder"]
 """The parts of a tokenizer."""
 
 _SEED_KEY = "smalti_seed"
@@ -96,7 +96,9 @@ class TokenizerTraining(pl.LightningModule):
         gan: the discriminator and its losses; None: no GAN loss.
         optimizer: builds the optimizer from parameter groups; by default Adam with learning rate 1e-4, betas (0.5, 0.9).
         scheduler: builds the learning rate schedule from the optimizer, stepped once per optimizer step; None: constant.
-        frozen: parts of the tokenizer that are not trained and stay in evaluation mode: "encoder", "bottleneck", "decoder".
+        frozen: parts of the tokenizer that are not trained and stay in evaluation mode: "encoder", "bottleneck", "decoder",
+            or modules in them, such as "decoder.conv_in". A frozen encoder also computes in float32 if the precision is
+            mixed, so that the decoder learns from the codes that it gets in inference.
         gradient_checkpointing: recompute the activations inside the tokenizer's blocks in the backward pass. The gradients
             are the same. Training needs less memory and takes about a third longer.
         compile: compile encoder, decoder and discriminator with `torch.compile`, see `compile_network`. The losses are the
@@ -104,7 +106,7 @@ class TokenizerTraining(pl.LightningModule):
 
     Raises:
         SmaltiError: a weight has an unknown name, no reconstruction loss has a positive weight, `frozen` names an unknown
-            part or leaves nothing to train, a name in `losses` is taken, `gradient_checkpointing` is set for a tokenizer
+            module or leaves nothing to train, a name in `losses` is taken, `gradient_checkpointing` is set for a tokenizer
             without blocks that support it, or `compile` is set together with `gan.adaptive`.
     """
 
@@ -116,7 +118,7 @@ class TokenizerTraining(pl.LightningModule):
         gan: GANLoss | None = None,
         optimizer: OptimizerCallable = _adam,
         scheduler: LRSchedulerCallable | None = None,
-        frozen: list[TokenizerPart] | None = None,
+        frozen: list[str] | None = None,
         *,
         gradient_checkpointing: bool = False,
         compile: bool = False,  # noqa: A002 (PyTorch's name)
@@ -162,13 +164,19 @@ class TokenizerTraining(pl.LightningModule):
         """The last optimizer step over all ranks; None before the first step."""
 
     def _freeze(self) -> None:
-        """Freeze the parameters of the parts in `frozen`."""
+        """Freeze the parameters of the modules in `frozen`."""
+        modules = dict(self.tokenizer.named_modules())
         for name in self.frozen:
-            if name not in get_args(TokenizerPart):
+            if not name or name not in modules:
+                part = name.partition(".")[0]
+                inner = [child for child, _ in modules[part].named_children()] if part in modules and part else []
+                known = [f"{part}.{child}" for child in inner] or ["encoder", "bottleneck", "decoder"]
                 raise SmaltiError(
-                    f"frozen contains '{name}': the parts of a tokenizer are encoder, bottleneck and decoder."
+                    f"model.frozen contains '{name}', but the tokenizer has no such part: use {', '.join(known)}."
                 )
-            getattr(self.tokenizer, name).requires_grad_(requires_grad=False)
+            modules[name].requires_grad_(requires_grad=False)
+        if "encoder" in self.frozen:
+            disable_autocast(self.tokenizer.encoder)
         if not any(p.requires_grad for p in self.tokenizer.parameters()):
             raise SmaltiError(
                 f"The tokenizer has no parameters to train (model.frozen: {', '.join(self.frozen) or 'none'}): remove a "
@@ -195,7 +203,7 @@ class TokenizerTraining(pl.LightningModule):
         """Set training or evaluation mode. Frozen parts stay in evaluation mode."""
         super().train(mode)
         for name in self.frozen:
-            getattr(self.tokenizer, name).eval()
+            self.tokenizer.get_submodule(name).eval()
         return self
 
     def forward(self, x: Tensor) -> Tensor:

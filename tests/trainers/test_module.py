@@ -125,11 +125,30 @@ def test_misspelled_settings_are_refused(training):
         training(weights={"l1": 1.0, "l3": 1.0})
     with pytest.raises(SmaltiError, match="'encodr'"):
         training(frozen=["encodr"])
+    with pytest.raises(SmaltiError, match=r"'decoder.conv_inn'.*decoder\.conv_in"):
+        training(frozen=["decoder.conv_inn"])
 
 
 def test_a_run_that_trains_nothing_is_refused(training):
     with pytest.raises(SmaltiError, match=r"no parameters to train \(model.frozen: encoder, decoder\)"):
         training(frozen=["encoder", "decoder"])
+
+
+def test_a_module_of_a_part_can_be_frozen(training):
+    module = training(frozen=["decoder.conv_in"])
+    parameters = dict(module.tokenizer.named_parameters())
+    frozen = {name for name, parameter in parameters.items() if not parameter.requires_grad}
+    assert frozen == {name for name in parameters if name.startswith("decoder.conv_in.")}
+    assert not module.tokenizer.decoder.conv_in.training
+    assert module.tokenizer.decoder.training
+
+
+def test_a_frozen_encoder_computes_the_codes_of_inference_in_mixed_precision(training, batch):
+    module = training(frozen=["encoder"])
+    tokenizer, pixels = module.tokenizer, batch.pixels
+    expected = tokenizer.encode(pixels).code.ids
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(tokenizer.encode(pixels).code.ids, expected)
 
 
 def test_a_frozen_bottleneck_has_no_losses(training, batch, caplog):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from smalti.errors import SmaltiError
+from smalti.tokenizers.bottlenecks.gradient_estimators import straight_through as straight_through  # a public name here
 from smalti.tokenizers.configurable import Configurable
 from smalti.tokenizers.linear_start.code import StartCode
 from smalti.types import Code
@@ -94,10 +95,13 @@ class Quantizer(Bottleneck):
     Attributes:
         codebook_size: number of values of a token, an exact Python integer of any size.
         tokens_per_position: tokens G per latent position.
+        hardness: share of the distance from a vector to its codeword, in [0, 1], that the decoder sees in training. It is 1
+            unless a training goes from continuous to quantized (`smalti.trainers.Curriculum`). Evaluation does not use it.
     """
 
     codebook_size: int
     tokens_per_position: int
+    hardness: float = 1.0
 
     @property
     def bits_per_position(self) -> float:
@@ -132,14 +136,15 @@ class Quantizer(Bottleneck):
         with torch.autocast(ids.device.type, enabled=False):
             return self.dequantize(ids.long())
 
+    def soften(self, x: Tensor, z: Tensor) -> Tensor:
+        """Return what the decoder sees in training: z, or a point between x and z if `hardness` is below 1.
+
+        Args:
+            x: vectors before quantization, in the space of the codewords.
+            z: the codewords, with the gradient of x.
+        """
+        return z if self.hardness >= 1.0 or not self.training else z + (1 - self.hardness) * (x - z).detach()
+
     @abstractmethod
     def dequantize(self, ids: Tensor) -> Tensor:
         """Implement `lookup` for int64 ids (B, N, G) that are in range."""
-
-
-def straight_through(x: Tensor, quantized: Tensor) -> Tensor:
-    """Return exactly the value of `quantized`, with the gradient of x.
-
-    The sum with a detached difference avoids x + (q - x), which can differ from q by a rounding error.
-    """
-    return quantized.detach() + (x - x.detach())

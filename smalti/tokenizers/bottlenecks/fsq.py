@@ -61,7 +61,8 @@ class FSQ(Quantizer):
         bounded = self._bound(h.unflatten(-1, (self.tokens_per_position, -1)), levels)
         # The bound exceeds the last level by (levels - 1) * 5e-4, which would round up from 1001 levels on.
         rounded = bounded.detach().round().clamp(-half_width, levels - 1 - half_width)
-        z = straight_through(bounded / half_width, rounded / half_width)
+        x = bounded / half_width
+        z = self.soften(x, straight_through(x, rounded / half_width))
         ids = ((rounded + half_width).long() * self._place_values(h.device)).sum(dim=-1)
         return Code(z.flatten(-2), ids)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from smalti.errors import SmaltiError
 from smalti.tokenizers.bottlenecks.entropy import codebook_entropy
+from smalti.tokenizers.bottlenecks.gradient_estimators import GradientEstimator
 from smalti.tokenizers.bottlenecks.sign_quantizer import SignQuantizer
 
 
@@ -29,10 +30,12 @@ class GQ(SignQuantizer):
         temperature: temperature of the soft assignment; the paper uses 0.01.
         log_offset: added to the probability inside the logarithm of the codebook entropy. 0.0 is exact; published models
             were trained with 1e-5, which limits the entropy to 11.51 nats.
+        gradient: how gradients pass the signs: "straight_through" (the paper), "clipped" or "rotation", see
+            `estimate_gradient`.
 
     Raises:
-        SmaltiError: `groups` or `temperature` is not positive, `bits` is not in [1, 24], `codebook_entropy` is unknown, or
-            `log_offset` is negative.
+        SmaltiError: `groups` or `temperature` is not positive, `bits` is not in [1, 24], `codebook_entropy` or `gradient`
+            is unknown, or `log_offset` is negative.
     """
 
     def __init__(
@@ -42,9 +45,10 @@ class GQ(SignQuantizer):
         codebook_entropy: Literal["per_group", "pooled"] = "per_group",
         temperature: float = 0.01,
         log_offset: float = 0.0,
+        gradient: GradientEstimator = "straight_through",
     ) -> None:
         advice = "split them into more groups, or use BSQ, whose codebook entropy needs no table of 2^bits entries"
-        super().__init__(groups, bits, temperature, scale=1.0, max_bits=24, advice=advice)
+        super().__init__(groups, bits, temperature, scale=1.0, max_bits=24, advice=advice, gradient=gradient)
         if codebook_entropy not in ("per_group", "pooled"):
             raise SmaltiError(f"GQ's codebook_entropy is 'per_group' or 'pooled', not '{codebook_entropy}'.")
         if log_offset < 0:

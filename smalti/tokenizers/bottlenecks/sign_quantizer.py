@@ -6,6 +6,7 @@ Shapes: B batch; N positions; G groups, which are tokens, per position.
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -13,9 +14,10 @@ from torch.nn import functional as F
 
 from smalti.distributed import mean_over_ranks
 from smalti.errors import SmaltiError
-from smalti.tokenizers.bottlenecks.base import Quantizer, straight_through
+from smalti.tokenizers.bottlenecks.base import Quantizer
 from smalti.tokenizers.bottlenecks.binary_code import binary_start
 from smalti.tokenizers.bottlenecks.entropy import codebook_entropy, mean_distribution, token_entropy
+from smalti.tokenizers.bottlenecks.gradient_estimators import GradientEstimator, estimate_gradient
 from smalti.tokenizers.linear_start.code import StartCode
 from smalti.types import Code
 
@@ -36,7 +38,7 @@ class SignQuantizer(Quantizer):
     """Base class of lookup-free quantizers: the signs of a group of channels are the bits of one token.
 
     Channels are group-major, (group, bit). A bit is set where its channel is greater than 0, and the first channel of a
-    group is the lowest bit of its id. Codewords are {-scale, scale}^bits. Gradients are straight-through.
+    group is the lowest bit of its id. Codewords are {-scale, scale}^bits. Gradients are straight-through by default.
 
     Losses, in training mode, computed over the global batch if a process group exists (`mean_over_ranks`):
         token_entropy: entropy of the soft assignment of a group, in nats, averaged over batch, positions and groups.
@@ -51,14 +53,28 @@ class SignQuantizer(Quantizer):
         scale: magnitude of the channels of a codeword.
         max_bits: largest number of bits per token that the subclass supports.
         advice: what to do if more bits are needed, for the error message.
+        gradient: how gradients pass the signs, see `estimate_gradient`.
+        token_bits: cut the bits of a group into tokens of this many bits, for groups whose bits do not fit into one id.
+            None: one token per group.
 
     Raises:
-        SmaltiError: `groups` or `temperature` is not positive, or `bits` is not in [1, max_bits].
+        SmaltiError: `groups` or `temperature` is not positive, the bits per token are not in [1, max_bits], `token_bits` does
+            not divide `bits`, or `gradient` is unknown.
     """
 
     loss_names = ("token_entropy", "codebook_entropy", "commitment")
 
-    def __init__(self, groups: int, bits: int, temperature: float, scale: float, max_bits: int, advice: str) -> None:
+    def __init__(
+        self,
+        groups: int,
+        bits: int,
+        temperature: float,
+        scale: float,
+        max_bits: int,
+        advice: str,
+        gradient: GradientEstimator = "straight_through",
+        token_bits: int | None = None,
+    ) -> None:
         super().__init__()
         name = type(self).__name__
         if groups < 1 or bits < 1 or temperature <= 0:
@@ -66,14 +82,21 @@ class SignQuantizer(Quantizer):
                 f"{name} needs at least one group, at least one bit and a positive temperature, "
                 f"not groups={groups}, bits={bits}, temperature={temperature}."
             )
-        if bits > max_bits:
-            raise SmaltiError(f"{name} supports up to {max_bits} bits per token, not {bits}: {advice}.")
+        if gradient not in get_args(GradientEstimator):
+            raise SmaltiError(f"{name} has the gradient '{gradient}': use {', '.join(get_args(GradientEstimator))}.")
+        per_token = bits if token_bits is None else token_bits
+        if per_token < 1 or bits % per_token:
+            raise SmaltiError(f"{name} has {bits} bits per group, which tokens of {per_token} bits do not divide.")
+        if per_token > max_bits:
+            raise SmaltiError(f"{name} supports up to {max_bits} bits per token, not {per_token}: {advice}.")
+        self.gradient: GradientEstimator = gradient
         self.groups = groups
         self.bits = bits
+        self.token_bits = per_token
         self.temperature = temperature
         self.scale = scale
-        self.codebook_size = 2**bits
-        self.tokens_per_position = groups
+        self.codebook_size = 2**per_token
+        self.tokens_per_position = groups * bits // per_token
         self.in_dim = self.out_dim = groups * bits
 
     def quantize(self, h: Tensor) -> Code:
@@ -81,12 +104,13 @@ class SignQuantizer(Quantizer):
         x = self.project(h.unflatten(-1, (self.groups, self.bits)))
         signs = x > 0
         codewords = self._codewords(signs, x.dtype)
-        z = straight_through(x, codewords).flatten(-2)
-        return Code(z, pack_bits(signs), self._losses(x, codewords) if self.training else {})
+        z = self.soften(x, estimate_gradient(x, codewords, self.gradient, self.scale)).flatten(-2)
+        tokens = signs.flatten(-2).unflatten(-1, (-1, self.token_bits))
+        return Code(z, pack_bits(tokens), self._losses(x, codewords) if self.training else {})
 
     def dequantize(self, ids: Tensor) -> Tensor:
         """Map ids (B, N, G) to their codewords (B, N, G bits)."""
-        return self._codewords(unpack_bits(ids, self.bits), torch.float32).flatten(-2)
+        return self._codewords(unpack_bits(ids, self.token_bits), torch.float32).flatten(-2)
 
     def linear_start(self, coefficients: Tensor, variances: Tensor, hidden_units: int) -> StartCode:
         """Return how the signs represent principal components, see `binary_code`."""

@@ -1,6 +1,6 @@
 """How a bottleneck represents principal components: what its encoder must compute.
 
-Shapes: N positions; K coefficients; U hidden units; C channels of the bottleneck's input.
+Shapes: N positions; K coefficients; U hidden units; C channels of the bottleneck's input; Z channels of a codeword.
 """
 
 from __future__ import annotations
@@ -10,6 +10,19 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Readout:
+    """How the cells of coded components are read from codewords.
+
+    Attributes:
+        matrix: (R, Z) linear functions of a codeword. Each gives the number of the cell of one component, on any scale.
+        values: the values of each of the R functions, in ascending order, one per cell.
+    """
+
+    matrix: Tensor
+    values: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -23,11 +36,16 @@ class StartCode:
             values.
         target: maps coefficients (..., K) to the input of the bottleneck (..., C).
         count: number of coefficients K that the code represents.
+        output: (C, U + 1) weights and biases of the linear map, for encoders that compute the hidden units exactly; None:
+            they are fitted to `target`.
+        readout: how a decoder finds the cells; None: the codewords are no cells of single components.
     """
 
     hidden: Tensor
     target: Callable[[Tensor], Tensor]
     count: int
+    output: Tensor | None = None
+    readout: Readout | None = None
 
 
 def linear_units(count: int, total: int, channels: Tensor | None = None) -> Tensor:

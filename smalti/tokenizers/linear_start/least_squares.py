@@ -17,13 +17,13 @@ from smalti.distributed import sum_over_ranks
 RIDGE = 1e-4
 """Ridge parameter, relative to the variance of each feature."""
 
-_POSITIONS_PER_FEATURE = 8
+_POSITIONS_PER_FEATURE = 32
 """Number of positions in the regression per feature. More cost time and change little."""
 
 _MIN_POSITIONS = 16384
 
 
-_MAX_FLOAT64 = 512
+_MAX_FLOAT64 = 1024
 """Maximum number of features for which products are computed in float64."""
 
 
@@ -48,12 +48,12 @@ class NormalEquations:
         self._products += (x.T @ torch.cat([x, y], dim=1)).double()
         self._energy += y.double().square().sum(0)
 
-    def solve(self, *, intercept: bool = True, ridge: float = RIDGE) -> tuple[Tensor, Tensor, float]:
+    def solve(self, *, intercept: bool = True, ridge: float | Tensor = RIDGE) -> tuple[Tensor, Tensor, float]:
         """Return the solution with the least squared error plus ridge penalty. All processes get the same.
 
         Args:
             intercept: whether the model has an intercept, which is not penalized.
-            ridge: ridge parameter, relative to the variance of each feature.
+            ridge: ridge parameter, relative to the variance of each feature; (F,) one for each.
 
         Returns:
             The (O, F) weights, the (O,) intercepts, which are 0 without `intercept`, and the share of the variance of the
@@ -68,7 +68,9 @@ class NormalEquations:
         variance = (energy / count - y_mean.square()).sum()
         if intercept:
             xx, xy = xx - x_mean.outer(x_mean), xy - x_mean.outer(y_mean)
-        penalty = ridge * xx.diagonal() + 1e-9 * xx.diagonal().mean().clamp_min(1e-12)
+        penalty = torch.as_tensor(ridge, device=xx.device) * xx.diagonal() + 1e-9 * xx.diagonal().mean().clamp_min(
+            1e-12
+        )
         weights = torch.linalg.solve(xx + penalty.diag(), xy).T
         bias = y_mean - weights @ x_mean if intercept else torch.zeros_like(y_mean)
         residual = energy / count - y_mean.square() if intercept else energy / count

@@ -61,7 +61,7 @@ def start_as_linear_codec(tokenizer: Tokenizer, batches: Sequence[Tensor]) -> St
         branches = list(tokenizer.branches.values()) or [tokenizer]
         latents = [branches[i % len(branches)].encode(clip) for i, clip in enumerate(pyramid.batches)]
         grids = [unpack(latent.code.z, latent.grids) for latent in latents]
-        errors |= {f"decoder.{name}": e for name, e in decoder.linear_start(pyramid, grids).items()}
+        errors |= {f"decoder.{name}": e for name, e in decoder.linear_start(pyramid, code, grids).items()}
         return StartReport(errors)
     finally:
         tokenizer.train(training)

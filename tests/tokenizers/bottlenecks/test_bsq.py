@@ -72,3 +72,28 @@ def test_62_bits_train_and_63_are_refused():
     assert code.ids.max() >= 2**32
     with pytest.raises(SmaltiError, match="up to 62 bits per token"):
         BSQ(63)
+
+
+@pytest.mark.parametrize("bits", [64, 128, 256])
+def test_bits_that_do_not_fit_into_one_id_are_cut_into_tokens(bits):
+    h = torch.randn(1, 5, bits, generator=torch.Generator().manual_seed(0))
+    whole = torch.where(h > 0, 1.0, -1.0) / bits**0.5
+    with pytest.raises(SmaltiError, match="token_bits"):
+        BSQ(bits)
+    for token_bits in (8, 32):
+        quantizer = BSQ(bits, token_bits=token_bits).eval()
+        code = quantizer(h)
+        assert (quantizer.codebook_size, quantizer.tokens_per_position) == (2**token_bits, bits // token_bits)
+        assert quantizer.bits_per_position == bits
+        torch.testing.assert_close(code.z, whole)
+        assert torch.equal(quantizer.lookup(code.ids), code.z)
+        joint = sum(int(value) << (token_bits * k) for k, value in enumerate(code.ids[0, 0]))
+        assert joint == sum(int(bit) << i for i, bit in enumerate(h[0, 0] > 0))
+
+
+def test_cutting_the_ids_does_not_change_the_losses():
+    h = torch.randn(2, 9, 24, generator=torch.Generator().manual_seed(0))
+    losses, cut = BSQ(12, 2)(h).losses, BSQ(12, 2, token_bits=4)(h).losses
+    assert all(torch.equal(losses[name], cut[name]) for name in losses)
+    with pytest.raises(SmaltiError, match="divide"):
+        BSQ(12, token_bits=5)

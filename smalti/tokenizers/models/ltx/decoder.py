@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from smalti.tokenizers.base import Decoder, StreamState
 from smalti.tokenizers.latent_statistics import LatentStatistics
 from smalti.tokenizers.layers.noise import generator_device, randn, randn_per_frame
+from smalti.tokenizers.linear_start.code import StartCode
 from smalti.tokenizers.linear_start.fitting import Errors
 from smalti.tokenizers.linear_start.pyramid import Pyramid
 from smalti.tokenizers.models.ltx.argument_checks import check_dimensions, check_noise
@@ -117,7 +118,7 @@ class LTXDecoder(Decoder):
         embeddings = (module for module in self.modules() if isinstance(module, TimestepEmbedding))
         return (self.conv_in, self.conv_out, *embeddings)
 
-    def linear_start(self, pyramid: Pyramid, latents: Sequence[tuple[Tensor, ...]]) -> Errors:
+    def linear_start(self, pyramid: Pyramid, code: StartCode, latents: Sequence[tuple[Tensor, ...]]) -> Errors:
         """Set the weights so that the decoder reconstructs pixels from a code by least squares, see `linear_start`."""
         from smalti.tokenizers.models.ltx.linear_start import fit_decoder  # imports this module
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from smalti.tokenizers.base import Decoder, StreamState
 from smalti.tokenizers.layers.convolution import convolve
 from smalti.tokenizers.layers.frames import apply_per_frame
+from smalti.tokenizers.linear_start.code import StartCode
 from smalti.tokenizers.linear_start.fitting import Errors
 from smalti.tokenizers.linear_start.pyramid import Pyramid
 from smalti.tokenizers.models.onevae.blocks import CausalResidualBlock, layer_indices, middle_blocks, run_layers
@@ -94,7 +95,7 @@ class OneVAEDecoder(Decoder):
         first_frame = (self.first_to_latent,) if self.first_frame else ()
         return (self.head, self.conv_in, *first_frame, self.conv_out)
 
-    def linear_start(self, pyramid: Pyramid, latents: Sequence[tuple[Tensor, ...]]) -> Errors:
+    def linear_start(self, pyramid: Pyramid, code: StartCode, latents: Sequence[tuple[Tensor, ...]]) -> Errors:
         """Set the weights so that the decoder reconstructs pixels from codewords, see `linear_start`."""
         from smalti.tokenizers.models.onevae.linear_start import fit_decoder  # imports this module
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from smalti.tokenizers.base import Decoder, StreamState
 from smalti.tokenizers.layers.frames import images_to_video
 from smalti.tokenizers.layers.noise import randn_per_frame
+from smalti.tokenizers.linear_start.code import StartCode
 from smalti.tokenizers.linear_start.fitting import Errors
 from smalti.tokenizers.linear_start.pyramid import Pyramid
 from smalti.tokenizers.models.wetok.blocks import DepthToSpace, residual_blocks, to_images
@@ -87,11 +88,11 @@ class WeTokDecoder(Decoder):
         """The last convolution."""
         return self.conv_out
 
-    def linear_start(self, pyramid: Pyramid, latents: Sequence[tuple[Tensor, ...]]) -> Errors:
+    def linear_start(self, pyramid: Pyramid, code: StartCode, latents: Sequence[tuple[Tensor, ...]]) -> Errors:
         """Set the weights so that the decoder reconstructs pixels from a code, see `linear_start`."""
         from smalti.tokenizers.models.wetok.linear_start import fit_decoder  # imports this module
 
-        return fit_decoder(self, pyramid, [grid for (grid,) in latents])
+        return fit_decoder(self, pyramid, code, [grid for (grid,) in latents])
 
     @property
     def outer_layers(self) -> tuple[nn.Module, ...]:

@@ -27,6 +27,7 @@ from smalti.tokenizers.linear_start.fitting import (
     signed_pair,
 )
 from smalti.tokenizers.linear_start.least_squares import NormalEquations, fit_convolution
+from smalti.tokenizers.linear_start.level_table import LevelTable
 from smalti.tokenizers.linear_start.pyramid import Pyramid
 from smalti.tokenizers.models.wetok.blocks import DepthToSpace, ResidualBlock
 from smalti.tokenizers.models.wetok.decoder import UpBlock, WeTokDecoder
@@ -72,17 +73,21 @@ def fit_encoder(encoder: WeTokEncoder, pyramid: Pyramid, code: StartCode) -> Err
     x = [F.silu(encoder.norm_out(h)) for h in x]
     coefficients = pyramid.coefficients(encoder.stride, code.count)
     targets = _images([code.target(c.movedim(1, -1)).movedim(-1, 1) for c in coefficients])
-    errors["conv_out"] = fit_convolution(encoder.conv_out, x, targets, used, ridge=CODE_RIDGE)
+    if code.output is not None and encoder.groups is None and len(code.hidden) <= encoder.conv_out.in_channels:
+        _set_convolution(encoder.conv_out, code.output)
+    else:
+        errors["conv_out"] = fit_convolution(encoder.conv_out, x, targets, used, ridge=CODE_RIDGE)
     return errors
 
 
 @torch.no_grad()
-def fit_decoder(decoder: WeTokDecoder, pyramid: Pyramid, latents: Sequence[Tensor]) -> Errors:
+def fit_decoder(decoder: WeTokDecoder, pyramid: Pyramid, code: StartCode, latents: Sequence[Tensor]) -> Errors:
     """Set the weights of a decoder so that it reconstructs the pixels from codewords as well as a linear map can.
 
     Args:
         decoder: changed in place; on the device of the data, in evaluation mode.
         pyramid: the data.
+        code: what the bottleneck returns.
         latents: codewords (B, Z, T, h, w) of each batch.
 
     Returns:
@@ -96,10 +101,18 @@ def fit_decoder(decoder: WeTokDecoder, pyramid: Pyramid, latents: Sequence[Tenso
             module.conv2.weight.zero_()
     noise = [h.new_zeros(len(h), decoder.conv_in.in_channels - h.shape[1], *h.shape[2:]) for h in z]
     x = [torch.cat(pair, dim=1) for pair in zip(z, noise, strict=True)]
-    targets = _images(_components(pyramid, stride, decoder.conv_in.out_channels))
-    errors["conv_in"] = fit_convolution(decoder.conv_in, x, targets, decoder.in_dim)
+    width = decoder.conv_in.out_channels
+    levels = None
+    if code.readout is not None and decoder.groups is None and isinstance(decoder.middle[0], ResidualBlock):
+        levels = LevelTable(code.readout, width)
+        width -= levels.channels
+    targets = _images(_components(pyramid, stride, width))
     used = targets[0].shape[1]
-    x = [decoder.conv_in(h) for h in x]
+    if levels is None:
+        errors["conv_in"] = fit_convolution(decoder.conv_in, x, targets, decoder.in_dim)
+    else:
+        errors["conv_in"] = levels.fit(decoder.conv_in, decoder.middle[0], x, targets)
+    x = [decoder.middle(decoder.conv_in(h)) for h in x]
     for index in reversed(range(len(decoder.levels))):
         level, name = cast(UpBlock, decoder.levels[index]), f"levels.{index}"
         if level.norm.groups is not None:
@@ -140,6 +153,15 @@ def _convolution(layer: nn.Module) -> nn.Conv2d | None:
     """Return the convolution through which the trunk passes a layer; None if it passes unchanged."""
     layer = layer.shortcut if isinstance(layer, ResidualBlock) else layer
     return layer if isinstance(layer, nn.Conv2d) else None
+
+
+def _set_convolution(conv: nn.Conv2d, weights: Tensor) -> None:
+    """Set the center of a convolution to weights and biases (O, F + 1), and all other weights to zero."""
+    conv.weight.zero_()
+    center = (conv.kernel_size[0] // 2, conv.kernel_size[1] // 2)
+    conv.weight[:, : weights.shape[1] - 1, center[0], center[1]] = weights[:, :-1].to(conv.weight)
+    assert conv.bias is not None
+    conv.bias.copy_(weights[:, -1])
 
 
 def _pass(layer: nn.Module, x: Tensor) -> Tensor:
