@@ -113,7 +113,10 @@ def _convllava(tensors, parameters):
 
     features = tensors["features"]
     output = run(features)
-    out = {"output": output, "output_map": output.transpose(1, 2).unflatten(2, [size // 2 for size in features.shape[2:]])}
+    out = {
+        "output": output,
+        "output_map": output.transpose(1, 2).unflatten(2, [size // 2 for size in features.shape[2:]]),
+    }
     if "tower.stage4_features" in tensors:
         out["tower.tokens"] = run(tensors["tower.stage4_features"])
     module.double()
