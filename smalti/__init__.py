@@ -14,15 +14,19 @@ from smalti.version import __version__
 
 if TYPE_CHECKING:
     from smalti.images import load_image, save_image
+    from smalti.tokenization.token_array import load_tokens
+    from smalti.tokenization.token_dataset import TokenDataset
     from smalti.tokenizers.checkpoints import load
     from smalti.tokenizers.tokenizer import Tokenizer
 
-__all__ = ["Tokenizer", "__version__", "load", "load_image", "save_image"]
+__all__ = ["TokenDataset", "Tokenizer", "__version__", "load", "load_image", "load_tokens", "save_image"]
 
 _MODULES = {
+    "TokenDataset": "smalti.tokenization.token_dataset",
     "Tokenizer": "smalti.tokenizers.tokenizer",
     "load": "smalti.tokenizers.checkpoints",
     "load_image": "smalti.images",
+    "load_tokens": "smalti.tokenization.token_array",
     "save_image": "smalti.images",
 }
 

@@ -25,6 +25,7 @@ _COMMANDS = {
     "compare": ("compare", "compare the reports of several evaluations"),
     "reconstruct": ("reconstruct", "encode and decode images, videos or folders of them"),
     "tokenize": ("tokenize", "convert images and videos to token files"),
+    "tokenize-dataset": ("tokenize_dataset", "tokenize images or videos in bulk, for training other models"),
     "detokenize": ("detokenize", "convert token files to images and videos"),
     "reduce": ("reduce", "write the latents of images and videos in fewer tokens, for a language model"),
     "evaluate-reducers": ("evaluate_reducers", "measure what reducers of tokens lose, against the number of tokens"),

@@ -30,16 +30,19 @@ class Code:
         losses: unweighted scalar losses by name (kl, commitment, token_entropy, ...); empty in evaluation mode.
         branch: the branch of a joint bottleneck that computed this code, "discrete" or "continuous"; None for other
             bottlenecks.
+        log_variance: (B, N, C) log-variance of the Gaussian whose mean is z in evaluation mode; None for other bottlenecks.
     """
 
     z: Tensor
     ids: Tensor | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
     branch: str | None = None
+    log_variance: Tensor | None = None
 
     def __getitem__(self, index: tuple[slice, ...] | slice) -> Code:
         """Index z and ids along batch and positions. Losses are dropped: they were computed for the whole batch."""
-        return Code(self.z[index], None if self.ids is None else self.ids[index], branch=self.branch)
+        ids, log_variance = (None if x is None else x[index] for x in (self.ids, self.log_variance))
+        return Code(self.z[index], ids, branch=self.branch, log_variance=log_variance)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,18 +162,20 @@ class Latents(Layout):
 
     def to(self, device: torch.device | str) -> Latents:
         """Return the same latents on another device, without losses."""
-        ids = None if self.code.ids is None else self.code.ids.to(device)
-        return replace(self, code=Code(self.z.to(device), ids, branch=self.code.branch))
+        ids, log_variance = (None if x is None else x.to(device) for x in (self.code.ids, self.code.log_variance))
+        return replace(self, code=Code(self.z.to(device), ids, branch=self.code.branch, log_variance=log_variance))
 
     def _select_positions(self, positions: slice) -> Self:
         return replace(self, code=self.code[:, positions])
 
     @classmethod
     def _concatenate(cls, parts: list[Any]) -> Self:
-        ids = [part.code.ids for part in parts if part.code.ids is not None]
         z = torch.cat([part.z for part in parts], dim=1)
-        code = Code(z, torch.cat(ids, dim=1) if ids else None, branch=parts[0].code.branch)
-        return replace(parts[0], code=code)
+        ids, log_variance = (
+            torch.cat(tensors, dim=1) if (tensors := [x for x in optional if x is not None]) else None
+            for optional in ([part.code.ids for part in parts], [part.code.log_variance for part in parts])
+        )
+        return replace(parts[0], code=Code(z, ids, branch=parts[0].code.branch, log_variance=log_variance))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,7 +71,49 @@ def media_kind(file: Path) -> FileKind:
     return VIDEO if file.suffix.lower() in VIDEO_SUFFIXES else IMAGE
 
 
-def encode_file(tokenizer: Tokenizer, file: Path, rate: Fraction | None) -> LatentStream:
+@dataclass(frozen=True)
+class TimeRange:
+    """The part of a video to encode.
+
+    Attributes:
+        start: time of its first frame in seconds; None for the start of the video.
+        stop: its end in seconds, exclusive; None for the end of the video.
+
+    Raises:
+        SmaltiError: it is empty.
+    """
+
+    start: Fraction | None = None
+    stop: Fraction | None = None
+
+    def __post_init__(self) -> None:
+        if self.stop is not None and self.stop <= (self.start or 0):
+            raise SmaltiError(
+                f"--stop is {float(self.stop):g} and --start is {float(self.start or 0):g}: give a later end than "
+                "start, in seconds."
+            )
+
+    def check_video(self, file: Path) -> None:
+        """Check that a file is a video, unless this is all of it.
+
+        Raises:
+            SmaltiError: it is an image.
+        """
+        if media_kind(file) is IMAGE and (self.start is not None or self.stop is not None):
+            raise SmaltiError(f"{file} is an image, but --start and --stop are for videos: leave them out.")
+
+    def duration(self, whole: Fraction | None) -> Fraction | None:
+        """Return the duration of this part in seconds, given that of the whole video; None if it is not known."""
+        ends = [end for end in (self.stop, whole) if end is not None]
+        return max(Fraction(0), min(ends) - (self.start or 0)) if ends else None
+
+
+def encode_file(
+    tokenizer: Tokenizer,
+    file: Path,
+    rate: Fraction | None,
+    part: TimeRange = TimeRange(),
+) -> LatentStream:
     """Encode an image or a video file.
 
     Args:
@@ -79,18 +121,45 @@ def encode_file(tokenizer: Tokenizer, file: Path, rate: Fraction | None) -> Late
         file: the image or the video.
         rate: frames per second at which a video is sampled by its timestamps; None to use every frame once, at the average
             frame rate of the file.
+        part: the part of a video to encode.
 
     Raises:
-        SmaltiError: here or during iteration: the file cannot be read.
+        SmaltiError: here or during iteration: the file cannot be read, or the part has no frames.
     """
     weight = next(tokenizer.parameters())
+    part.check_video(file)
     if media_kind(file) is IMAGE:
         return LatentStream(iter([tokenizer.encode(load_image(file).to(weight))]))
     info = probe(file)
-    frames = None if info.duration is None else math.ceil(info.duration * (rate or info.rate))
-    chunks = _stack_frames(read_frames(file, rate=rate), tokenizer.default_chunk(info.size))
+    duration = part.duration(info.duration)
+    if duration == 0:
+        raise SmaltiError(
+            f"{file} has no frames from {float(part.start or 0):g} s on: it ends after {float(info.duration or 0):g} "
+            "s; give an earlier --start."
+        )
+    frames = None if duration is None else math.ceil(duration * (rate or info.rate))
+    decoded = read_frames(file, rate=rate, start=part.start or 0, stop=part.stop)
+    chunks = _stack_frames(_check_any(decoded, file, part), tokenizer.default_chunk(info.size))
     latents = tokenizer.encode_stream(uint8_to_pixels(chunk).to(weight) for chunk in chunks)
-    return LatentStream(latents, rate or info.rate, frames if rate else info.frames or frames)
+    whole = part == TimeRange()
+    return LatentStream(latents, rate or info.rate, (info.frames or frames) if whole and not rate else frames)
+
+
+def _check_any(frames: Iterator[Tensor], file: Path, part: TimeRange) -> Iterator[Tensor]:
+    """Yield frames.
+
+    Raises:
+        SmaltiError: there are none.
+    """
+    first = next(frames, None)
+    if first is None:
+        raise SmaltiError(
+            f"{file} has no frames from {float(part.start or 0):g} s on and before {float(part.stop or 0):g} s: give "
+            "another --start or --stop."
+        )
+    yield first
+    del first  # the caller decides how long frames stay in memory
+    yield from frames
 
 
 def decode_tokens(tokenizer: Tokenizer, content: TokenFile) -> LatentStream:

@@ -105,17 +105,27 @@ def add_branch_option(parser: argparse._ActionsContainer, default: str = "discre
     )
 
 
-def add_rate_option(parser: argparse.ArgumentParser) -> None:
-    """Add `--rate`, parsed to a `Fraction`; None by default.
+def add_video_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--rate`, `--start` and `--stop`, parsed to a `Fraction` each; None by default.
 
-    `parse_args` raises a SmaltiError for an invalid frame rate.
+    `parse_args` raises a SmaltiError for an invalid frame rate or time.
     """
-    parser.add_argument_group("videos").add_argument(
+    group = parser.add_argument_group("videos")
+    group.add_argument(
         "--rate",
         type=_parse_rate,
         metavar="FPS",
         help="frame rate at which videos are sampled, in frames per second, such as 12.5 or 30000/1001 (default: every "
         "frame is used once)",
+    )
+    group.add_argument(
+        "--start", type=_parse_time, metavar="SECONDS", help="time of the first frame (default: the start of the video)"
+    )
+    group.add_argument(
+        "--stop",
+        type=_parse_time,
+        metavar="SECONDS",
+        help="time before which the last frame is displayed (default: the end of the video)",
     )
 
 
@@ -221,3 +231,18 @@ def _parse_rate(text: str) -> Fraction:
         return normalize_frame_rate(Fraction(text))
     except (ValueError, ZeroDivisionError):
         raise SmaltiError(f"--rate is '{text}': give frames per second, such as 12.5 or 30000/1001.") from None
+
+
+def _parse_time(text: str) -> Fraction:
+    """Parse a time in seconds.
+
+    Raises:
+        SmaltiError: the text is not a number of at least 0.
+    """
+    try:
+        seconds = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        seconds = Fraction(-1)
+    if seconds < 0:
+        raise SmaltiError(f"'{text}' is not a time: give seconds from the start of the video, such as 12.5.")
+    return seconds

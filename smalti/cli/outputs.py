@@ -82,7 +82,11 @@ def plan_outputs(
 
 
 def process_files(
-    pairs: list[tuple[Path, Path]], description: str, process: Callable[[Path, Path, ProgressDisplay], str], out: Path
+    pairs: list[tuple[Path, Path]],
+    description: str,
+    process: Callable[[Path, Path, ProgressDisplay], str],
+    out: Path,
+    finish: Callable[[], str] | None = None,
 ) -> None:
     """Process every pair, show progress, and print what was written. A file that fails does not stop the others.
 
@@ -91,13 +95,15 @@ def process_files(
         description: what is done, for the progress display if there are several files.
         process: processes one pair, and returns a description of the result. It may show tasks of its own.
         out: the file or folder that the results were written to.
+        finish: called after the last pair, unless all have failed: writes what the pairs have in common, and returns a
+            description of it, which is printed instead of the number of files.
 
     Raises:
         SmaltiError: the only file cannot be processed; or, after all others are done, some files were skipped.
     """
     from smalti.cli.progress import ProgressDisplay
 
-    if len(pairs) == 1:
+    if len(pairs) == 1 and finish is None:
         ((file, result),) = pairs
         with ProgressDisplay() as progress:
             text = process(file, result, progress)
@@ -114,7 +120,8 @@ def process_files(
             update(done)
     written = len(pairs) - len(failures)
     if written:
-        print(f"{out}: {written} {'file' if written == 1 else 'files'} written")
+        described = f"{written} {'file' if written == 1 else 'files'} written" if finish is None else finish()
+        print(f"{out}: {described}")
     if failures:
         skipped = f"{len(failures)} of {len(pairs)} files {'was' if len(failures) == 1 else 'were'} skipped"
         raise SmaltiError(f"{skipped}; the first error: {failures[0]}")

@@ -21,11 +21,18 @@ class _Task:
     total: int | None
     unit: str
     start: float
+    show_speed: bool = False
     done: int = 0
+
+    @property
+    def speed(self) -> str:
+        """Units per second since the start; empty if it is not shown."""
+        seconds = time.monotonic() - self.start
+        return f"{self.done / seconds:,.1f} {self.unit}/s" if self.show_speed and self.done and seconds else ""
 
     def __str__(self) -> str:
         total = "" if self.total is None or self.done > self.total else f"/{self.total}"
-        text = f"{self.description}: {self.done}{total} {self.unit}"
+        text = f"{self.description}: {self.done}{total} {self.unit}" + (f", {self.speed}" if self.speed else "")
         if not total or not self.done:
             return text
         left = (time.monotonic() - self.start) / self.done * ((self.total or 0) - self.done)
@@ -53,7 +60,7 @@ class ProgressDisplay:
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}"),
+            TextColumn("{task.fields[unit]} {task.fields[speed]}"),
             TimeRemainingColumn(),
             console=self._console,
             transient=True,
@@ -70,24 +77,27 @@ class ProgressDisplay:
         self._bars.__exit__(kind, error, traceback)
 
     @contextmanager
-    def task(self, description: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
+    def task(
+        self, description: str, total: int | None, unit: str, *, show_speed: bool = False
+    ) -> Iterator[Callable[..., None]]:
         """Show a task while the block runs.
 
         Args:
             description: what is done, or the name of a file.
             total: number of units; None if it is unknown.
             unit: what is counted, in the plural, such as "files".
+            show_speed: whether to show units per second.
 
         Yields:
-            A function to call with the number of units that are done.
+            A function to call with the number of units that are done, and with their total number if it has changed.
         """
-        task = _Task(description, total, unit, time.monotonic())
-        bar = self._bars.add_task(description, total=total, unit=unit)
+        task = _Task(description, total, unit, time.monotonic(), show_speed)
+        bar = self._bars.add_task(description, total=total, unit=unit, speed="")
         self._tasks.append(task)
 
-        def update(done: int) -> None:
-            task.done = done
-            self._bars.update(bar, completed=done)
+        def update(done: int, total: int | None = None) -> None:
+            task.done, task.total = done, task.total if total is None else total
+            self._bars.update(bar, completed=done, total=task.total, speed=task.speed)
             self._print_line()
 
         try:

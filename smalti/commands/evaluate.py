@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from smalti.cli.options import (
     add_output_options,
@@ -59,6 +59,7 @@ def run(name: str, arguments: list[str]) -> int:
     from smalti.eval.protocols import get_protocol
     from smalti.eval.report import check_report_folder
     from smalti.eval.rivals import select_rivals
+    from smalti.tokenization.preprocessing import build_transform, check_protocol
 
     if not options.overwrite:
         check_report_folder(options.out)
@@ -66,7 +67,8 @@ def run(name: str, arguments: list[str]) -> int:
     protocol = get_protocol(options.protocol)
     select_rivals(options.rivals, "clips" if protocol.clips else "images")  # before anything slow
     source = open_source(options.data)
-    transform = _build_transform(source, protocol)
+    check_protocol(source, protocol)
+    transform = build_transform(protocol)
     requested = {name: find_metric(name) for name in options.metric}
     options.tokenizer = check_tokenizer(options.tokenizer)
     with _process_group() as rank:
@@ -158,32 +160,6 @@ def _parse(name: str, arguments: list[str]) -> argparse.Namespace:
             f"--weights is {options.weights}, which is not a folder: give the folder that contains the weight files."
         )
     return options
-
-
-def _build_transform(source: Source, protocol: Protocol) -> nn.Module:
-    """Return the transform that prepares samples according to a protocol.
-
-    Raises:
-        SmaltiError: the protocol is for images and the source contains videos, or vice versa.
-    """
-    from smalti.data import EvaluationTransform, VideoEvaluationTransform
-
-    if source.videos != protocol.clips:
-        present, expected = ("videos", "images") if source.videos else ("images", "videos")
-        example = "clip17x128@24" if source.videos else "imagenet256"
-        raise SmaltiError(
-            f"{source} contains {present}, but the protocol {protocol.name} is for {expected}: use a protocol for "
-            f"{present}, such as {example}."
-        )
-    spatial: dict[str, Any] = {
-        "resize": protocol.resize,
-        "crop": protocol.crop,
-        "interpolation": protocol.interpolation,
-        "antialias": protocol.antialias,
-    }
-    if protocol.clips:
-        return VideoEvaluationTransform(protocol.frames, protocol.rate, **spatial)
-    return EvaluationTransform(**spatial)
 
 
 def _build_metrics(

@@ -10,8 +10,8 @@ from smalti.cli.options import (
     MEDIA_OUTPUT_HELP,
     VIDEO_NOTES,
     add_file_options,
-    add_rate_option,
     add_tokenizer_options,
+    add_video_options,
     check_tokenizer,
     open_device,
     open_tokenizer,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _EXAMPLES = (
     "smalti reconstruct photo.jpg --out reconstruction.png --tokenizer my-tokenizer",
     "smalti reconstruct my/photos --out reconstructions --tokenizer runs/version_0/checkpoints/last.ckpt",
-    "smalti reconstruct clip.mp4 --out reconstruction.mp4 --tokenizer my-video-tokenizer",
+    "smalti reconstruct clip.mp4 --out scene.mp4 --tokenizer my-video-tokenizer --start 61.5 --stop 64",
 )
 
 
@@ -43,21 +43,30 @@ def run(name: str, arguments: list[str]) -> int:
     )
     add_file_options(parser, MEDIA_INPUT_HELP, MEDIA_OUTPUT_HELP)
     add_tokenizer_options(parser, branch=True, seed=True)
-    add_rate_option(parser)
+    add_video_options(parser)
     options = parser.parse(arguments)
     tokenizer_file = check_tokenizer(options.tokenizer)
 
     import torch
 
-    from smalti.cli.media_streams import describe, encode_file, find_media, media_kind, with_progress, write_media
+    from smalti.cli.media_streams import (
+        TimeRange,
+        describe,
+        encode_file,
+        find_media,
+        media_kind,
+        with_progress,
+        write_media,
+    )
 
+    part = TimeRange(options.start, options.stop)
     files = find_media(options.input)
     pairs = plan_outputs(options.input, files, options.out, media_kind, overwrite=options.overwrite)
     tokenizer = open_tokenizer(tokenizer_file, open_device(options.device), options.branch, options.tile)
 
     @torch.inference_mode()
     def reconstruct(file: Path, result: Path, progress: ProgressDisplay) -> str:
-        stream = encode_file(tokenizer, file, options.rate)
+        stream = encode_file(tokenizer, file, options.rate, part)
         latents = with_progress(stream, file.name, progress)
         layout = write_media(tokenizer, latents, stream.rate, result, options.seed)
         return describe(tokenizer, layout, stream.rate)

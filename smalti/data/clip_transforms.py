@@ -88,17 +88,22 @@ class ClipTransform(nn.Module):
 
     def _cut(self, segment: VideoSegment, start: Fraction) -> Tensor:
         """Read and transform the frames from `start` on; returns (3, T, H, W)."""
-        images = islice(self._read_images(segment, start), self.frames)
+        images = islice(self.read_images(segment, start), self.frames)
         first = next(images, None)
         frames = [] if first is None else [*map(self.frame_transform(first), chain([first], images))]
         if len(frames) < (self.frames or 1):
-            raise _TooShortError(segment.name, self._shortage(len(frames), segment.start))
+            raise self.too_short(segment, len(frames))
         return torch.stack(frames, dim=1)
 
-    def _read_images(self, segment: VideoSegment, start: Fraction) -> Iterator[Image.Image]:
+    def read_images(self, segment: VideoSegment, start: Fraction) -> Iterator[Image.Image]:
+        """Yield the frames of a segment from `start` on, sampled at the rate and the stride, before any other transform."""
         video, rate, stride = segment.video, self.rate, self.stride
         frames = read_frames(video, rate=rate, start=start, stop=segment.stop, stride=stride, threads=DECODING_THREADS)
         return map(to_pil_image, frames)
+
+    def too_short(self, segment: VideoSegment, frames: int) -> UnreadableVideoError:
+        """Return the error for a segment with fewer frames than a clip needs."""
+        return _TooShortError(segment.name, self._shortage(frames, segment.start))
 
     def _shortage(self, frames: int, start: Fraction) -> str:
         sampling = "" if self.rate is None else f" at {float(self.rate):.6g} frames per second"
@@ -123,7 +128,7 @@ class VideoTrainingTransform(ClipTransform):
         flip: whether to flip half of the clips horizontally.
         aspect_ratio: minimum and maximum width of the crop, divided by its height. The default stretches the content by up
             to 4/3 in one direction. (1, 1) keeps its proportions.
-        permute_colors: whether to put the color channels of each clip in a random order.
+        permute_colors: probability with which the color channels of a clip are put in a random order; true is 1.
 
     Raises:
         SmaltiError: an argument is out of range.
@@ -138,7 +143,7 @@ class VideoTrainingTransform(ClipTransform):
         scale: tuple[float, float] = (0.25, 1.0),
         flip: bool = True,
         aspect_ratio: tuple[float, float] = ASPECT_RATIO,
-        permute_colors: bool = False,
+        permute_colors: bool | float = False,
     ) -> None:
         super().__init__(frames, rate, stride)
         self._spatial = TrainingTransform(size, scale, flip, aspect_ratio, permute_colors)

@@ -275,8 +275,8 @@ class ImageData(SourceData):
         flip: Whether to flip half of the training images horizontally.
         aspect_ratio: Minimum and maximum width / height of training crops. The default stretches the content by up to 4/3.
             [1, 1] keeps its proportions.
-        permute_colors: Whether to put the color channels of each training image in a random order (for small datasets with
-            few colors).
+        permute_colors: Probability with which the color channels of a training image are put in a random order; true is 1
+            (for small datasets with few colors).
         max_bad: Maximum fraction of unreadable images to skip before training stops with an error.
 
     Raises:
@@ -298,7 +298,7 @@ class ImageData(SourceData):
         scale: tuple[float, float] = (0.25, 1.0),
         flip: bool = True,
         aspect_ratio: tuple[float, float] = ASPECT_RATIO,
-        permute_colors: bool = False,
+        permute_colors: bool | float = False,
         max_bad: float = 0.01,
     ) -> None:
         transforms = (
@@ -340,8 +340,8 @@ class VideoData(SourceData):
         flip: Whether to flip half of the training clips horizontally.
         aspect_ratio: Minimum and maximum width / height of training crops. The default stretches the content by up to 4/3.
             [1, 1] keeps its proportions.
-        permute_colors: Whether to put the color channels of each training clip in a random order (for small datasets with
-            few colors).
+        permute_colors: Probability with which the color channels of a training clip are put in a random order; true is 1
+            (for small datasets with few colors).
         max_bad: Maximum fraction of unreadable or too short videos to skip before training stops with an error.
 
     Raises:
@@ -366,7 +366,7 @@ class VideoData(SourceData):
         scale: tuple[float, float] = (0.25, 1.0),
         flip: bool = True,
         aspect_ratio: tuple[float, float] = ASPECT_RATIO,
-        permute_colors: bool = False,
+        permute_colors: bool | float = False,
         max_bad: float = 0.01,
     ) -> None:
         transforms = (

@@ -93,11 +93,11 @@ class TrainingTransform(nn.Module):
         flip: whether to flip half of the samples horizontally.
         aspect_ratio: minimum and maximum width of the crop, divided by its height. The default stretches the content by up
             to 4/3 in one direction. (1, 1) keeps its proportions.
-        permute_colors: whether to put the color channels of each sample in a random order.
+        permute_colors: probability with which the color channels of a sample are put in a random order; true is 1.
 
     Raises:
         SmaltiError: the size is less than 1, the fractions are not ordered or not in (0, 1], or the ratios are not ordered
-            or not positive.
+            or not positive, or `permute_colors` is not in [0, 1].
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class TrainingTransform(nn.Module):
         scale: tuple[float, float] = (0.25, 1.0),
         flip: bool = True,
         aspect_ratio: tuple[float, float] = ASPECT_RATIO,
-        permute_colors: bool = False,
+        permute_colors: bool | float = False,
     ) -> None:
         super().__init__()
         _check_size(size)
@@ -123,7 +123,9 @@ class TrainingTransform(nn.Module):
         self._crop = v2.RandomResizedCrop(size, scale, aspect_ratio, interpolation=BICUBIC, antialias=True)
         self._size = size
         self._flip = flip
-        self._permute_colors = permute_colors
+        if not 0 <= permute_colors <= 1:
+            raise SmaltiError(f"permute_colors is {permute_colors}: give a probability from 0 to 1, or true or false.")
+        self._permute_colors = float(permute_colors)
 
     def forward(self, image: Image.Image) -> Tensor:
         """Transform an RGB image of any size to (3, size, size) float32 in [-1, 1]."""
@@ -167,7 +169,9 @@ class TrainingTransform(nn.Module):
         width, height = size
         params = self._crop.make_params([torch.empty(0, height, width)])
         flip = self._flip and float(torch.rand(1)) < 0.5
-        colors = tuple(torch.randperm(3).tolist()) if self._permute_colors else None
+        p = self._permute_colors
+        permute = p == 1 or (p > 0 and float(torch.rand(1)) < p)  # p = 1 draws what older versions drew
+        colors = tuple(torch.randperm(3).tolist()) if permute else None
         return Crop(**params, size=self._size, flip=flip, colors=colors)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -26,10 +26,12 @@ class EncodedSample(NamedTuple):
     Attributes:
         name: shard and key, "photos-000.tar/0001".
         content: the bytes of its image or video file; None if it has none.
+        columns: its other files, such as captions, by suffix ("txt"); empty unless the reader asked for them.
     """
 
     name: str
     content: bytes | None
+    columns: Mapping[str, bytes] = {}
 
 
 def read_shards(
@@ -50,7 +52,9 @@ def read_shards(
         yield from read_shard(url, suffixes, num_shards or len(urls))
 
 
-def read_shard(url: str, suffixes: Set[str], num_shards: int, first: int = 0) -> Iterator[EncodedSample | ReadFailure]:
+def read_shard(
+    url: str, suffixes: Set[str], num_shards: int, first: int = 0, *, with_columns: bool = False
+) -> Iterator[EncodedSample | ReadFailure]:
     """Read the samples of a shard in order.
 
     If a remote shard breaks off, or stalls for `READ_TIMEOUT`, it is opened again and continues with the first sample that
@@ -62,6 +66,7 @@ def read_shard(url: str, suffixes: Set[str], num_shards: int, first: int = 0) ->
         num_shards: number of shards to report in a failure.
         first: index of the first sample to read, among those with such a file. A local tar file that is not compressed is
             read from there; any other shard is read from its start.
+        with_columns: whether to keep the other files of each sample.
 
     Yields:
         The samples, beginning with that of index `first`, or with the start of the shard if `first` is 0. A truncated shard
@@ -74,7 +79,7 @@ def read_shard(url: str, suffixes: Set[str], num_shards: int, first: int = 0) ->
     num_read = 0
     while True:
         errors: list[Exception] = []
-        for sample in islice(_read_stream(url, offset or 0, suffixes, errors), num_read, None):
+        for sample in islice(_read_stream(url, offset or 0, suffixes, errors, with_columns), num_read, None):
             num_read += 1
             if to_skip:
                 to_skip -= sample.content is not None
@@ -90,7 +95,9 @@ def read_shard(url: str, suffixes: Set[str], num_shards: int, first: int = 0) ->
         time.sleep(delay)
 
 
-def _read_stream(url: str, offset: int, suffixes: Set[str], errors: list[Exception]) -> Iterator[EncodedSample]:
+def _read_stream(
+    url: str, offset: int, suffixes: Set[str], errors: list[Exception], with_columns: bool
+) -> Iterator[EncodedSample]:
     """Read the samples of a shard, up to its end or to the first damage. Errors are appended to `errors`.
 
     Args:
@@ -98,6 +105,7 @@ def _read_stream(url: str, offset: int, suffixes: Set[str], errors: list[Excepti
         offset: position of the first sample in bytes; 0 unless it is a local file.
         suffixes: see `read_shard`.
         errors: list for errors.
+        with_columns: whether to keep the other files of each sample.
     """
     from webdataset.gopen import Pipe, gopen
     from webdataset.tariterators import group_by_keys, tar_file_expander
@@ -116,7 +124,8 @@ def _read_stream(url: str, offset: int, suffixes: Set[str], errors: list[Excepti
             for sample in group_by_keys(files, handler=record):
                 content = _select_content(sample, suffixes)
                 if content is not None or not errors:  # the last sample of a truncated shard may be incomplete
-                    yield EncodedSample(f"{url}/{sample['__key__']}", content)
+                    columns = _select_columns(sample, suffixes) if with_columns else {}
+                    yield EncodedSample(f"{url}/{sample['__key__']}", content, columns)
             if not errors and stream.truncated:
                 errors.append(EOFError("the end of the archive is missing"))
     except (OSError, ValueError) as error:  # the shard cannot be opened, or the command of a pipe failed
@@ -182,6 +191,16 @@ def _select_content(sample: dict[str, object], suffixes: Set[str]) -> bytes | No
         if isinstance(value, bytes) and "." + suffix.rpartition(".")[2] in suffixes:
             return value
     return None
+
+
+def _select_columns(sample: dict[str, object], suffixes: Set[str]) -> dict[str, bytes]:
+    """Return the files of a sample that are no images (for videos: no videos), by suffix."""
+    files = ((suffix, value) for suffix, value in sample.items() if not suffix.startswith("__"))
+    return {
+        suffix: value
+        for suffix, value in files
+        if isinstance(value, bytes) and "." + suffix.rpartition(".")[2] not in suffixes
+    }
 
 
 def _reason(error: Exception) -> str:

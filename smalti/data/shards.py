@@ -104,7 +104,7 @@ class Shards(Source, IterableDataset[EncodedSample | ReadFailure]):
         """
         if self._sizes is None and self.local:
             with ThreadPoolExecutor(8) as pool:  # hides the latency of network storage
-                self._sizes = list(pool.map(self._count, self.urls))
+                self._sizes = list(pool.map(self.count_shard, range(len(self.urls))))
         elif self._sizes is None and self.samples is None:
             raise SmaltiError(
                 f"The samples of {self} cannot be counted, because it is a URL: set `samples` of the shards."
@@ -113,8 +113,9 @@ class Shards(Source, IterableDataset[EncodedSample | ReadFailure]):
             self._sizes = [-(-(self.samples or 0) // len(self.urls))] * len(self.urls)
         return self._sizes
 
-    def _count(self, url: str) -> int:
-        return sum(1 for _ in read_sample_headers(url, self.suffixes))
+    def count_shard(self, index: int) -> int:
+        """Return the number of samples in one local shard that contain an image (for `VideoShards`: a video)."""
+        return sum(1 for _ in read_sample_headers(self.urls[index], self.suffixes))
 
     def share_sizes(self) -> None:
         """Count the samples of local shards on rank 0, for all ranks. All ranks must call this in the same order."""
@@ -175,7 +176,7 @@ class Shards(Source, IterableDataset[EncodedSample | ReadFailure]):
             yield item
 
     def read_shard(
-        self, index: int, first: int = 0, num_shards: int | None = None
+        self, index: int, first: int = 0, num_shards: int | None = None, *, with_columns: bool = False
     ) -> Iterator[EncodedSample | ReadFailure]:
         """Read the samples of one shard in order.
 
@@ -183,8 +184,10 @@ class Shards(Source, IterableDataset[EncodedSample | ReadFailure]):
             index: index of the shard in `urls`.
             first: index of the first sample to read.
             num_shards: number of shards to report in a failure; None for that of all shards.
+            with_columns: whether to keep the other files of each sample.
         """
-        return read_shard(self.urls[index], self.suffixes, num_shards or len(self.urls), first)
+        count = num_shards or len(self.urls)
+        return read_shard(self.urls[index], self.suffixes, count, first, with_columns=with_columns)
 
     def num_lanes(self, world_size: int) -> int:
         """Return the number of lanes of each process: `lanes`; for URLs, at most the number of shards per process.

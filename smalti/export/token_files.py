@@ -43,17 +43,21 @@ class TokenFile:
             `portable_path`. Files of earlier versions contain an absolute path.
         fingerprint: fingerprint of the weights of that tokenizer.
         rate: frame rate of a clip in frames per second; None for an image.
+        names: names of the files that the samples come from; None for a single sample.
 
     Raises:
-        ValueError: a clip has no frame rate, or an image has one.
+        ValueError: a clip has no frame rate, an image has one, or there are not as many names as samples.
     """
 
     tokens: TokenGrid
     tokenizer: str
     fingerprint: str
     rate: Fraction | None = None
+    names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.names is not None and len(self.names) != len(self.tokens.ids):
+            raise ValueError(f"There are {len(self.names)} names for {len(self.tokens.ids)} samples.")
         if (self.tokens.frames is None) != (self.rate is None):
             raise ValueError("A clip needs a frame rate, and an image must not have one.")
 
@@ -104,6 +108,7 @@ def save_tokens(file: Path, content: TokenFile, codebook_size: int, *, pack: boo
         "tokenizer": content.tokenizer,
         "fingerprint": content.fingerprint,
         **({} if content.rate is None else {"rate": str(content.rate)}),
+        **({} if content.names is None else {"names": json.dumps(content.names)}),
         **packing,
     }
     try:
@@ -129,7 +134,8 @@ def load_tokens(file: Path) -> TokenFile:
         if ids.ndim != 3 or ids.shape[1] != tokens.positions:
             raise ValueError(f"ids {tuple(ids.shape)} for {tokens.positions} positions")
         rate = Fraction(metadata["rate"]) if "rate" in metadata else None
-        return TokenFile(tokens, metadata["tokenizer"], metadata["fingerprint"], rate)
+        names = tuple(json.loads(metadata["names"])) if "names" in metadata else None
+        return TokenFile(tokens, metadata["tokenizer"], metadata["fingerprint"], rate, names)
     except (KeyError, ValueError, TypeError, ZeroDivisionError, SmaltiError) as error:
         raise SmaltiError(f"{file} is damaged (its metadata are incomplete or invalid): tokenize again.") from error
 
@@ -142,6 +148,24 @@ def is_clip(file: Path) -> bool:
     """
     with _open_token_file(file) as (_, metadata):
         return "rate" in metadata
+
+
+def check_tokenizer(file: Path, fingerprint: str) -> None:
+    """Check that a token file is complete, and was made by a tokenizer, without reading the ids.
+
+    Args:
+        file: the token file.
+        fingerprint: fingerprint of the tokenizer.
+
+    Raises:
+        SmaltiError: it was made by another one; see also `load_tokens`.
+    """
+    with _open_token_file(file) as (_, metadata):
+        if metadata.get("fingerprint") != fingerprint:
+            raise SmaltiError(
+                f"{file} was made by another tokenizer ({metadata.get('fingerprint', '')[:12]}, not {fingerprint[:12]}): "
+                "choose another --out, or replace it with --overwrite."
+            )
 
 
 @contextmanager

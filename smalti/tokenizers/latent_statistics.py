@@ -31,6 +31,11 @@ class LatentStatistics(nn.Module):
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("std", torch.ones(dim))
 
+    @property
+    def measured(self) -> bool:
+        """Whether the statistics were measured: they no longer have the values of a new module."""
+        return bool((self.mean != 0).any() or (self.std != 1).any())
+
     def normalize(self, z: Tensor) -> Tensor:
         """Normalize each channel of latents (B, C, t, h, w) to mean 0 and standard deviation 1."""
         return (z - self._broadcast(self.mean, z)) / self._broadcast(self.std, z)

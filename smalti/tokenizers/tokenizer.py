@@ -26,6 +26,7 @@ from smalti.tokenizers.input_checks import (
     first_weight,
     prepare_pixels,
 )
+from smalti.tokenizers.latent_statistics import LatentStatistics
 from smalti.tokenizers.streaming import align_chunks, chunk_size, default_chunk, split_frames, with_last
 from smalti.tokenizers.summary import summarize
 from smalti.tokenizers.tiling import add_tiling
@@ -100,6 +101,18 @@ class Tokenizer(Configurable):
     def compression_ratio(self) -> float:
         """Compression relative to 8-bit RGB: 24 / `bits_per_pixel` (WeTok, arXiv 2508.05599, table 1)."""
         return 24 / self.bits_per_pixel
+
+    @property
+    def latent_statistics(self) -> LatentStatistics | None:
+        """Mean and standard deviation of each channel, as training measured them; None if it did not.
+
+        They are those of the decoder, if it has some (LTX-Video), else those of the continuous bottleneck or branch.
+        """
+        bottleneck = self.bottleneck.branches.get("continuous", self.bottleneck)
+        for module in (self.decoder, bottleneck):
+            if isinstance(found := getattr(module, "statistics", None), LatentStatistics):
+                return found if found.measured else None
+        return None
 
     @property
     def branches(self) -> dict[str, Tokenizer]:

@@ -22,7 +22,10 @@ from smalti.types import Code
 
 
 class LatentStatisticsCallback(Callback):
-    """Measures the mean and standard deviation of each channel of z, and stores them in `tokenizer.decoder.statistics`.
+    """Measures the mean and standard deviation of each channel of z, and stores them in the tokenizer.
+
+    They are stored in the decoder, if it has statistics (LTX-Video), else in the continuous bottleneck or branch, which has
+    them with `statistics: true`.
 
     The statistics are updated with each training batch, over all ranks. Batch n of the run has the weight
     max(1 / n, 1 - decay). At first, the statistics cover all batches. Later, they cover about the last 1 / (1 - decay)
@@ -54,23 +57,29 @@ class LatentStatisticsCallback(Callback):
         """Register a hook on the bottleneck.
 
         Raises:
-            SmaltiError: the tokenizer's decoder has no statistics, or is frozen.
+            SmaltiError: neither the decoder nor the bottleneck has statistics, or the one that has them is frozen.
         """
         if stage != "fit" or self.decay is None:
             return
         module = cast(TokenizerTraining, pl_module)
-        statistics = getattr(module.tokenizer.decoder, "statistics", None)
-        if not isinstance(statistics, LatentStatistics):
-            raise SmaltiError(
-                f"statistics.decay is set, but {type(module.tokenizer.decoder).__name__} has no latent statistics: remove "
-                "`statistics` from the recipe."
-            )
-        if "decoder" in module.frozen:
-            raise SmaltiError(
-                "statistics.decay is set, but the decoder and its statistics are frozen: remove one of the two settings "
-                "from the recipe."
-            )
-        self._handle = module.tokenizer.bottleneck.register_forward_hook(partial(self._update, trainer, statistics))
+        tokenizer = module.tokenizer
+        continuous = tokenizer.bottleneck.branches.get("continuous", tokenizer.bottleneck)
+        owners = {"decoder": (tokenizer.decoder, tokenizer.bottleneck), "bottleneck": (continuous, continuous)}
+        for part, (owner, measured) in owners.items():
+            statistics = getattr(owner, "statistics", None)
+            if not isinstance(statistics, LatentStatistics):
+                continue
+            if part in module.frozen:
+                raise SmaltiError(
+                    f"statistics.decay is set, but the {part} and its statistics are frozen: remove one of the two "
+                    "settings from the recipe."
+                )
+            self._handle = measured.register_forward_hook(partial(self._update, trainer, statistics))
+            return
+        raise SmaltiError(
+            f"statistics.decay is set, but {type(tokenizer.decoder).__name__} has no latent statistics: set "
+            "`statistics: true` in a KL bottleneck, or remove `statistics` from the recipe."
+        )
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Remove the hook."""

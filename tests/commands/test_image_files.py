@@ -12,8 +12,12 @@ from PIL import Image
 from safetensors.torch import save_file
 from skimage import data as photos
 
+import smalti
 from smalti.__main__ import main
+from smalti.data import EvaluationTransform
+from smalti.errors import SmaltiError
 from smalti.export.token_files import load_tokens
+from smalti.images import decode_image
 from smalti.tokenizers.checkpoints import save
 
 WITH_TOKENIZER = ("--tokenizer", "tokenizer")
@@ -76,6 +80,62 @@ def test_environment_variable_names_the_tokenizer(work, monkeypatch, error_messa
     assert "SMALTI_TOKENIZER" in error_message("tokenize", "photo.jpg", "-o", "x.safetensors")
     monkeypatch.setenv("SMALTI_TOKENIZER", "tokenizer")
     assert main(["tokenize", "photo.jpg", "-o", "x.safetensors"]) == 0
+
+
+def test_a_protocol_gives_one_size_in_batches_and_with_workers(work):
+    prepare = EvaluationTransform(32, 32)
+    sources = [work / "photos" / name for name in ("a.jpg", "a.png", "subfolder/b.webp")]
+    expected = [smalti.load("tokenizer").tokenize(prepare(decode_image(path))[None].double()).ids for path in sources]
+    for out, *options in (
+        ["one"],
+        ["batches", "--batch-size", "2"],
+        ["workers", "--batch-size", "3", "--workers", "1"],
+    ):
+        assert main(["tokenize", "photos", "-o", out, *WITH_TOKENIZER, "--protocol", "square32", *options]) == 0
+        array = smalti.load_tokens(out)
+        assert array.shape == (3, 64, 2)
+        assert (array == torch.cat(expected).numpy()).all()
+    assert main(["detokenize", "batches", "-o", "decoded"]) == 0
+    assert Image.open(work / "decoded" / "subfolder" / "b.png").size == (32, 32)
+
+
+def test_a_folder_packs_into_one_file(work, error_message):
+    pack = ("tokenize", "photos", "-o", "photos.safetensors", *WITH_TOKENIZER, "--pack")
+    assert "1 of 3 files was skipped" in (message := error_message(*pack, "--overwrite"))
+    assert "b.webp is 60 x 40, but a.jpg is 75 x 50, and --pack needs one size" in message
+    assert main([*pack, "--protocol", "square32", "--overwrite"]) == 0
+    content = load_tokens(work / "photos.safetensors")
+    assert content.names == ("a.jpg", "a.png", "subfolder/b.webp")
+    assert main(["tokenize", "photos", "-o", "single", *WITH_TOKENIZER, "--protocol", "square32"]) == 0
+    assert (smalti.load_tokens("photos.safetensors") == smalti.load_tokens("single")).all()
+    assert smalti.load("tokenizer").detokenize(content.tokens).shape == (3, 3, 32, 32)
+    assert "already exists" in error_message(*pack)
+    assert "is for a folder" in error_message("tokenize", "photo.jpg", "-o", "x.safetensors", *WITH_TOKENIZER, "--pack")
+
+
+def test_existing_files_are_skipped_if_they_are_complete_and_of_this_tokenizer(work, capsys, error_message):
+    assert main(["tokenize", "photos/subfolder", "-o", "tokens/subfolder", *WITH_TOKENIZER]) == 0
+    written = (work / "tokens" / "subfolder" / "b.safetensors").stat().st_mtime_ns
+    again = ["tokenize", "photos", "-o", "tokens", "--skip-existing"]
+    assert main([*again, *WITH_TOKENIZER]) == 0
+    assert "tokens: 2 files written" in capsys.readouterr().out
+    assert (work / "tokens" / "subfolder" / "b.safetensors").stat().st_mtime_ns == written
+    assert main([*again, *WITH_TOKENIZER]) == 0
+    assert "all 3 files were tokenized before" in capsys.readouterr().out
+    assert "was made by another tokenizer" in error_message(*again, "--tokenizer", "other")
+    (work / "tokens" / "subfolder" / "b.safetensors").write_bytes(b"cut")
+    assert "b.safetensors is damaged" in error_message(*again, *WITH_TOKENIZER)
+    assert "exclude each other" in error_message(*again, *WITH_TOKENIZER, "--overwrite")
+
+
+def test_tokens_that_no_array_holds_are_refused(work):
+    assert main(["tokenize", "photos", "-o", "tokens", *WITH_TOKENIZER]) == 0
+    with pytest.raises(SmaltiError, match=r"60 x 40 pixels and .* of 75 x 50, which no array holds"):
+        smalti.load_tokens("tokens")
+    assert main(["tokenize", "photo.jpg", "-o", "mixed/a.safetensors", *WITH_TOKENIZER]) == 0
+    assert main(["tokenize", "photo.jpg", "-o", "mixed/b.safetensors", "--tokenizer", "other"]) == 0
+    with pytest.raises(SmaltiError, match="by another tokenizer"):
+        smalti.load_tokens("mixed")
 
 
 def test_folders_keep_their_structure(work):

@@ -208,7 +208,7 @@ def test_memory_does_not_depend_on_the_length(work, frames, monkeypatch):
             del frame
 
     read, write = media_streams.read_frames, media_streams.write_video
-    monkeypatch.setattr(media_streams, "read_frames", lambda file, rate: watch(read(file, rate=rate)))
+    monkeypatch.setattr(media_streams, "read_frames", lambda file, **options: watch(read(file, **options)))
     monkeypatch.setattr(media_streams, "write_video", lambda path, frames, rate: write(path, watch(frames), rate))
     write_video("long.mp4", [frame[:, :16, :16] for frame in frames], 25)
     assert main(["reconstruct", "long.mp4", "-o", "out.mp4", "--tokenizer", "image"]) == 0
@@ -228,13 +228,45 @@ def test_an_error_or_interrupt_in_the_middle_leaves_no_file(work, frames, error_
     assert "truncated.mp4 cannot be read as a video" in error_message(command, "truncated.mp4", *options)
     assert set(work.iterdir()) == before
 
-    def interrupt(file, rate):
-        yield from islice(read_frames(file, rate=rate), 9)
+    def interrupt(file, **options):
+        yield from islice(read_frames(file, **options), 9)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(media_streams, "read_frames", interrupt)
     assert main([command, "clip.mp4", *options]) == 130
     assert set(work.iterdir()) == before
+
+
+@pytest.mark.parametrize("rate", [None, 10])
+def test_a_part_of_a_video_equals_its_frames(work, frames, rate):
+    write_video("long.mp4", frames, 25)
+    options = ["--tokenizer", "joint", "--start", "0.4", "--stop", "1"]
+    options += [] if rate is None else ["--rate", str(rate)]
+    assert main(["tokenize", "long.mp4", "-o", "part.safetensors", *options]) == 0
+    clip = torch.stack(list(read_frames("long.mp4", rate=rate)), dim=1)
+    clip = clip[:, 10:25] if rate is None else clip[:, 4:10]
+    expected = smalti.load("joint").tokenize(uint8_to_pixels(clip)[None].double())
+    content = load_tokens(Path("part.safetensors"))
+    assert torch.equal(content.tokens.ids, expected.ids)
+    assert (content.tokens.frames, content.rate) == (clip.shape[1], rate or 25)
+    assert main(["reconstruct", "long.mp4", "-o", "part.mp4", *options]) == 0
+    assert len(read_all("part.mp4")) == clip.shape[1]
+
+
+def test_an_empty_part_of_a_video_is_refused(work, error_message):
+    Image.new("RGB", (32, 32)).save("photo.png")
+    for options, expected in (
+        (("clip.mp4", "--start", "2", "--stop", "1"), "give a later end than start"),
+        (("clip.mp4", "--start", "60"), "clip.mp4 has no frames from 60 s on"),
+        (("clip.mp4", "--start", "-1"), "'-1' is not a time"),
+        (("clip.mp4", "--stop", "soon"), "'soon' is not a time"),
+        (("photo.png", "--stop", "1"), "photo.png is an image"),
+    ):
+        for command, out in (("tokenize", "x.safetensors"), ("reconstruct", "x.mp4")):
+            if options[0] == "photo.png" and command == "reconstruct":
+                out = "x.png"
+            assert expected in error_message(command, *options, "-o", out, "--tokenizer", "joint")
+    assert not list(work.glob("x*"))
 
 
 def test_tiled_commands_equal_a_tiled_tokenizer(work, frames):

@@ -147,6 +147,22 @@ def test_statistics_are_averaged_saved_resumed_and_exported(training, trainer, c
     assert torch.equal(smalti.load(tmp_path / "export").decoder.statistics.std, std)
 
 
+def test_statistics_of_a_bottleneck_are_those_of_all_its_latents(training, trainer, data, tmp_path, small):
+    tokenizer = small(KL(4, statistics=True))
+    assert tokenizer.latent_statistics is None  # not measured
+    recorded = []
+    tokenizer.bottleneck.register_forward_hook(lambda module, _, code: recorded.append(code.z.detach()))
+    run = trainer(LatentStatisticsCallback(0.999), max_steps=3, limit_val_batches=0)
+    run.fit(training(tokenizer, gan=False, weights=WEIGHTS), data())
+    z = torch.cat([part.flatten(0, 1) for part in recorded])
+    measured = tokenizer.latent_statistics
+    torch.testing.assert_close(measured.mean.cpu(), z.mean(0), **TOLERANCE)
+    torch.testing.assert_close(measured.std.cpu(), z.std(0, unbiased=False), **TOLERANCE)
+    save(tokenizer, tmp_path / "export")
+    assert torch.equal(smalti.load(tmp_path / "export").latent_statistics.std, measured.std.cpu())
+    assert small(KL(4)).latent_statistics is None
+
+
 def test_settings_without_effect_are_refused(training, trainer, data, clips):
     with pytest.raises(SmaltiError, match="WeTokDecoder has no latent statistics"):
         trainer(LatentStatisticsCallback(0.9)).fit(training(), data())

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from smalti.errors import SmaltiError
 from smalti.tokenizers.bottlenecks.base import Bottleneck
+from smalti.tokenizers.latent_statistics import LatentStatistics
 from smalti.tokenizers.linear_start.code import StartCode, linear_units
 from smalti.types import Code
 
@@ -39,6 +40,11 @@ class KL(Bottleneck):
         initial_std: standard deviation of the noise for a log-variance of 0, the average output of a randomly initialized
             encoder. Published models use 1: the noise is as large as the signal, and training from scratch is slow at
             first.
+        statistics: whether the bottleneck has `LatentStatistics`, which training measures if `statistics.decay` is set and
+            the decoder has none. Generative models are trained on latents that are normalized by them.
+
+    Attributes:
+        statistics: mean and standard deviation of each channel; None without the argument.
 
     Raises:
         SmaltiError: `dim` is below 1, or `initial_std` is not positive.
@@ -46,7 +52,9 @@ class KL(Bottleneck):
 
     loss_names = ("kl",)
 
-    def __init__(self, dim: int, shared_log_variance: bool = False, initial_std: float = 1.0) -> None:
+    def __init__(
+        self, dim: int, shared_log_variance: bool = False, initial_std: float = 1.0, statistics: bool = False
+    ) -> None:
         super().__init__()
         if initial_std <= 0:
             raise SmaltiError(f"initial_std is {initial_std}: use a positive standard deviation.")
@@ -57,6 +65,7 @@ class KL(Bottleneck):
         self.initial_std = initial_std
         self.in_dim = dim + 1 if shared_log_variance else 2 * dim
         self.out_dim = dim
+        self.statistics = LatentStatistics(dim) if statistics else None
 
     def linear_start(self, coefficients: Tensor, variances: Tensor, hidden_units: int) -> StartCode:
         """Return one component per channel, with mean 0 and variance 1, as the prior has, and little noise."""
@@ -74,10 +83,10 @@ class KL(Bottleneck):
     def quantize(self, h: Tensor) -> Code:
         """Map (B, N, in_dim) to z (B, N, dim), without ids."""
         mean, log_variance = h.split([self.dim, self.in_dim - self.dim], dim=-1)
-        if not self.training:
-            return Code(mean)
         log_variance = log_variance + 2 * math.log(self.initial_std)
         log_variance = log_variance.clamp(*LOG_VARIANCE_RANGE).expand_as(mean)
+        if not self.training:
+            return Code(mean, log_variance=log_variance)
         z = mean + torch.exp(log_variance / 2) * torch.randn_like(mean)
         divergence = (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=-1) / 2
-        return Code(z, losses={"kl": divergence.mean()})
+        return Code(z, losses={"kl": divergence.mean()}, log_variance=log_variance)

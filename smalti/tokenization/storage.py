@@ -1,0 +1,93 @@
+"""How ids and latents are stored: the smallest safe type, bit packing, bfloat16 as 16-bit integers.
+
+Shapes: B samples, N positions, G tokens per position, C channels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from smalti.errors import SmaltiError
+from smalti.export.packed_bits import pack_positions, unpack_positions
+
+FLOAT_TYPES = ("float32", "float16", "bfloat16")
+"""Types of stored latents."""
+
+ID_TYPES = ("uint8", "uint16", "uint32", "int64")
+"""Types of stored ids, the smallest first."""
+
+
+def smallest_id_type(num_values: int) -> str:
+    """Return the smallest type that holds every id in [0, num_values).
+
+    >>> smallest_id_type(256), smallest_id_type(257), smallest_id_type(2**32 + 1)
+    ('uint8', 'uint16', 'int64')
+
+    Raises:
+        SmaltiError: no type holds them.
+    """
+    for name in ID_TYPES:
+        if num_values - 1 <= np.iinfo(name).max:
+            return name
+    raise SmaltiError(
+        f"A token has {num_values} values, more than 2^63: no integer type holds them; use a quantizer with more "
+        "tokens per position."
+    )
+
+
+def pack_samples(ids: np.ndarray, bits: int) -> np.ndarray:
+    """Pack the ids of each sample without unused bits between them; see `smalti.export.packed_bits`.
+
+    Args:
+        ids: (B, N, G) integers in [0, 2^bits).
+        bits: bits per id.
+
+    Returns:
+        (B, ceil(N G bits / 8)) uint8.
+    """
+    return pack_positions(torch.from_numpy(ids).reshape(len(ids), 1, -1), bits)[:, 0].numpy()
+
+
+def unpack_sample(packed: np.ndarray, bits: int, shape: tuple[int, int]) -> Tensor:
+    """Invert `pack_samples` for one sample.
+
+    Args:
+        packed: (bytes,) uint8.
+        bits: bits per id.
+        shape: (N, G).
+
+    Returns:
+        (N, G) int64.
+
+    Raises:
+        SmaltiError: the number of bytes is wrong.
+    """
+    positions, tokens = shape
+    return unpack_positions(torch.from_numpy(np.array(packed))[None, None], bits, positions * tokens).reshape(shape)
+
+
+def latents_to_numpy(latents: Tensor) -> np.ndarray:
+    """Return latents on the CPU as an array; bfloat16, which NumPy does not have, as uint16 with the same bits."""
+    if latents.dtype == torch.bfloat16:
+        return latents.view(torch.uint16).numpy()
+    return latents.numpy()
+
+
+def latents_from_numpy(array: np.ndarray, dtype: str) -> Tensor:
+    """Invert `latents_to_numpy`. The array is copied.
+
+    Args:
+        array: the stored array.
+        dtype: name of the type of the latents.
+    """
+    latents = torch.from_numpy(np.array(array))
+    return latents.view(torch.bfloat16) if dtype == "bfloat16" else latents
+
+
+def numpy_type(dtype: str) -> np.dtype[Any]:
+    """Return the little-endian NumPy type in which arrays of a type are stored."""
+    return np.dtype("uint16" if dtype == "bfloat16" else dtype).newbyteorder("<")
