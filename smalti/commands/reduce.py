@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from smalti.cli.options import (
     MEDIA_INPUT_HELP,
     add_file_options,
-    add_rate_option,
     add_tokenizer_options,
+    add_video_options,
     check_tokenizer,
     open_device,
     open_tokenizer,
@@ -53,13 +53,13 @@ def run(name: str, arguments: list[str]) -> int:
     add_tokenizer_options(parser, branch=True)
     add_saliency_option(parser)
     parser.add_argument("--reduce", metavar="NAME", help=f"{REDUCER_HELP} (default: the reducer of the tokenizer)")
-    add_rate_option(parser)
+    add_video_options(parser)
     options = parser.parse(arguments)
     tokenizer_file = check_tokenizer(options.tokenizer)
 
     import torch
 
-    from smalti.cli.media_streams import TOKENS, encode_file, find_media, media_kind, with_progress
+    from smalti.cli.media_streams import TOKENS, TimeRange, encode_file, find_media, media_kind, with_progress
     from smalti.eval.latent_saliency import latent_saliency
     from smalti.export.reduced_files import ReducedFile, save_reduced
     from smalti.export.token_files import portable_path
@@ -69,6 +69,7 @@ def run(name: str, arguments: list[str]) -> int:
     from smalti.tokenizers.configurable import get_config
     from smalti.types import Latents
 
+    part = TimeRange(options.start, options.stop)
     files = find_media(options.input)
     pairs = plan_outputs(options.input, files, options.out, lambda _: TOKENS, overwrite=options.overwrite)
     device = open_device(options.device)
@@ -79,7 +80,8 @@ def run(name: str, arguments: list[str]) -> int:
 
     @torch.inference_mode()
     def reduce(file: Path, result: Path, progress: ProgressDisplay) -> str:
-        stream = encode_file(tokenizer, file, options.rate)
+        part.check_video(file)
+        stream = encode_file(tokenizer, file, options.rate, part)
         latents = Latents.join_time(with_progress(stream, file.name, progress))
         saliency = None
         if needs_saliency:
