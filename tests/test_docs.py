@@ -108,7 +108,7 @@ def test_blocks_are_in_a_known_language(page):
 def test_commands_and_recipes_in_the_text_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     assert set(re.findall(r"`smalti ([a-z][a-z-]*)", text)) <= set(COMMANDS)
-    assert set(re.findall(r"\b((?:data|cluster|wetok|onevae|ltx)/\w+\.yaml)", text)) <= set(recipe_names())
+    assert set(re.findall(r"\b((?:data|cluster|wetok|onevae|ltx|reducers)/\w+\.yaml)", text)) <= set(recipe_names())
 
 
 @pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md"])
@@ -248,6 +248,8 @@ def shrink(arguments):
     gan = recipe["model"].get("gan") or {}
     if gan and "discriminator" not in gan.get("init_args", gan):
         options |= {"model.gan.discriminator": "PatchDiscriminator", "model.gan.discriminator.channels": 4}
+    if family == "reduced":
+        options["model.tokenizer.tokenizer"] = "my-tokenizer"
     if "perceptual" in (recipe["model"].get("losses") or {}):
         options["model.losses.perceptual.network"] = "efflite0"  # LPIPS would have to be downloaded
     images = {"size": 64, "batch_size": 2, "workers": 0}
