@@ -38,7 +38,9 @@ NO_COMMANDS = {"docs/design.md": "its indented blocks are diagrams"}
 SKIPPED = {
     "make demo": "takes minutes; .ci/run runs a short one",
     "make test": "runs this test",
-    "python examples/train_image_model.py my/photos --tokenizer my-tokenizer --out image-model": "takes minutes; tests/test_examples.py runs a short one",
+    "python examples/train_image_model.py my/photos --tokenizer my-tokenizer --out image-model": (
+        "takes minutes; tests/test_examples.py runs a short one"
+    ),
     "tensorboard --logdir runs": "is a server",
     "smalti demo my-tokenizer": "is a server; tests/playground/test_page.py opens it in a browser",
     "smalti find-lr -c quickstart.yaml": "takes minutes; tests/commands/test_find_lr.py runs it on a smaller network",
