@@ -110,7 +110,8 @@ def test_blocks_are_in_a_known_language(page):
 def test_commands_and_recipes_in_the_text_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     assert set(re.findall(r"`smalti ([a-z][a-z-]*)", text)) <= set(COMMANDS)
-    assert set(re.findall(r"\b((?:data|cluster|wetok|onevae|ltx|reducers)/\w+\.yaml)", text)) <= set(recipe_names())
+    folders = "data|cluster|wetok|uniwetok|onevae|ltx|reducers"
+    assert set(re.findall(rf"\b((?:{folders})/\w+\.yaml)", text)) <= set(recipe_names())
 
 
 @pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md"])
@@ -243,6 +244,7 @@ def shrink(arguments):
     family = tokenizer["class_path"].rpartition(".")[2]
     networks = {
         "wetok": {"channels": 4, "blocks": 1, "groups": "null"},
+        "uniwetok": {"channels": 4, "blocks": 1, "groups": "null", "attention_heads": 1},
         "onevae": {"channels": 4, "blocks": 1},
         "ltx": {"encoder_channels": 4, "decoder_channels": 4},
     }
