@@ -1,0 +1,69 @@
+"""Small tokenizers of every family, and their programs, exported once per test session."""
+
+import pytest
+import torch
+
+from smalti.export.programs import save_programs
+from smalti.tokenizers import ltx, onevae, wetok
+from smalti.tokenizers.bottlenecks import BSQ, FSQ, GQ, KL, VQ, Joint, Projected, ResidualFSQ, ResidualVQ, SimVQ
+
+BOTTLENECKS = {
+    "gq": lambda: GQ(2, 4),
+    "fsq": lambda: FSQ([8, 5, 5], 2),
+    "bsq": lambda: BSQ(6),
+    "vq": lambda: VQ(6, 40),
+    "vq_cosine": lambda: VQ(6, 40, cosine=True),
+    "simvq": lambda: SimVQ(6, 40),
+    "residual_vq": lambda: ResidualVQ(6, 2, 40),
+    "residual_fsq": lambda: ResidualFSQ([8, 5, 5], 2),
+    "projected": lambda: Projected(GQ(2, 4), 6),
+    "kl": lambda: KL(4),
+    "kl_shared": lambda: KL(4, shared_log_variance=True),
+    "joint": lambda: Joint(KL(4), Projected(FSQ([8, 8, 8]), dim=4, in_dim=8)),
+}
+_BLOCKS = [["res_x", {}], ["compress_all", {}]]
+_NOISY = [["res_x", {"inject_noise": True}], ["compress_all", {"multiplier": 2, "residual": True}]]
+
+
+def _ltx(bottleneck, blocks=_BLOCKS, **options):
+    return ltx(
+        bottleneck, encoder_channels=4, decoder_channels=4, encoder_blocks=_BLOCKS, decoder_blocks=blocks, **options
+    )
+
+
+FAMILIES = {
+    "wetok": lambda b: wetok(b, stride=2, channels=8, blocks=1, groups=4),
+    "onevae": lambda b: onevae(b, stride=(2, 2, 2), channels=4, blocks=1, norm=False),
+    "onevae_first_frame": lambda b: onevae(b, stride=(2, 4, 4), channels=4, blocks=1, first_frame=True, norm=False),
+    "ltx": _ltx,
+    "ltx_generative": lambda b: _ltx(b, _NOISY, denoising=True),
+}
+
+
+def _build(family, bottleneck):
+    torch.manual_seed(0)
+    tokenizer = FAMILIES[family](BOTTLENECKS[bottleneck]()).eval().requires_grad_(False)
+    with torch.no_grad():  # decoders start near gray, where every difference of pixels is small
+        tokenizer.decoder.last_layer.weight.mul_(5)
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def build():
+    """Return a function that builds a tokenizer by family and bottleneck."""
+    return _build
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """Return a function that exports a tokenizer once, and returns its folder."""
+    folders = {}
+
+    def export(family, bottleneck, kind):
+        key = (family, bottleneck, kind)
+        if key not in folders:
+            folders[key] = tmp_path_factory.mktemp("programs") / "-".join(key)
+            save_programs(_build(family, bottleneck), folders[key], kind)
+        return folders[key]
+
+    return export
