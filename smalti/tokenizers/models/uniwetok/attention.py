@@ -127,7 +127,7 @@ class GridAttention(nn.Module):
             return x
         angles = rotation_angles(x, REGISTERS, self.head_dim, self.spacing)
         positions = x.flatten(2).mT
-        tokens = torch.cat([self.registers.to(x.dtype).expand(len(x), -1, -1), positions], dim=1)
+        tokens = torch.cat([self.registers.to(x.dtype).expand(x.shape[0], -1, -1), positions], dim=1)
         for block in self.blocks:
             tokens = block(tokens, angles)
         # Contiguous, as convolutions need it: on a CPU, a transposed view would be copied to another layout several times.
