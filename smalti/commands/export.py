@@ -37,8 +37,8 @@ def run(name: str, arguments: list[str]) -> int:
         "--format",
         choices=("smalti", "diffusers"),
         default="smalti",
-        help="library that will load the folder; diffusers loads it as an AutoencoderKLLTXVideo or AutoencoderKLWan "
-        "(default: %(default)s)",
+        help="library that will load the folder; diffusers loads it as an AutoencoderKLLTXVideo or AutoencoderKLWan, or as "
+        "the class from which the tokenizer was loaded (default: %(default)s)",
     )
     add_branch_option(content, "both branches")
     options = parser.parse(arguments)

@@ -2,6 +2,7 @@
 
 from smalti.tokenizers.base import Decoder, Encoder, StreamState
 from smalti.tokenizers.configurable import Configurable
+from smalti.tokenizers.models.diffusers import DiffusersDecoder, DiffusersEncoder
 from smalti.tokenizers.models.ltx import LTXDecoder, LTXEncoder, ltx
 from smalti.tokenizers.models.onevae import OneVAEDecoder, OneVAEEncoder, onevae
 from smalti.tokenizers.models.wetok import WeTokDecoder, WeTokEncoder, WeTokGenerativeDecoder, wetok
@@ -11,6 +12,8 @@ from smalti.tokenizers.tokenizer import Tokenizer
 __all__ = [
     "Configurable",
     "Decoder",
+    "DiffusersDecoder",
+    "DiffusersEncoder",
     "Encoder",
     "LTXDecoder",
     "LTXEncoder",
