@@ -76,9 +76,9 @@ def save(
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Tokenizer:
-    """Load a tokenizer from an exported folder, a training checkpoint (its averaged weights), or an autoencoder of diffusers.
+    """Load a tokenizer from an exported folder, a training checkpoint (its averaged weights), or a folder of diffusers.
 
-    Loading is strict: every weight must be present, and no other.
+    Loading is strict: every weight must be present, and no other. Low-rank adapters are merged into the weights.
 
     Args:
         path: a folder that `save` wrote, a `.ckpt` file of training, or "diffusers:" and a folder of diffusers or the name
@@ -105,7 +105,9 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Tokenizer:
         )
     _check_weights(path, tokenizer.state_dict(), weights)
     tokenizer.load_state_dict(copy_weights(weights), assign=True)
-    return tokenizer.requires_grad_(requires_grad=False).eval().to(device)
+    from smalti.tokenizers.adapters import merge_adapters  # imports Tokenizer's parts, as this module does
+
+    return merge_adapters(tokenizer).requires_grad_(requires_grad=False).eval().to(device)
 
 
 def copy_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
