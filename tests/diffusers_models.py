@@ -12,7 +12,13 @@ _IMAGE = {
 }
 _WAN = {"base_dim": 8, "z_dim": 4, "dim_mult": [1, 1, 1], "num_res_blocks": 1, "temperal_downsample": [True, True]}
 MODELS = {
-    "sd": ("AutoencoderKL", {**_IMAGE, "scaling_factor": 0.18215}),
+    "sd": (
+        "AutoencoderKL",
+        {
+            **_IMAGE, "block_out_channels": [8] * 4, "down_block_types": ["DownEncoderBlock2D"] * 4,
+            "up_block_types": ["UpDecoderBlock2D"] * 4, "scaling_factor": 0.18215,
+        },
+    ),
     "flux1": (
         "AutoencoderKL",
         {**_IMAGE, "use_quant_conv": False, "use_post_quant_conv": False, "scaling_factor": 0.3611, "shift_factor": 0.1159},
