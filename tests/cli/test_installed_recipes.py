@@ -52,6 +52,10 @@ def assert_contains(printed, recipe):
     for name, value in recipe.items():
         if name == "class_path":
             assert printed[name].rpartition(".")[2] == value.rpartition(".")[2]
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            assert len(printed[name]) == len(value)
+            for inner, item in zip(printed[name], value, strict=True):
+                assert_contains(inner, item)
         elif isinstance(value, dict):
             inner = printed[name]
             plain = "class_path" in inner and "class_path" not in value

@@ -78,8 +78,8 @@ class Projected(Quantizer):
 
         The first projection computes the principal components of the latents and their code; the second restores the
         latents from the codewords by least squares. If the quantizer has fewer channels than the latents, the components
-        with the largest variance are kept. If it has more, as the signs of GQ do, each component is compared with several
-        thresholds.
+        with the largest variance are kept. The alternative is to compare each component with several thresholds, which
+        suits the signs of GQ; what restores the latents better is used.
 
         Args:
             latents: (N, in_dim) positions, the same on every rank; N much larger than `dim`.
@@ -95,12 +95,23 @@ class Projected(Quantizer):
         coefficients = ((centered @ directions) / variances.sqrt()).to(latents)
         goal = self.quantizer.linear_start(coefficients, variances.to(latents), hidden_units=0).target(coefficients)
         x = x.to(latents)
-        if self._fit(self.down, x, goal) > _LINEAR:
-            self._fit(self.down, x, _thresholds(coefficients, goal.shape[1]))
         training = self.training
         self.eval()
-        self._fit(self.up, self.quantizer(self.down(x).unsqueeze(0)).z[0], x)
+        candidates = [goal, _thresholds(coefficients, goal.shape[1])]
+        errors = [self._fit_both(x, candidate) for candidate in candidates]
+        if errors[0] < errors[1]:
+            self._fit_both(x, goal)
         self.train(training)
+
+    def _fit_both(self, x: Tensor, goal: Tensor) -> float:
+        """Fit both projections to latents x (N, dim), and return the unexplained share of their variance.
+
+        Args:
+            x: the latents.
+            goal: (N, in_dim of the quantizer) what the first projection should compute.
+        """
+        self._fit(self.down, x, goal)
+        return self._fit(self.up, self.quantizer(self.down(x).unsqueeze(0)).z[0], x)
 
     @staticmethod
     def _fit(layer: nn.Linear, x: Tensor, y: Tensor) -> float:
