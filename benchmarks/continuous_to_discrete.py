@@ -2,9 +2,9 @@
 
     python benchmarks/continuous_to_discrete.py
 
-Trains a small AutoencoderKL of diffusers on the packaged photos, then one discrete tokenizer (FSQ) of the same networks from
-each of: random weights; its weights with random projections around FSQ; its weights with projections that are fitted to its
-latents. Each has the same data, seed, optimizer and number of steps. Prints PSNR in dB on crops of held-out photos.
+Trains a small AutoencoderKL of diffusers on the packaged photos, then one discrete tokenizer (FSQ) of the same networks
+from each of: random weights; its weights with random projections around FSQ; its weights with projections that are
+fitted to its latents. Each has the same data, seed, optimizer and number of steps. Prints PSNR in dB on crops of held-out photos.
 """
 
 from __future__ import annotations
@@ -108,15 +108,14 @@ def fit_projections(tokenizer: Tokenizer, data: list[Tensor]) -> None:
 
 
 def main() -> None:
+    """Run the comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source-steps", type=int, default=800, help="steps of the continuous autoencoder")
     parser.add_argument("--steps", type=int, default=200, help="steps of each discrete tokenizer")
     parser.add_argument("--width", type=int, default=16, help="channels at full resolution")
     options = parser.parse_args()
     torch.manual_seed(0)
-    data = ImageData(
-        train="photos:train", validation="photos:validation", size=64, batch_size=8, workers=0, repeats=64
-    )
+    data = ImageData(train="photos:train", validation="photos:validation", size=64, batch_size=8, workers=0, repeats=64)
     data.setup("fit")
     validation = [batch.pixels for batch in data.val_dataloader()]
     config = network_config(options.width)

@@ -12,6 +12,7 @@ import importlib
 import itertools
 import json
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -107,7 +108,7 @@ def test_blocks_are_in_a_known_language(page):
 def test_commands_and_recipes_in_the_text_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     assert set(re.findall(r"`smalti ([a-z][a-z-]*)", text)) <= set(COMMANDS)
-    assert set(re.findall(r"\b((?:data|cluster|wetok|onevae|ltx)/\w+\.yaml)", text)) <= set(recipe_names())
+    assert set(re.findall(r"\b((?:data|cluster|finetune|wetok|onevae|ltx)/\w+\.yaml)", text)) <= set(recipe_names())
 
 
 @pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md"])
@@ -167,6 +168,7 @@ def material(tmp_path_factory):
     joint = Joint(KL(4), Projected(FSQ([8, 8, 8]), dim=4, in_dim=8))
     save(onevae(joint, stride=(4, 8, 8), channels=8, blocks=1), folder / "my-video-tokenizer")
     write_text_tokenizer(folder / "my-language-model")
+    runpy.run_path(str(ROOT / "tests" / "diffusers_models.py"))["write"]("sd", folder / "path/to/vae")
     (folder / "wan.yaml").write_text(yaml.safe_dump(PUBLISHED["wan"]))
     return folder
 
@@ -275,6 +277,8 @@ def run_command(command, monkeypatch):
             write_published(words[1], words[2], words[words.index("--config") + 1])
         if words[0] in ("fit", "check"):
             words += shrink(words)
+        if words[0] == "finetune":
+            words += ["--protocol", "square32", "--", *shrink(["-c", "finetune/decoder.yaml"])]
         if words[0] == "evaluate":
             words += ["--rival-samples", "1"]
         monkeypatch.setattr(sys, "argv", ["smalti"])

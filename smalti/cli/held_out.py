@@ -29,11 +29,10 @@ def split_folder(folder: Path, out: Path, *, videos: bool) -> tuple[Path, Path]:
     Raises:
         SmaltiError: the folder has fewer than two files.
     """
-    if videos:
-        from smalti.video import VIDEO_SUFFIXES as suffixes
-    else:
-        from smalti.images import IMAGE_SUFFIXES as suffixes
-    files = find_files(folder, suffixes)
+    from smalti.images import IMAGE_SUFFIXES  # imports PIL, which the help of the command does not need
+    from smalti.video import VIDEO_SUFFIXES
+
+    files = find_files(folder, VIDEO_SUFFIXES if videos else IMAGE_SUFFIXES)
     if len(files) < 2:
         kind = "videos" if videos else "images"
         raise SmaltiError(

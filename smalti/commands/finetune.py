@@ -54,7 +54,9 @@ def run(name: str, arguments: list[str]) -> int:
     from smalti.commands import compare, evaluate, export, fit
 
     recipes = [word for c in options.config or [_RECIPES[options.train]] for word in ("-c", c)]
-    precision = [] if any(word.startswith("--trainer.precision") for word in others) else ["--trainer.precision", "auto"]
+    precision = (
+        [] if any(word.startswith("--trainer.precision") for word in others) else ["--trainer.precision", "auto"]
+    )
     fit.run("fit", [*recipes, "-c", json.dumps(recipe), *precision, *others])
     checkpoint = _newest_checkpoint(options.out / "runs")
     tokenizer = options.out / "tokenizer"
@@ -78,14 +80,16 @@ def _parse(name: str, arguments: list[str]) -> tuple[argparse.Namespace, list[st
         own, others = arguments[:cut], arguments[cut + 1 :]
     parser = CommandParser(
         name,
-        "Train an existing tokenizer on your images or videos, with defaults for few files. Writes the tokenizer, its reports "
-        "before and after on held-out files, and a page that compares them.",
+        "Train an existing tokenizer on your images or videos, with defaults for few files. Writes the tokenizer, its "
+        "reports before and after on held-out files, and a page that compares them.",
         _EXAMPLES,
         _NOTES,
     )
     parser.add_argument("source", type=Path, help=TOKENIZER_HELP)
     data = parser.add_argument_group("data")
-    data.add_argument("--data", required=True, metavar="SOURCE", help="folder of images or videos, or another data source")
+    data.add_argument(
+        "--data", required=True, metavar="SOURCE", help="folder of images or videos, or another data source"
+    )
     data.add_argument("--validation", metavar="SOURCE", help="held-out data (default: a tenth of the files of --data)")
     data.add_argument("--frames", type=whole_number(1), help="train on clips of this many frames (default: on images)")
     data.add_argument("--protocol", metavar="NAME", help="protocol of the comparison, see `smalti evaluate`")
@@ -98,7 +102,11 @@ def _parse(name: str, arguments: list[str]) -> tuple[argparse.Namespace, list[st
         "(default: %(default)s)",
     )
     training.add_argument(
-        "-c", "--config", action="append", metavar="PATH", help="recipe in place of that of --train, such as finetune/gan.yaml"
+        "-c",
+        "--config",
+        action="append",
+        metavar="PATH",
+        help="recipe in place of that of --train, such as finetune/gan.yaml",
     )
     output = parser.add_argument_group("output")
     output.add_argument("--out", "-o", type=Path, required=True, metavar="PATH", help="folder to write to")
@@ -126,7 +134,12 @@ def _recipe(options: argparse.Namespace, source: Path, train: str, validation: s
     recipe: dict[str, Any] = {
         "model": {"tokenizer": {"init_args": {"source": str(source)}}},
         "data": data,
-        "trainer": {"logger": {"class_path": "TensorBoardLogger", "init_args": {"save_dir": str(options.out / "runs"), "name": ""}}},
+        "trainer": {
+            "logger": {
+                "class_path": "TensorBoardLogger",
+                "init_args": {"save_dir": str(options.out / "runs"), "name": ""},
+            }
+        },
     }
     if options.train == "last-block" and not options.config:
         from smalti.tokenizers.checkpoints import load
@@ -145,8 +158,8 @@ def frozen_before_last_block(tokenizer: Tokenizer) -> list[str]:
     trained = getattr(decoder, "last_block", None)
     if trained is None:
         raise SmaltiError(
-            f"{type(decoder).__name__} does not define its last block: name the modules to freeze with model.frozen, or use "
-            "--train decoder."
+            f"{type(decoder).__name__} does not define its last block: name the modules to freeze with model.frozen, or "
+            "use --train decoder."
         )
     frozen = ["encoder", "bottleneck"]
     for name, child in decoder.named_children():

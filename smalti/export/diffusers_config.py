@@ -64,8 +64,8 @@ def published_config(tokenizer: Tokenizer) -> Arguments:
     expected = get_config(build_bottleneck(encoder.config))
     if get_config(bottleneck) != expected:
         raise SmaltiError(
-            f"{encoder.config['_class_name']} of diffusers cannot contain the bottleneck {type(bottleneck).__name__}: export "
-            "the tokenizer with --format smalti, and load it with smalti.load."
+            f"{encoder.config['_class_name']} of diffusers cannot contain the bottleneck {type(bottleneck).__name__}: "
+            "export the tokenizer with --format smalti, and load it with smalti.load."
         )
     return encoder.config
 

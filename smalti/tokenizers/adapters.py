@@ -80,4 +80,8 @@ class LoRADecoder(Decoder):
 def merge_adapters(tokenizer: Tokenizer) -> Tokenizer:
     """Return a tokenizer whose adapters are merged into its weights; the tokenizer itself if it has none."""
     decoder = tokenizer.decoder
-    return Tokenizer(tokenizer.encoder, tokenizer.bottleneck, decoder.merge()) if isinstance(decoder, LoRADecoder) else tokenizer
+    return (
+        Tokenizer(tokenizer.encoder, tokenizer.bottleneck, decoder.merge())
+        if isinstance(decoder, LoRADecoder)
+        else tokenizer
+    )

@@ -48,7 +48,8 @@ def pretrained(
     tokenizer = load(source).requires_grad_().train()
     if isinstance(tokenizer.bottleneck, Quantizer) and bottleneck is not None and not isinstance(bottleneck, Quantizer):
         raise SmaltiError(
-            f"{source} is discrete, and {type(bottleneck).__name__} does not fit its encoder: set continuous to true instead."
+            f"{source} is discrete, and {type(bottleneck).__name__} does not fit its encoder: set continuous to true "
+            "instead."
         )
     if continuous:
         if bottleneck is not None or not tokenizer.discrete:

@@ -106,9 +106,7 @@ class Start(Callback):
                     callback.copy_before_start(module)
             self._measure(trainer, module.tokenizer, batches, report, begin)
 
-    def _fit_projections(
-        self, trainer: pl.Trainer, tokenizer: Tokenizer, batches: list[Tensor], begin: float
-    ) -> None:
+    def _fit_projections(self, trainer: pl.Trainer, tokenizer: Tokenizer, batches: list[Tensor], begin: float) -> None:
         """Fit the projections of the bottleneck to the latents of the training data, and log the quality.
 
         Raises:
@@ -117,8 +115,8 @@ class Start(Callback):
         projected = [module for module in tokenizer.bottleneck.modules() if isinstance(module, Projected)]
         if not projected:
             raise SmaltiError(
-                f"start.method latents fits the projections around a quantizer, but {type(tokenizer.bottleneck).__name__} has "
-                "none: use a quantizer in model.tokenizer.bottleneck with class_path pretrained, or start.method random."
+                f"start.method latents fits projections around a quantizer, but {type(tokenizer.bottleneck).__name__} "
+                "has none: use a quantizer as the bottleneck of class_path pretrained, or start.method random."
             )
         training = tokenizer.training
         tokenizer.eval()

@@ -25,7 +25,12 @@ def vae(tmp_path_factory):
 @pytest.fixture(scope="module")
 def discrete(tmp_path_factory):
     torch.manual_seed(0)
-    return str(save(wetok(FSQ([8, 8, 8]), stride=4, channels=8, multipliers=[1], blocks=1, groups=None), tmp_path_factory.mktemp("d") / "t"))
+    return str(
+        save(
+            wetok(FSQ([8, 8, 8]), stride=4, channels=8, multipliers=[1], blocks=1, groups=None),
+            tmp_path_factory.mktemp("d") / "t",
+        )
+    )
 
 
 def photos(size=64):
@@ -40,7 +45,8 @@ def latents_of(tokenizer, x):
 @torch.no_grad()
 def test_without_replacements_it_is_the_source_in_training_mode(vae):
     tokenizer, source = pretrained(vae), smalti.load(vae)
-    assert tokenizer.training and all(p.requires_grad for p in tokenizer.decoder.network.parameters())
+    assert tokenizer.training
+    assert all(p.requires_grad for p in tokenizer.decoder.network.parameters())
     x = photos()
     assert torch.equal(tokenizer.eval()(x)[0], source(x)[0])
 
@@ -85,7 +91,8 @@ def test_adapters_change_nothing_at_first_and_are_merged(vae):
     tokenizer, source, x = pretrained(vae, lora_rank=2).eval(), smalti.load(vae), photos()
     assert torch.allclose(tokenizer(x)[0], source(x)[0], atol=1e-6)
     trained = {name for name, p in tokenizer.decoder.named_parameters() if p.requires_grad}
-    assert trained and all("lora_" in name for name in trained)
+    assert trained
+    assert all("lora_" in name for name in trained)
     for name, parameter in tokenizer.named_parameters():
         if "lora_" in name:
             parameter.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
@@ -111,7 +118,8 @@ def test_an_export_with_adapters_loads_merged(vae, tmp_path):
 @torch.no_grad()
 def test_a_discrete_tokenizer_becomes_continuous(discrete):
     tokenizer, source, x = pretrained(discrete, continuous=True).eval(), smalti.load(discrete), photos()
-    assert isinstance(tokenizer.bottleneck, Unquantized) and not tokenizer.discrete
+    assert isinstance(tokenizer.bottleneck, Unquantized)
+    assert not tokenizer.discrete
     z, codewords = tokenizer.encode(x).z, source.encode(x).z
     assert 0 < (z - codewords).abs().max() <= 0.5 / 4 + 1e-3  # FSQ's 8 levels are 1 / 4 apart
     rebuilt = from_config(get_config(tokenizer))
@@ -130,7 +138,8 @@ def test_gradients_pass_the_removed_quantizer(discrete):
 
 def test_a_new_decoder_takes_the_same_latents(vae):
     tokenizer = pretrained(vae, decoder=WeTokDecoder(4, channels=8, multipliers=[1, 1, 1, 1], blocks=1, groups=None))
-    assert isinstance(tokenizer, Tokenizer) and isinstance(tokenizer.bottleneck, KL)
+    assert isinstance(tokenizer, Tokenizer)
+    assert isinstance(tokenizer.bottleneck, KL)
     assert tokenizer(photos())[0].shape == (4, 3, 64, 64)
 
 

@@ -44,8 +44,8 @@ def load_diffusers(path: str | Path) -> Tokenizer:
         The tokenizer in evaluation mode; its bottleneck is a `KL`, `Identity` or `FSQ`.
 
     Raises:
-        SmaltiError: there is no such folder or repository, the class is not supported, a weight is missing or unexpected, or
-            diffusers is not installed.
+        SmaltiError: there is no such folder or repository, the class is not supported, a weight is missing or unexpected,
+            or diffusers is not installed.
     """
     folder = find_folder(path)
     config = read_config(folder)

@@ -1,7 +1,7 @@
 """Frame by frame through the networks of Wan and Qwen-Image, which keep earlier frames in a list of the caller.
 
-The classes of diffusers store this list in the module, so that two clips cannot be encoded at the same time. Here it belongs
-to the call.
+The classes of diffusers store this list in the module, so that two clips cannot be encoded at the same time. Here it
+belongs to the call.
 
 Shapes: B batch; T frames, H, W pixels; t, h, w latent positions; C channels.
 """

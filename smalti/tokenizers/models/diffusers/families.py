@@ -129,8 +129,7 @@ def build_model(config: PublishedConfig) -> Any:
     """Build a model of diffusers with random weights from its configuration.
 
     Raises:
-        SmaltiError: the class is not supported or refuses the arguments, takes no RGB images, or runs in a way that cannot be
-            represented.
+        SmaltiError: the class is not supported or refuses the arguments, or runs in a way that cannot be represented.
     """
     cls = find_class(config)
     with _quiet():
