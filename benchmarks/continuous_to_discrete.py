@@ -2,9 +2,10 @@
 
     python benchmarks/continuous_to_discrete.py
 
-Trains a small AutoencoderKL of diffusers on the packaged photos, then one discrete tokenizer (FSQ) of the same networks
-from each of: random weights; its weights with random projections around FSQ; its weights with projections that are
-fitted to its latents. Each has the same data, seed, optimizer and number of steps. Prints PSNR in dB on crops of held-out photos.
+Trains a small AutoencoderKL of diffusers on the packaged photos. Then trains a discrete tokenizer (FSQ) with the same
+networks from random weights, from the autoencoder with random projections around FSQ, and from the autoencoder with
+projections that are fitted to its latents. Each has the same data, seed, optimizer and number of steps. Prints PSNR in dB
+on crops of held-out photos.
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ def material(tmp_path_factory):
     joint = Joint(KL(4), Projected(FSQ([8, 8, 8]), dim=4, in_dim=8))
     save(onevae(joint, stride=(4, 8, 8), channels=8, blocks=1), folder / "my-video-tokenizer")
     write_text_tokenizer(folder / "my-language-model")
-    runpy.run_path(str(ROOT / "tests" / "diffusers_models.py"))["write"]("sd", folder / "path/to/vae")
+    runpy.run_path(str(ROOT / "tests" / "diffusers_models.py"))["write"]("sd", folder / "vae")
     (folder / "wan.yaml").write_text(yaml.safe_dump(PUBLISHED["wan"]))
     return folder
 
