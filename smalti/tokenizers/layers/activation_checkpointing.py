@@ -41,7 +41,8 @@ def enable_activation_checkpointing(network: nn.Module) -> int:
             module.checkpointing = True
             count += 1
         elif hasattr(module, "gradient_checkpointing"):
-            module.gradient_checkpointing = True
-            module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+            block: Any = module
+            block.gradient_checkpointing = True
+            block._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
             count += 1
     return count

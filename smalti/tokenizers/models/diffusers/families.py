@@ -165,7 +165,8 @@ def clear_causal_caches(network: nn.Module) -> None:
     """Remove the frames that VidTok's layers keep for tiles. They would prevent that the network is copied."""
     for module in network.modules():
         if hasattr(module, "causal_cache"):
-            module.causal_cache = None
+            layer: Any = module
+            layer.causal_cache = None
 
 
 @contextlib.contextmanager
