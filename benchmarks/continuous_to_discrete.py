@@ -2,10 +2,10 @@
 
     python benchmarks/continuous_to_discrete.py
 
-Trains a small AutoencoderKL of diffusers on the packaged photos. Then trains a discrete tokenizer (FSQ) with the same
-networks from random weights, from the autoencoder with random projections around FSQ, and from the autoencoder with
-projections that are fitted to its latents. Each has the same data, seed, optimizer and number of steps. Prints PSNR in dB
-on crops of held-out photos.
+Trains a small continuous autoencoder (KL, WeTok's networks) on the packaged photos. Then trains a discrete tokenizer (FSQ)
+with the same networks from random weights, from the autoencoder with random projections around FSQ, and from the
+autoencoder with projections that are fitted to its latents. Each has the same data, seed, optimizer and number of steps.
+Prints PSNR in dB on crops of held-out photos.
 """
 
 from __future__ import annotations
@@ -18,30 +18,24 @@ import torch
 from torch import Tensor
 
 from smalti.data import ImageData
-from smalti.export.diffusers import save_diffusers
 from smalti.pixels import to_pixels
-from smalti.tokenizers import DiffusersDecoder, DiffusersEncoder, Tokenizer, pretrained
-from smalti.tokenizers.bottlenecks import FSQ, KL, Projected
+from smalti.tokenizers import Tokenizer, pretrained, wetok
+from smalti.tokenizers.bottlenecks import FSQ, KL, Bottleneck, Projected
+from smalti.tokenizers.checkpoints import save
 from smalti.trainers.validation_metrics import sample_metrics
 
-LEVELS = [8, 8, 8, 8]
+CHANNELS = 8
+LEVELS = [8, 8, 8, 8, 8, 8]
 RATE = 1e-3
 WARMUP = 20
 HARDNESS_SHARE = 0.25
 """Share of the steps in which the decoder sees more and more of the quantization."""
 
 
-def network_config(width: int) -> dict[str, object]:
-    """Return the configuration of an AutoencoderKL with stride 4 and 4 latent channels."""
-    return {
-        "_class_name": "AutoencoderKL",
-        "block_out_channels": [width, 2 * width, 2 * width],
-        "down_block_types": ["DownEncoderBlock2D"] * 3,
-        "up_block_types": ["UpDecoderBlock2D"] * 3,
-        "layers_per_block": 1,
-        "latent_channels": 4,
-        "norm_num_groups": 4,
-    }
+def build(bottleneck: Bottleneck, width: int) -> Tokenizer:
+    """Return WeTok's networks with stride 4, without norms, with random weights."""
+    torch.manual_seed(0)
+    return wetok(bottleneck, stride=4, channels=width, multipliers=[1, 2, 4], blocks=1, groups=None)
 
 
 def batches(data: ImageData, steps: int) -> list[Tensor]:
@@ -111,32 +105,27 @@ def fit_projections(tokenizer: Tokenizer, data: list[Tensor]) -> None:
 def main() -> None:
     """Run the comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source-steps", type=int, default=800, help="steps of the continuous autoencoder")
-    parser.add_argument("--steps", type=int, default=200, help="steps of each discrete tokenizer")
+    parser.add_argument("--source-steps", type=int, default=400, help="steps of the continuous autoencoder")
+    parser.add_argument("--steps", type=int, default=100, help="steps of each discrete tokenizer")
     parser.add_argument("--width", type=int, default=16, help="channels at full resolution")
     options = parser.parse_args()
     torch.manual_seed(0)
     data = ImageData(train="photos:train", validation="photos:validation", size=64, batch_size=8, workers=0, repeats=64)
     data.setup("fit")
     validation = [batch.pixels for batch in data.val_dataloader()]
-    config = network_config(options.width)
-    source = Tokenizer(DiffusersEncoder(config), KL(4, initial_std=0.1), DiffusersDecoder(config))
+    source = build(KL(CHANNELS, initial_std=0.1), options.width)
     curve = train(source, batches(data, options.source_steps), validation, points=2, ramp=False)
     print(f"continuous autoencoder, {options.source_steps} steps: {curve[-1][1]:.2f} dB", flush=True)
     training = batches(data, options.steps)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "vae"
-        # `initial_std` changes the noise of training only; diffusers has no such argument.
-        save_diffusers(Tokenizer(source.encoder, KL(4), source.decoder), path)
+        path = save(source, Path(folder) / "continuous")
         starts: dict[str, Tokenizer] = {}
         for name in ("random weights", "continuous, random projections", "continuous, fitted projections"):
-            torch.manual_seed(0)
             if name == "random weights":
-                starts[name] = Tokenizer(
-                    DiffusersEncoder(config), Projected(FSQ(LEVELS), dim=4, in_dim=8), DiffusersDecoder(config)
-                )
+                starts[name] = build(Projected(FSQ(LEVELS), dim=CHANNELS, in_dim=2 * CHANNELS), options.width)
             else:
-                starts[name] = pretrained(f"diffusers:{path}", FSQ(LEVELS))
+                torch.manual_seed(0)
+                starts[name] = pretrained(str(path), FSQ(LEVELS))
             if name.endswith("fitted projections"):
                 fit_projections(starts[name], training[:16])
             curve = train(starts[name], training, validation, points=4, ramp=name.startswith("continuous"))
