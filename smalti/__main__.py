@@ -16,6 +16,7 @@ from smalti.version import __version__
 
 _COMMANDS = {
     "fit": ("fit", "train a tokenizer from recipes"),
+    "finetune": ("finetune", "train an existing tokenizer on your images or videos, and compare before and after"),
     "check": ("fit", "check what the first steps of a recipe train, and how much memory they need"),
     "find-lr": ("find_lr", "try learning rates for a recipe, each for a few dozen steps"),
     "validate": ("fit", "evaluate a checkpoint on the validation data of its recipe"),

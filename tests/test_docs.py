@@ -12,6 +12,7 @@ import importlib
 import itertools
 import json
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -110,7 +111,7 @@ def test_blocks_are_in_a_known_language(page):
 def test_commands_and_recipes_in_the_text_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     assert set(re.findall(r"`smalti ([a-z][a-z-]*)", text)) <= set(COMMANDS)
-    folders = "data|cluster|wetok|uniwetok|onevae|ltx|reducers"
+    folders = "data|cluster|finetune|wetok|uniwetok|onevae|ltx|reducers"
     assert set(re.findall(rf"\b((?:{folders})/\w+\.yaml)", text)) <= set(recipe_names())
 
 
@@ -171,6 +172,7 @@ def material(tmp_path_factory):
     joint = Joint(KL(4), Projected(FSQ([8, 8, 8]), dim=4, in_dim=8))
     save(onevae(joint, stride=(4, 8, 8), channels=8, blocks=1), folder / "my-video-tokenizer")
     write_text_tokenizer(folder / "my-language-model")
+    runpy.run_path(str(ROOT / "tests" / "diffusers_models.py"))["write"]("sd", folder / "vae")
     (folder / "wan.yaml").write_text(yaml.safe_dump(PUBLISHED["wan"]))
     return folder
 
@@ -282,6 +284,8 @@ def run_command(command, monkeypatch):
             write_published(words[1], words[2], words[words.index("--config") + 1])
         if words[0] in ("fit", "check"):
             words += shrink(words)
+        if words[0] == "finetune":
+            words += ["--protocol", "square32", "--", *shrink(["-c", "finetune/decoder.yaml"])]
         if words[0] == "evaluate":
             words += ["--rival-samples", "1"]
         monkeypatch.setattr(sys, "argv", ["smalti"])

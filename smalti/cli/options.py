@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 TOKENIZER_VARIABLE = "SMALTI_TOKENIZER"
 """Environment variable that sets the default of `--tokenizer`."""
 
-TOKENIZER_HELP = "exported folder or .ckpt file"
+TOKENIZER_HELP = "exported folder, .ckpt file, or diffusers:FOLDER or diffusers:HUB_ID"
 MEDIA_INPUT_HELP = "image, video, or folder of images and videos"
 MEDIA_OUTPUT_HELP = "image (.png) or video (.mp4) to write; for an input folder, the folder to write to"
 VIDEO_NOTES = (
@@ -139,12 +139,19 @@ def check_tokenizer(path: Path | None) -> Path:
         raise SmaltiError(
             f"No tokenizer is given: pass --tokenizer PATH ({TOKENIZER_HELP}), or set {TOKENIZER_VARIABLE}."
         )
+    if is_diffusers(path):
+        return path
     check_exists(path, "tokenizer")
     if path.is_dir() and not (path / "config.json").exists():
         checkpoints = sorted(path.rglob("*.ckpt"), key=lambda file: (file.name != "last.ckpt", -file.stat().st_mtime))
         advice = f"pass the checkpoint, such as {checkpoints[0]}" if checkpoints else f"pass an {TOKENIZER_HELP}"
         raise SmaltiError(f"The folder {path} is not an exported tokenizer: {advice}.")
     return path
+
+
+def is_diffusers(path: Path) -> bool:
+    """Return whether a path names an autoencoder of diffusers, as `smalti.load` does. This does not import torch."""
+    return str(path).startswith("diffusers:")
 
 
 def check_exists(path: Path, kind: str) -> None:

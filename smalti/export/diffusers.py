@@ -17,10 +17,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from smalti.export.diffusers_config import diffusers_config, represented_arguments, unsupported
+from smalti.export.diffusers_config import diffusers_config, published_config, represented_arguments, unsupported
 from smalti.files import atomic_write_folder, check_overwrite
 from smalti.tokenizers.checkpoints import copy_weights
 from smalti.tokenizers.importers.diffusers import FAMILY
+from smalti.tokenizers.models.diffusers import DiffusersDecoder, DiffusersEncoder
+from smalti.tokenizers.models.diffusers.weights import join_weights
 from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.version import __version__
 
@@ -48,9 +50,13 @@ def to_diffusers(tokenizer: Tokenizer) -> DiffusersModel:
     diffusers, the caller passes them. OneVAE's networks with a KL become an AutoencoderKLWan. Its configuration has
     statistics of the latents too: 0 and 1, because these tokenizers have none.
 
+    An autoencoder that was loaded from diffusers gets its own class and configuration back, with its latent factors.
+
     Raises:
         SmaltiError: diffusers has no class for the tokenizer, or the class cannot represent its network.
     """
+    if isinstance(tokenizer.encoder, DiffusersEncoder) or isinstance(tokenizer.decoder, DiffusersDecoder):
+        return DiffusersModel(published_config(tokenizer), join_weights(tokenizer.state_dict()))
     config = diffusers_config(tokenizer)
     with torch.device("meta"):
         rebuilt = FAMILY.build(config)

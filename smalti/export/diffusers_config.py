@@ -9,6 +9,8 @@ from typing import Any
 from smalti.errors import SmaltiError
 from smalti.tokenizers.bottlenecks.kl import KL
 from smalti.tokenizers.configurable import Configurable, get_config
+from smalti.tokenizers.importers.diffusers_folder import build_bottleneck
+from smalti.tokenizers.models.diffusers import DiffusersDecoder, DiffusersEncoder
 from smalti.tokenizers.models.ltx.block_specs import DECODER_OPTIONS, ENCODER_OPTIONS, BlockSpec, parse_blocks
 from smalti.tokenizers.models.ltx.decoder import LTXDecoder
 from smalti.tokenizers.models.ltx.encoder import LTXEncoder
@@ -46,6 +48,26 @@ def diffusers_config(tokenizer: Tokenizer) -> Arguments:
             return _wan_config(encoder, bottleneck)
     classes = ", ".join(type(module).__name__ for module in (encoder, bottleneck, decoder))
     raise unsupported(f"this tokenizer has {classes}")
+
+
+def published_config(tokenizer: Tokenizer) -> Arguments:
+    """Return the `config.json` with which an autoencoder was loaded from diffusers.
+
+    Raises:
+        SmaltiError: another bottleneck, encoder or decoder has replaced that of the class.
+    """
+    encoder, bottleneck, decoder = tokenizer.encoder, tokenizer.bottleneck, tokenizer.decoder
+    if not (isinstance(encoder, DiffusersEncoder) and isinstance(decoder, DiffusersDecoder)):
+        raise unsupported(f"this tokenizer combines {type(encoder).__name__} and {type(decoder).__name__}")
+    if encoder.config != decoder.config:
+        raise unsupported("its encoder and its decoder come from different models")
+    expected = get_config(build_bottleneck(encoder.config))
+    if get_config(bottleneck) != expected:
+        raise SmaltiError(
+            f"{encoder.config['_class_name']} of diffusers cannot contain the bottleneck {type(bottleneck).__name__}: "
+            "export the tokenizer with --format smalti, and load it with smalti.load."
+        )
+    return encoder.config
 
 
 def represented_arguments(tokenizer: Tokenizer) -> list[Arguments]:

@@ -68,15 +68,19 @@ class StreamState:
 class Encoder(Configurable):
     """Base class of encoders: pixels to latent grids.
 
-    Every encoder can stream: it is causal in time, or it encodes each frame separately.
+    Encoders can stream: they are causal in time, or encode each frame separately. An encoder that needs the whole clip says
+    so with `streams`.
 
     Attributes:
         stride: pixels per latent position along (T, H, W).
         out_dim: channels C per position.
+        streams: whether a clip can be encoded chunk by chunk. Otherwise `Tokenizer` passes whole clips, and memory grows
+            with their length.
     """
 
     stride: tuple[int, int, int]
     out_dim: int
+    streams: bool = True
 
     @property
     def outer_layers(self) -> tuple[nn.Module, ...]:
@@ -146,10 +150,12 @@ class Decoder(Configurable):
     Attributes:
         in_dim: channels C per position.
         generative: whether the decoder draws noise, so that its output depends on a seed.
+        streams: whether a clip can be decoded chunk by chunk, see `Encoder`.
     """
 
     in_dim: int
     generative: bool = False
+    streams: bool = True
 
     @property
     def last_layer(self) -> nn.Module:

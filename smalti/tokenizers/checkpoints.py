@@ -28,8 +28,15 @@ FORMAT = "smalti-tokenizer"
 FORMAT_VERSION = 1
 CHECKPOINT_KEY = "smalti_tokenizer"
 """Where a training checkpoint has the configuration of the tokenizer."""
+DIFFUSERS = "diffusers:"
+"""Start of a path that names a folder of diffusers, or a repository on the Hugging Face Hub."""
 _PREFIX = "tokenizer."
 """Prefix of the tokenizer's weights in a training checkpoint."""
+
+
+def is_diffusers(path: str | Path) -> bool:
+    """Return whether a path names an autoencoder of diffusers: whether it starts with "diffusers:"."""
+    return str(path).startswith(DIFFUSERS)
 
 
 def save(
@@ -69,12 +76,13 @@ def save(
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Tokenizer:
-    """Load a tokenizer from an exported folder or from a training checkpoint (its averaged weights).
+    """Load a tokenizer from an exported folder, a training checkpoint (its averaged weights), or a folder of diffusers.
 
-    Loading is strict: every weight must be present, and no other.
+    Loading is strict: every weight must be present, and no other. Low-rank adapters are merged into the weights.
 
     Args:
-        path: a folder that `save` wrote, or a `.ckpt` file of training.
+        path: a folder that `save` wrote, a `.ckpt` file of training, or "diffusers:" and a folder of diffusers or the name
+            of a repository on the Hugging Face Hub.
         device: device of the tokenizer.
 
     Returns:
@@ -84,6 +92,10 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Tokenizer:
     Raises:
         SmaltiError: the path does not exist, is damaged, or was not written by Smalti or a supported version of it.
     """
+    if is_diffusers(path):
+        from smalti.tokenizers.importers.diffusers_folder import load_diffusers
+
+        return load_diffusers(path).requires_grad_(requires_grad=False).to(device)
     path = Path(path)
     config, weights = _read_folder(path) if path.is_dir() else _read_training_checkpoint(path)
     tokenizer = from_config(config)
@@ -93,7 +105,9 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Tokenizer:
         )
     _check_weights(path, tokenizer.state_dict(), weights)
     tokenizer.load_state_dict(copy_weights(weights), assign=True)
-    return tokenizer.requires_grad_(requires_grad=False).eval().to(device)
+    from smalti.tokenizers.adapters import merge_adapters  # imports Tokenizer's parts, as this module does
+
+    return merge_adapters(tokenizer).requires_grad_(requires_grad=False).eval().to(device)
 
 
 def copy_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -111,6 +125,10 @@ def fingerprint(path: str | Path) -> str:
     Raises:
         SmaltiError: the folder is not an exported tokenizer.
     """
+    if is_diffusers(path):
+        from smalti.tokenizers.importers.diffusers_folder import fingerprint_diffusers
+
+        return fingerprint_diffusers(path)
     path = Path(path)
     return _read_config(path)["sha256"] if path.is_dir() else sha256(path)
 
@@ -121,6 +139,10 @@ def provenance(path: str | Path) -> dict[str, Any]:
     Raises:
         SmaltiError: the path is neither an exported folder nor a checkpoint.
     """
+    if is_diffusers(path):
+        from smalti.tokenizers.importers.diffusers_folder import provenance_of_diffusers
+
+        return provenance_of_diffusers(path)
     path = Path(path)
     if path.is_dir():
         known = _read_config(path).get("provenance", {})

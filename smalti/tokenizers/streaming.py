@@ -71,6 +71,18 @@ def split_frames(video: Tensor, chunk: int) -> Iterator[Tensor]:
         yield video[:, :, start : start + chunk]
 
 
+def join_chunks(chunks: Iterable[Tensor]) -> Tensor:
+    """Join the chunks of a clip, for an encoder that needs the whole clip.
+
+    Raises:
+        SmaltiError: the batch size or the frame size changes within the clip.
+    """
+    parts = list(chunks)
+    for part in parts[1:]:
+        _check_same_size(parts[0], part)
+    return torch.cat(parts, dim=2)
+
+
 def align_chunks(chunks: Iterable[Tensor], stride: int) -> Iterator[tuple[Tensor, int, bool]]:
     """Regroup chunks of any lengths into chunks that a causal encoder accepts: 1 + k s frames first, then k s frames.
 
@@ -88,11 +100,8 @@ def align_chunks(chunks: Iterable[Tensor], stride: int) -> Iterator[tuple[Tensor
     held: Tensor | None = None
     lead = 1
     for chunk, last in with_last(chunks):
-        if held is not None and (len(held), *held.shape[3:]) != (len(chunk), *chunk.shape[3:]):
-            raise SmaltiError(
-                f"The chunks of a clip change from {tuple(held.shape)} to {tuple(chunk.shape)}: all need the same batch "
-                "size, height and width."
-            )
+        if held is not None:
+            _check_same_size(held, chunk)
         held = chunk if held is None else torch.cat([held, chunk], dim=2)
         frames = held.shape[2]
         if last:
@@ -103,3 +112,11 @@ def align_chunks(chunks: Iterable[Tensor], stride: int) -> Iterator[tuple[Tensor
         if complete:
             yield held[:, :, :complete], complete, False
             held, lead = held[:, :, complete:].clone(), 0
+
+
+def _check_same_size(first: Tensor, second: Tensor) -> None:
+    if (len(first), *first.shape[3:]) != (len(second), *second.shape[3:]):
+        raise SmaltiError(
+            f"The chunks of a clip change from {tuple(first.shape)} to {tuple(second.shape)}: all need the same batch "
+            "size, height and width."
+        )

@@ -67,7 +67,7 @@ class TiledEncoder(Encoder):
     def __init__(self, encoder: Encoder, tile: int = 256, overlap: int = 64) -> None:
         super().__init__()
         self.encoder = encoder
-        self.stride, self.out_dim = encoder.stride, encoder.out_dim
+        self.stride, self.out_dim, self.streams = encoder.stride, encoder.out_dim, encoder.streams
         _check_sizes(self.stride[1], tile, overlap)
         self.tile, self.overlap = tile, overlap
 
@@ -112,7 +112,7 @@ class TiledDecoder(Decoder):
     def __init__(self, decoder: Decoder, stride: int, tile: int = 256, overlap: int = 64, first_scale: int = 1) -> None:
         super().__init__()
         self.decoder = decoder
-        self.in_dim, self.generative = decoder.in_dim, decoder.generative
+        self.in_dim, self.generative, self.streams = decoder.in_dim, decoder.generative, decoder.streams
         self.stride, self.first_scale = stride, first_scale
         _check_sizes(stride, tile, overlap)
         self.tile, self.overlap = tile, overlap

@@ -27,7 +27,14 @@ from smalti.tokenizers.input_checks import (
     prepare_pixels,
 )
 from smalti.tokenizers.latent_statistics import LatentStatistics
-from smalti.tokenizers.streaming import align_chunks, chunk_size, default_chunk, split_frames, with_last
+from smalti.tokenizers.streaming import (
+    align_chunks,
+    chunk_size,
+    default_chunk,
+    join_chunks,
+    split_frames,
+    with_last,
+)
 from smalti.tokenizers.summary import summarize
 from smalti.tokenizers.tiling import add_tiling
 from smalti.types import Code, Latents, Layout, TokenGrid, pack, unpack
@@ -252,13 +259,16 @@ class Tokenizer(Configurable):
             return [self.encode(item, chunk) for item in x]
         x = self._prepare_pixels(x)
         video = x.unsqueeze(2) if x.ndim == 4 else x
-        chunk = self._chunk_size(chunk, (x.shape[-2], x.shape[-1]), x, self.encoder, self.bottleneck)
+        size = (x.shape[-2], x.shape[-1])
+        chunk = self._chunk_size(chunk, size, self.encoder.streams, x, self.encoder, self.bottleneck)
         chunks = [video] if chunk is None else split_frames(video, chunk)
         latents = Latents.join_time(self._encode_chunks(chunks))
         return replace(latents, frames=None) if x.ndim == 4 else latents
 
     def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Latents]:
         """Encode a clip of any length chunk by chunk. Only one chunk and a small state are in memory.
+
+        If the encoder does not stream (`Encoder.streams`), all chunks are joined and encoded at once.
 
         Args:
             chunks: (B, 3, T, H, W) each, consecutive parts of one clip, of any lengths T.
@@ -277,6 +287,8 @@ class Tokenizer(Configurable):
 
     def _encode_chunks(self, chunks: Iterable[Tensor]) -> Iterator[Latents]:
         state = StreamState()
+        if not self.encoder.streams:
+            chunks = [join_chunks(chunks)]
         for video, frames, state.last in align_chunks(chunks, self.encoder.stride[0]):
             size = (video.shape[2], video.shape[3], video.shape[4])
             _, bottom, right = (n - m for n, m in zip(self.encoder.padded_size(size), size, strict=True))
@@ -317,7 +329,7 @@ class Tokenizer(Configurable):
         if isinstance(latents, list):
             return [self.decode(item, generator, chunk) for item in latents]
         latents = self._check_whole(latents)
-        chunk = self._chunk_size(chunk, latents.size, latents.z, self.decoder)
+        chunk = self._chunk_size(chunk, latents.size, self.decoder.streams, latents.z, self.decoder)
         parts = [latents] if chunk is None else latents.split_time(self.encoder.stride[0], chunk)
         frames = latents.frames or 1
         video: Tensor | None = None
@@ -335,6 +347,8 @@ class Tokenizer(Configurable):
     def decode_stream(self, latents: Iterable[Latents], generator: torch.Generator | None = None) -> Iterator[Tensor]:
         """Decode the latents of consecutive parts of a clip, as `encode_stream` yields them.
 
+        If the decoder does not stream (`Decoder.streams`), all parts are joined and decoded at once.
+
         Args:
             latents: consecutive parts of one clip.
             generator: source of a generative decoder's noise; None for the global generator.
@@ -348,6 +362,8 @@ class Tokenizer(Configurable):
         """
         state, remaining = StreamState(), 0
         weight = first_weight(self.decoder)
+        if not self.decoder.streams:
+            latents = [Latents.join_time(list(latents))]
         for part, state.last in with_last(latents):
             check_latents(part, self.bottleneck.out_dim, weight)
             z = part.z if weight is None else part.z.to(weight.dtype)
@@ -431,16 +447,23 @@ class Tokenizer(Configurable):
             )
         return latents
 
-    def _chunk_size(self, chunk: int | None, size: tuple[int, int], *sources: Tensor | nn.Module) -> int | None:
+    def _chunk_size(
+        self, chunk: int | None, size: tuple[int, int], streams: bool, *sources: Tensor | nn.Module
+    ) -> int | None:
         """Return the frames per chunk, a multiple of the stride; None for the whole clip.
 
         Args:
             chunk: the argument of `encode` or `decode`.
             size: (height, width) of the frames.
+            streams: whether the network can process a clip chunk by chunk.
             sources: input and networks of the call, which records gradients if one of them requires gradients.
         """
-        if chunk is None and (self.training or _records_gradients(*sources)):
+        if chunk is None and (not streams or self.training or _records_gradients(*sources)):
             return None
+        if not streams:
+            raise SmaltiError(
+                "chunk cannot be used: this network needs the whole clip; leave chunk out, and cut long videos into clips."
+            )
         if self.training:
             raise SmaltiError(
                 "chunk cannot be used in training mode, where losses are computed over the whole clip: call eval() first."

@@ -8,7 +8,7 @@ from smalti.trainers.ema import TokenizerEMA
 from smalti.trainers.gan import GANLoss, ReconstructionGANLoss
 from smalti.trainers.health import Health
 from smalti.trainers.latent_statistics import LatentStatisticsCallback
-from smalti.trainers.losses import PerceptualLoss, ReconstructionLoss, WaveletLoss
+from smalti.trainers.losses import DistillationLoss, PerceptualLoss, ReconstructionLoss, WaveletLoss
 from smalti.trainers.module import TokenizerTraining
 from smalti.trainers.muon import Muon
 from smalti.trainers.rank_watch import RankWatch
@@ -23,6 +23,7 @@ __all__ = [
     "Checkpoints",
     "Curriculum",
     "Discriminator",
+    "DistillationLoss",
     "GANLoss",
     "Health",
     "LatentStatisticsCallback",

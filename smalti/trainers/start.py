@@ -16,6 +16,8 @@ from smalti.distributed import broadcast_from_rank_0, sum_over_ranks
 from smalti.errors import SmaltiError
 from smalti.eval.functional import mean_over_frames, psnr
 from smalti.pixels import pixels_to_uint8
+from smalti.tokenizers.bottlenecks import Projected
+from smalti.tokenizers.linear_start.pyramid import gather_positions
 from smalti.tokenizers.linear_start.start import StartReport, start_as_linear_codec
 from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.trainers.ema import TokenizerEMA
@@ -27,11 +29,14 @@ from smalti.trainers.warm_start import WarmStart
 
 log = logging.getLogger(__name__)
 
-StartMethod = Literal["random", "linear"]
+StartMethod = Literal["random", "linear", "latents"]
 """How the weights of a new run are initialized."""
 
 _POOR_FIT = 0.5
 """Unexplained share of the variance of a layer's targets from which on the log names the layer."""
+
+_POSITIONS = 16384
+"""Latent positions per process to which projections are fitted."""
 
 _MAX_PIXELS = 2**22
 """Maximum number of pixels per process from which the weights are fitted: memory grows with it."""
@@ -49,7 +54,9 @@ class Start(Callback):
     `warm_start.path` those of another one.
 
     Args:
-        method: "random": the random weights of the recipe's networks. "linear": a linear codec.
+        method: "random": the weights of the recipe's networks, unchanged. "linear": a linear codec. "latents": the
+            projections around a quantizer (`Projected`) are fitted to the latents of the encoder, which is trained already
+            (`smalti.tokenizers.pretrained`).
         samples: number of training samples of each kind (images, clips) to fit to, over all ranks.
 
     Raises:
@@ -84,6 +91,12 @@ class Start(Callback):
             )
         begin = time.monotonic()
         batches = _limit(load_training_batches(trainer, self.samples))
+        if self.method == "latents":
+            self._fit_projections(trainer, module.tokenizer, batches, begin)
+            for callback in callbacks:
+                if isinstance(callback, TokenizerEMA):
+                    callback.copy_before_start(module)
+            return
         with isolate_rng():
             report = start_as_linear_codec(module.tokenizer, batches)
             for tensor in module.tokenizer.state_dict().values():
@@ -92,6 +105,35 @@ class Start(Callback):
                 if isinstance(callback, TokenizerEMA):
                     callback.copy_before_start(module)
             self._measure(trainer, module.tokenizer, batches, report, begin)
+
+    def _fit_projections(self, trainer: pl.Trainer, tokenizer: Tokenizer, batches: list[Tensor], begin: float) -> None:
+        """Fit the projections of the bottleneck to the latents of the training data, and log the quality.
+
+        Raises:
+            SmaltiError: the bottleneck has no projections.
+        """
+        projected = [module for module in tokenizer.bottleneck.modules() if isinstance(module, Projected)]
+        if not projected:
+            raise SmaltiError(
+                f"start.method latents fits projections around a quantizer, but {type(tokenizer.bottleneck).__name__} "
+                "has none: use a quantizer as the bottleneck of class_path pretrained, or start.method random."
+            )
+        training = tokenizer.training
+        tokenizer.eval()
+        with torch.no_grad(), isolate_rng():
+            grids = [grid for batch in batches for grid in tokenizer.encoder(_as_clip(tokenizer, batch))]
+            latents = gather_positions([grid.float() for grid in grids], _POSITIONS)
+            for bottleneck in projected:
+                bottleneck.start_from_latents(latents)
+                for tensor in bottleneck.state_dict().values():
+                    broadcast_from_rank_0(tensor)
+            started = _mean_psnr(batches, [tokenizer(batch)[0] for batch in batches])
+        tokenizer.train(training)
+        for logger in trainer.loggers:
+            logger.log_metrics({"start/psnr": started}, step=0)
+        if trainer.is_global_zero:
+            seconds = time.monotonic() - begin
+            log.info("Fitted the projections to latents in %.0f s: PSNR %.2f dB on training samples.", seconds, started)
 
     def _measure(
         self, trainer: pl.Trainer, tokenizer: Tokenizer, batches: list[Tensor], report: StartReport, begin: float
@@ -117,6 +159,14 @@ class Start(Callback):
         poor = {name: error for name, error in report.errors.items() if "conv_out" in name and error > _POOR_FIT}
         for name, error in poor.items():
             log.info("%s can only be fitted approximately: %.0f%% of its variance is missing.", name, 100 * error)
+
+
+def _as_clip(tokenizer: Tokenizer, batch: Tensor) -> Tensor:
+    """Return pixels as clips (B, 3, T, H, W) of a size that the encoder accepts, without what exceeds it."""
+    clip = batch if batch.ndim == 5 else batch.unsqueeze(2)
+    time, height, width = tokenizer.encoder.stride
+    frames = 1 + (clip.shape[2] - 1) // time * time
+    return clip[:, :, :frames, : clip.shape[3] // height * height, : clip.shape[4] // width * width]
 
 
 def _limit(batches: TrainingBatches) -> list[Tensor]:

@@ -11,9 +11,11 @@ from smalti.tokenizers.bottlenecks.base import Bottleneck, Quantizer
 from smalti.tokenizers.bottlenecks.bsq import BSQ
 from smalti.tokenizers.bottlenecks.fsq import FSQ
 from smalti.tokenizers.bottlenecks.gq import GQ
+from smalti.tokenizers.bottlenecks.identity import Identity
 from smalti.tokenizers.bottlenecks.joint import Joint
 from smalti.tokenizers.bottlenecks.kl import KL
 from smalti.tokenizers.bottlenecks.projected import Projected
+from smalti.tokenizers.bottlenecks.unquantized import Unquantized
 
 if TYPE_CHECKING:
     from smalti.tokenizers.bottlenecks.residual_fsq import ResidualFSQ
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
     from smalti.tokenizers.bottlenecks.vq import VQ
 
 __all__ = [
-    "BSQ", "FSQ", "GQ", "KL", "VQ", "Bottleneck", "Joint", "Projected", "Quantizer", "ResidualFSQ", "ResidualVQ", "SimVQ",
+    "BSQ", "FSQ", "GQ", "KL", "VQ", "Bottleneck", "Identity", "Joint", "Projected", "Quantizer", "ResidualFSQ",
+    "ResidualVQ", "SimVQ", "Unquantized",
 ]  # fmt: skip
 
 _ADAPTERS = {"VQ": "vq", "SimVQ": "simvq", "ResidualVQ": "residual_vq", "ResidualFSQ": "residual_fsq"}

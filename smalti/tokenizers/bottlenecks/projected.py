@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from smalti.errors import SmaltiError
@@ -71,6 +72,47 @@ class Projected(Quantizer):
 
         return StartCode(linear_units(count, coefficients.shape[1]), target, count)
 
+    @torch.no_grad()
+    def start_from_latents(self, latents: Tensor) -> None:
+        """Fit the projections to latents, so that a trained continuous tokenizer starts as a discrete one.
+
+        The first projection computes the principal components of the latents and their code; the second restores the
+        latents from the codewords by least squares. If the quantizer has fewer channels than the latents, the components
+        with the largest variance are kept. The alternative is to compare each component with several thresholds, which
+        suits the signs of GQ; what restores the latents better is used.
+
+        Args:
+            latents: (N, in_dim) positions, the same on every rank; N much larger than `dim`.
+
+        Raises:
+            SmaltiError: the quantizer has no such start.
+        """
+        x = latents[:, : self.out_dim].double()
+        centered = x - x.mean(0)
+        variances, directions = torch.linalg.eigh(centered.T @ centered / len(x))
+        order = variances.argsort(descending=True)
+        variances, directions = variances[order].clamp_min(1e-12), directions[:, order]
+        coefficients = ((centered @ directions) / variances.sqrt()).to(latents)
+        goal = self.quantizer.linear_start(coefficients, variances.to(latents), hidden_units=0).target(coefficients)
+        x = x.to(latents)
+        training = self.training
+        self.eval()
+        candidates = [goal, _thresholds(coefficients, goal.shape[1])]
+        errors = [self._fit_both(x, candidate) for candidate in candidates]
+        if errors[0] < errors[1]:
+            self._fit_both(x, goal)
+        self.train(training)
+
+    def _fit_both(self, x: Tensor, goal: Tensor) -> float:
+        """Fit both projections to latents x (N, dim), and return the unexplained share of their variance.
+
+        Args:
+            x: the latents.
+            goal: (N, in_dim of the quantizer) what the first projection should compute.
+        """
+        self._fit(self.down, x, goal)
+        return self._fit(self.up, self.quantizer(self.down(x).unsqueeze(0)).z[0], x)
+
     @staticmethod
     def _fit(layer: nn.Linear, x: Tensor, y: Tensor) -> float:
         """Fit a projection to map x (N, F) to y (N, O), and return the unexplained share of y's variance."""
@@ -93,3 +135,18 @@ class Projected(Quantizer):
     def dequantize(self, ids: Tensor) -> Tensor:
         """Map ids (B, N, G) to (B, N, dim)."""
         return self.up(self.quantizer.lookup(ids).to(self.up.weight.dtype))
+
+
+def _thresholds(coefficients: Tensor, channels: int) -> Tensor:
+    """Return differences of coefficients (N, K) and thresholds, (N, channels).
+
+    Component i has channels i, i + K, i + 2 K, ...; their thresholds divide its values into parts of equal probability.
+    """
+    count = coefficients.shape[1]
+    columns: list[Tensor] = []
+    for channel in range(channels):
+        component, index = channel % count, channel // count
+        levels = (channels - 1 - component) // count + 1
+        values = coefficients[:, component]
+        columns.append(values - values.quantile((index + 1) / (levels + 1)))
+    return torch.stack(columns, dim=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,8 +31,18 @@ class CheckpointedBlock(nn.Module):
 
 
 def enable_activation_checkpointing(network: nn.Module) -> int:
-    """Enable activation checkpointing in all blocks of a network that support it, and return their number."""
-    blocks = [block for block in network.modules() if isinstance(block, CheckpointedBlock)]
-    for block in blocks:
-        block.checkpointing = True
-    return len(blocks)
+    """Enable activation checkpointing in all blocks of a network that support it, and return their number.
+
+    Blocks of diffusers have a mechanism of their own, which is used: `gradient_checkpointing`.
+    """
+    count = 0
+    for module in network.modules():
+        if isinstance(module, CheckpointedBlock):
+            module.checkpointing = True
+            count += 1
+        elif hasattr(module, "gradient_checkpointing"):
+            block: Any = module
+            block.gradient_checkpointing = True
+            block._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+            count += 1
+    return count
