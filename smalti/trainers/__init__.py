@@ -7,8 +7,9 @@ from smalti.trainers.discriminators import Discriminator, PatchDiscriminator, Te
 from smalti.trainers.ema import TokenizerEMA
 from smalti.trainers.gan import GANLoss, ReconstructionGANLoss
 from smalti.trainers.health import Health
+from smalti.trainers.latent_augmentations import LatentAugmentation, LatentDenoising, LatentEquivariance
 from smalti.trainers.latent_statistics import LatentStatisticsCallback
-from smalti.trainers.losses import PerceptualLoss, ReconstructionLoss, WaveletLoss
+from smalti.trainers.losses import LatentAlignment, LatentLoss, Loss, PerceptualLoss, ReconstructionLoss, WaveletLoss
 from smalti.trainers.module import TokenizerTraining
 from smalti.trainers.muon import Muon
 from smalti.trainers.rank_watch import RankWatch
@@ -25,7 +26,13 @@ __all__ = [
     "Discriminator",
     "GANLoss",
     "Health",
+    "LatentAlignment",
+    "LatentAugmentation",
+    "LatentDenoising",
+    "LatentEquivariance",
+    "LatentLoss",
     "LatentStatisticsCallback",
+    "Loss",
     "Muon",
     "PatchDiscriminator",
     "PerceptualLoss",
