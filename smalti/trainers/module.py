@@ -206,8 +206,8 @@ class TokenizerTraining(pl.LightningModule):
             )
         if adaptive := self._adaptive_losses():
             raise SmaltiError(
-                f"With compile, the decoder has one backward pass as a whole, and the loss '{adaptive[0]}' would run it twice "
-                "per step: remove model.compile, or set adaptive of the loss to false."
+                f"With compile, the decoder has one backward pass as a whole, and the loss '{adaptive[0]}' would run it "
+                "twice per step: remove model.compile, or set adaptive of the loss to false."
             )
         discriminators = [] if self.gan is None else [self.gan.discriminator]
         for network in (self.tokenizer.encoder, self.tokenizer.decoder, *discriminators):
