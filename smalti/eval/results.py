@@ -127,9 +127,9 @@ class Evaluation:
             prefix `BASELINE_PREFIX`, those of a rival its name and an underscore.
         samples_sha256: SHA-256 of the names and the 8-bit pixels of all samples, as 64 hexadecimal digits.
         metrics: results over the dataset, by name of the metric, in the order of the metrics.
-        baseline: the metrics of reconstructions for the baseline, which has no latents. See `smalti.eval.baseline.make_baseline`.
-        bits_per_pixel: nominal bits of the latents / pixels of all frames. See `smalti.eval.nominal_bits`.
-        bits_counting: how the nominal bits are counted.
+        baseline: the metrics of reconstructions for the baseline, which has no latents. See
+        `smalti.eval.baseline.make_baseline`. bits_per_pixel: nominal bits of the latents / pixels of all frames. See
+        `smalti.eval.nominal_bits`. bits_counting: how the nominal bits are counted.
         baseline_bits_per_pixel: 24 bits per pixel that the baseline keeps / pixels of the dataset. It equals
             `bits_per_pixel` but for whole rows and columns.
         clips: whether the samples are clips, not images.

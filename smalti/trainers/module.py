@@ -504,8 +504,8 @@ class TokenizerTraining(pl.LightningModule):
         """Return the trained parameters, one group per network, for an optimizer.
 
         Returns:
-            Dictionaries with "name" ("tokenizer", "discriminator" or "losses"), "params", "is_hidden_matrix" (a bool per parameter,
-            for `smalti.trainers.Muon`; other optimizers ignore it) and, if the discriminator has its own, "lr".
+            Dictionaries with "name" ("tokenizer", "discriminator" or "losses"), "params", "is_hidden_matrix" (a bool per
+            parameter, for `smalti.trainers.Muon`; other optimizers ignore it) and, if the discriminator has its own, "lr".
         """
         parameters = [p for p in self.tokenizer.parameters() if p.requires_grad]
         matrices = hidden_matrices(self.tokenizer)

@@ -35,8 +35,8 @@ class EquivarianceError(LatentMetric):
     comparable = False
     definition = (
         "squared difference of the transformed latents and the latents of the transformed pixels, relative to the variance "
-        "of the latter, averaged over scaling by 0.5 and rotations by 90, 180 and 270 degrees; 0 if equivariant, about 2 if "
-        "unrelated. Predicts how complex latents are for a generator: equivariant ones are learned faster (arXiv "
+        "of the latter, averaged over scaling by 0.5 and rotations by 90, 180 and 270 degrees; 0 if equivariant, about 2 "
+        "if unrelated. Predicts how complex latents are for a generator: equivariant ones are learned faster (arXiv "
         "2502.09509)"
     )
 

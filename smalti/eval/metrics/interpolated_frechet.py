@@ -40,8 +40,8 @@ class InterpolatedFrechetDistance(LatentMetric):
     about 0.85 with the FID of diffusion models, where rFID has none.
 
     Neighbors are searched among all samples of the evaluation. The paper's code searches the training set, and draws one of
-    the ten nearest neighbors, so that values from another search are not those of its tables. The latents of all samples are
-    kept in memory, on every process.
+    the ten nearest neighbors, so that values from another search are not those of its tables. The latents of all samples
+    are kept in memory, on every process.
 
     Args:
         network: network of the features, see `smalti.eval.feature_networks.selection.frechet_network`.
@@ -59,8 +59,8 @@ class InterpolatedFrechetDistance(LatentMetric):
         self.name = _NAMES.get(network.metric, f"interpolated_{network.metric}")
         self.definition = (
             "Fréchet distance between the originals and the decoded interpolations of each latent with its nearest "
-            "neighbor (cosine similarity, among the samples; spherical interpolation at 0.5; codewords are not quantized again): "
-            f"{network.definition}. Predicts the Fréchet distance of the samples of a generator (arXiv 2603.05630)"
+            "neighbor (cosine similarity, among the samples; spherical interpolation at 0.5; codewords are not quantized "
+            f"again): {network.definition}. Predicts the Fréchet distance of the samples of a generator (arXiv 2603.05630)"
         )
         self.media = ("clips",) if network.min_frames else ("images",)
         self.min_frames = max(network.min_frames, 1)

@@ -21,9 +21,9 @@ BANDS = 8
 class LatentSpectrum(LatentMetric):
     """The share of the variance of latents at spatial frequencies that half the resolution cannot represent.
 
-    A discrete cosine transform of each channel of each frame; a coefficient with the frequencies (u, v), as fractions of the
-    highest ones, is high if max(u, v) >= 1/2. White noise has 0.75, photographs a few hundredths. Diffusion models generate
-    low frequencies first and with smaller errors (arXiv 2502.14831).
+    A discrete cosine transform of each channel of each frame; a coefficient with the frequencies (u, v), as fractions of
+    the highest ones, is high if max(u, v) >= 1/2. White noise has 0.75, photographs a few hundredths. Diffusion models
+    generate low frequencies first and with smaller errors (arXiv 2502.14831).
     """
 
     name = "latent_spectrum"
@@ -33,8 +33,8 @@ class LatentSpectrum(LatentMetric):
     definition = (
         "share of the power of latents, without their mean, at spatial frequencies of at least half of the highest one "
         "(discrete cosine transform per frame and channel, each channel scaled to the same power, averaged over "
-        "channels); 0.75 for white noise. Predicts how well a diffusion model, which generates high frequencies last and worst, learns "
-        "the latents (arXiv 2502.14831)"
+        "channels); 0.75 for white noise. Predicts how well a diffusion model, which generates high frequencies last and "
+        "worst, learns the latents (arXiv 2502.14831)"
     )
 
     def reset(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Self
 import torch
 
 from smalti.eval.metrics.latent_base import LatentMetric
+from smalti.tokenizers.bottlenecks.kl import KL
 from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.types import Batch, Latents
 
@@ -37,10 +38,7 @@ class PosteriorCollapse(LatentMetric):
 
     def find_obstacle(self, tokenizer: Tokenizer) -> str | None:
         """Tokenizers without a KL bottleneck have no posterior."""
-        bottleneck = tokenizer.bottleneck
-        return (
-            None if "kl" in bottleneck.loss_names and not tokenizer.discrete else "the tokenizer has no KL bottleneck"
-        )
+        return None if isinstance(tokenizer.bottleneck, KL) else "the tokenizer has no KL bottleneck"
 
     def update_latents(self, tokenizer: Tokenizer, batch: Batch, latents: Latents) -> None:
         """Add the divergences of the channels. See `LatentMetric.update_latents`."""

@@ -14,8 +14,8 @@ class LatentAugmentation(nn.Module, ABC):
 
         pixels -> encoder -> bottleneck -> latents -> augmentation -> decoder -> all losses, against the target
 
-    An augmentation is a training task and not a loss: every loss of the recipe, also perceptual and GAN losses, compares the
-    reconstruction from augmented latents with the target. The losses of the bottleneck and `LatentLoss` see the latents
+    An augmentation is a training task and not a loss: every loss of the recipe, also perceptual and GAN losses, compares
+    the reconstruction from augmented latents with the target. The losses of the bottleneck and `LatentLoss` see the latents
     before augmentation. Validation does not augment. Several augmentations are applied one after another.
 
     A step draws its random numbers from torch's global generators, which training seeds.

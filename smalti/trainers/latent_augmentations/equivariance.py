@@ -17,9 +17,9 @@ class LatentEquivariance(LatentAugmentation):
         L(x, D(E(x)))  becomes  L(t(x), D(t(E(x))))  with a probability, for a random transform t
 
     t scales height and width by the same factor and then rotates by 90, 180 or 270 degrees. The factor is uniform over the
-    whole numbers of rows from `min_scale` of the grid's height to one row less than it: 8/32 to 31/32 for the 32 rows of the
-    paper. All samples of a batch have the same transform. Steps without a transform preserve the reconstruction at the full
-    resolution. The published code also downsamples some of their inputs, which `data.scale` of a recipe does.
+    whole numbers of rows from `min_scale` of the grid's height to one row less than it: 8/32 to 31/32 for the 32 rows of
+    the paper. All samples of a batch have the same transform. Steps without a transform preserve the reconstruction at the
+    full resolution. The published code also downsamples some of their inputs, which `data.scale` of a recipe does.
 
     Codewords are transformed after quantization, with straight-through gradients. The frames of a clip are transformed
     alike.

@@ -1,7 +1,7 @@
 """Losses that a recipe adds.
 
-Each derives from `ReconstructionLoss` (reconstruction and original) or from `LatentLoss` (latents and original). A recipe lists
-any number of them under `model.losses` and their weights under `model.weights`.
+Each derives from `ReconstructionLoss` (reconstruction and original) or from `LatentLoss` (latents and original). A recipe
+lists any number of them under `model.losses` and their weights under `model.weights`.
 """
 
 from smalti.trainers.losses.base import LatentLoss, Loss, ReconstructionLoss

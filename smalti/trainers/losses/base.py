@@ -56,8 +56,8 @@ class ReconstructionLoss(Loss):
 class LatentLoss(Loss):
     """Base class of losses of the latents. They are computed in training only, before any `LatentAugmentation`.
 
-    A loss may have parameters, which are trained like those of the tokenizer, as a parameter group `losses`. They are part of
-    checkpoints, but not of exports and of averaged weights.
+    A loss may have parameters, which are trained like those of the tokenizer, as a parameter group `losses`. They are part
+    of checkpoints, but not of exports and of averaged weights.
 
     Attributes:
         adaptive: whether the loss is scaled in each step so that its gradient at the latents is as large as that of the

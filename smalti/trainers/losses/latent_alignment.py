@@ -28,8 +28,8 @@ class LatentAlignment(LatentLoss):
 
     W is a linear map that is trained with the tokenizer, z_i are the latents, f_i the features at the same positions. The
     pairs are those of one frame. The paper gives the loss the weight 0.1 and scales it adaptively, see
-    `LatentLoss.adaptive`. The latents of a clip are aligned with its frames: the latents of step i with the last frame that a
-    causal encoder has seen.
+    `LatentLoss.adaptive`. The latents of a clip are aligned with its frames: the latents of step i with the last frame that
+    a causal encoder has seen.
 
     The network moves to the device of this module but is not registered in it, like that of `PerceptualLoss`.
 
@@ -59,8 +59,8 @@ class LatentAlignment(LatentLoss):
         self.provenance = built.provenance
         if sha256 not in (None, self.provenance["sha256"]):
             raise SmaltiError(
-                f"The recipe expects a representation network whose weights have the SHA-256 {sha256}, but this machine has "
-                f"{describe_provenance(self.provenance)}: provide the same weights, or remove sha256 from the loss."
+                f"The recipe expects a representation network whose weights have the SHA-256 {sha256}, but this machine "
+                f"has {describe_provenance(self.provenance)}: provide the same weights, or remove sha256 from the loss."
             )
         self.cosine_margin = cosine_margin
         self.distance_margin = distance_margin
