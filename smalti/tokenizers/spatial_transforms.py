@@ -36,19 +36,21 @@ class SpatialTransform:
         Codewords are interpolated too, and are then no codewords.
 
         Args:
-            latents: latents of any tokenizer. All grids have the same height and width.
-            stride: pixels per latent position, see `Encoder.stride`.
+            latents: latents of any tokenizer. A grid may be a multiple of the coarsest one, such as that of a first frame.
+            stride: pixels per position of the coarsest grid, see `Encoder.stride`.
 
         Raises:
-            SmaltiError: the grids differ in height or width.
+            SmaltiError: a grid is not a multiple of the coarsest one.
         """
-        if len({grid[1:] for grid in latents.grids}) > 1:
-            raise SmaltiError(f"Latents with grids of different sizes ({latents.grids}) cannot be scaled and rotated.")
-        size = self._scaled_grid(latents.grids[0])
-        transformed = tuple(self._transform(grid, size) for grid in latents.to_grids())
-        z, grids = pack(transformed)
-        _, h, w = grids[0]
+        coarsest = coarsest_size(latents)
+        height, width = self._scaled(coarsest)
+        transformed = []
+        for grid in latents.to_grids():
+            rows, columns = grid.shape[3] // coarsest[0], grid.shape[4] // coarsest[1]
+            transformed.append(self._transform(grid, (height * rows, width * columns)))
+        z, grids = pack(tuple(transformed))
         code = Code(z, branch=latents.code.branch)
+        h, w = (width, height) if self.quarter_turns % 2 else (height, width)
         return Latents(code=code, grids=grids, size=(h * stride[1], w * stride[2]), frames=latents.frames)
 
     def transform_pixels(self, pixels: Tensor, latents: Latents, stride: tuple[int, int, int]) -> Tensor:
@@ -59,17 +61,17 @@ class SpatialTransform:
             latents: the latents of the pixels, which define the rounded size.
             stride: pixels per latent position.
         """
-        _, h, w = latents.grids[0]
+        h, w = coarsest_size(latents)
         video = pixels.unsqueeze(2) if pixels.ndim == 4 else pixels
         bottom, right = h * stride[1] - video.shape[3], w * stride[2] - video.shape[4]
         if bottom or right:
             video = F.pad(video, (0, right, 0, bottom, 0, 0), mode="replicate")
-        height, width = self._scaled_grid(latents.grids[0])
+        height, width = self._scaled((h, w))
         video = self._transform(video, (height * stride[1], width * stride[2]))
         return video.squeeze(2) if pixels.ndim == 4 else video
 
-    def _scaled_grid(self, grid: tuple[int, int, int]) -> tuple[int, int]:
-        return max(1, round(grid[1] * self.scale)), max(1, round(grid[2] * self.scale))
+    def _scaled(self, size: tuple[int, int]) -> tuple[int, int]:
+        return max(1, round(size[0] * self.scale)), max(1, round(size[1] * self.scale))
 
     def _transform(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """Resize (B, C, t, h, w) to a height and width, bilinearly and without antialiasing as EQ-VAE does, and rotate."""
@@ -78,3 +80,17 @@ class SpatialTransform:
             frames = F.interpolate(frames, size=size, mode="bilinear", align_corners=False)
             x = frames.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
         return torch.rot90(x, self.quarter_turns, (3, 4)) if self.quarter_turns % 4 else x
+
+
+def coarsest_size(latents: Latents) -> tuple[int, int]:
+    """Return (h, w) of the coarsest grid, whose positions have the stride of the encoder.
+
+    Raises:
+        SmaltiError: another grid is not a multiple of it.
+    """
+    _, h, w = min(latents.grids, key=lambda grid: grid[1] * grid[2])
+    if any(grid[1] % h or grid[2] % w for grid in latents.grids):
+        raise SmaltiError(
+            f"Latents with the grids {latents.grids} cannot be scaled and rotated: each must be a multiple of the coarsest."
+        )
+    return h, w

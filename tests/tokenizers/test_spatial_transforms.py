@@ -38,7 +38,14 @@ def test_pixels_are_padded_like_the_input_of_the_encoder():
     assert SpatialTransform(1, 1).transform_pixels(pixels, latents, STRIDE).shape == (1, 3, 16, 16)
 
 
-def test_grids_of_different_sizes_are_refused():
-    grids = torch.zeros(1, 2, 1, 4, 4), torch.zeros(1, 2, 1, 2, 2)
-    with pytest.raises(SmaltiError, match="grids of different sizes"):
+def test_a_finer_grid_is_transformed_like_the_coarsest():
+    grids = torch.zeros(1, 2, 1, 8, 12), torch.zeros(1, 2, 3, 4, 6)
+    moved = SpatialTransform(0.5, 1).transform_latents(Latents.from_grids(grids, (16, 24), 4), STRIDE)
+    assert moved.grids == ((1, 6, 4), (3, 3, 2))
+    assert moved.size == (12, 8)
+
+
+def test_grids_that_do_not_fit_are_refused():
+    grids = torch.zeros(1, 2, 1, 3, 3), torch.zeros(1, 2, 1, 2, 2)
+    with pytest.raises(SmaltiError, match="must be a multiple of the coarsest"):
         SpatialTransform(0.5).transform_latents(Latents.from_grids(grids, (16, 16)), STRIDE)

@@ -64,7 +64,7 @@ class LatentSpectrum(LatentMetric):
     def _shares(self) -> Tensor:
         assert self._power is not None
         total = self._power.sum(0)
-        used = total > 0  # a constant channel has no spectrum
+        used = total > 1e-12  # a constant channel has no spectrum but that of rounding errors
         return (self._power[:, used] / total[used]).mean(1) if used.any() else self._power.new_zeros(BANDS)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from smalti.errors import SmaltiError
-from smalti.tokenizers.spatial_transforms import SpatialTransform
+from smalti.tokenizers.spatial_transforms import SpatialTransform, coarsest_size
 from smalti.trainers.latent_augmentations.base import LatentAugmentation
 from smalti.types import Latents
 
@@ -48,7 +48,7 @@ class LatentEquivariance(LatentAugmentation):
         """Return both transformed, or unchanged. See `LatentAugmentation.forward`."""
         if float(torch.rand(())) >= self.probability:
             return latents, target
-        rows = latents.grids[0][1]
+        rows = coarsest_size(latents)[0]
         fewest = max(1, round(self.min_scale * rows))
         scale = int(torch.randint(fewest, rows, ())) / rows if fewest < rows else 1.0
         transform = SpatialTransform(scale, int(torch.randint(1, 4, ())) if self.rotate else 0)
