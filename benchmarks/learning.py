@@ -4,9 +4,9 @@
     python benchmarks/learning.py --study quantizers start --minutes 1 --seeds 3
     python benchmarks/learning.py --study published --train my/photos --validation my/val
 
-A study is a recipe and its variants, each of which states what it changes; `STUDIES` lists them. All variants of a study get
+A study is a recipe and its variants, each of which states what it changes (`STUDIES`). All variants of a study get
 the same time on the same data, with one thread. Time is the CPU time of the training process, without loading data and
-validation; a linear start counts. The learning rate decays over the time. PSNR is that of the averaged weights on uint8
+validation. A linear start counts. The learning rate decays over the time. PSNR is that of the averaged weights on uint8
 pictures, the mean over the validation pictures: images are resized and cropped to 128 x 128 pixels.
 
 Prints a Markdown table per study with the mean and the range over the seeds. Writes results.json and, if matplotlib is
@@ -29,15 +29,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Adam, Optimizer
 
 from short_training import Groups, Point, train
 from smalti.cli.recipes import format_recipe, load_recipes
+from smalti.data import EvaluationTransform, ImageData
+from smalti.data.source_spec import open_source
+from smalti.eval.rivals.base import sample_psnr
+from smalti.eval.rivals.bicubic import Bicubic
+from smalti.eval.rivals.image_codecs import JPEG, WebP
+from smalti.eval.rivals.linear import fit_linear_codecs
+from smalti.pixels import pixels_to_uint8, to_pixels
+from smalti.tokenizers import wetok
+from smalti.tokenizers.bottlenecks import GQ
 from smalti.trainers import Muon
 
 Recipe = dict[str, Any]
 
-_NETWORK = "model: {tokenizer: {init_args: {%s}}}"
 _ENTROPIES = {"token_entropy": 0.1, "codebook_entropy": -0.1, "commitment": 0.25}
 _FROZEN = ["encoder", "bottleneck", "decoder.conv_in", "decoder.middle"]
 
@@ -77,7 +86,7 @@ _PUBLISHED: list[Recipe] = [
     _network(channels=32, multipliers=[1, 2, 2, 4], blocks=2, groups=32),
     _model(weights={"l1": 1.0, "mse": 0.0, **_ENTROPIES}, frozen=[]),
 ]
-"""WeTok's network at a width of 32, with group norms, random weights and its losses but for the perceptual and GAN losses."""
+"""WeTok's network at a width of 32 with group norms, random weights, and its losses without perceptual and GAN losses."""
 _SMALL = [_network(stride=4, channels=16, multipliers=[1, 2, 4]), _RANDOM, _muon(0.01)]
 """A network for 12 bits per 4 x 4 pixels, from random weights: a size at which all quantizers can be trained."""
 _TRAINABLE_GQ = [_model(frozen=[]), _muon(0.003), _model(weights={"l1": 1.0, "mse": 1.0, "commitment": 0.25})]
@@ -237,7 +246,19 @@ def execute(run: Run, data: Data) -> list[Point]:
     """Train. Runs in its own process."""
     torch.set_num_threads(1)
     recipe = merge(STUDIES[run.study], run.variant, data)
-    return train(recipe, lambda groups: build_optimizer(recipe, groups), run.seconds, run.seed, points=4, decay=True)
+    settings = recipe["data"]["init_args"]
+    pictures = validation_pictures(settings["validation"]) if "validation" in settings else None
+    return train(
+        recipe, lambda groups: build_optimizer(recipe, groups), run.seconds, run.seed,
+        points=4, decay=True, validation=pictures,
+    )  # fmt: skip
+
+
+def validation_pictures(source: str) -> list[Tensor]:
+    """Return the pictures of a source as batches of one, (1, 3, 128, 128) in [-1, 1]."""
+    pictures = open_source(source)
+    transform = EvaluationTransform(128, 128)
+    return [to_pixels(transform(pictures[index])[None]) for index in range(len(pictures))]
 
 
 def print_table(study: str, curves: dict[Run, list[Point]]) -> None:
@@ -250,23 +271,36 @@ def print_table(study: str, curves: dict[Run, list[Point]]) -> None:
             continue
         ends = [curve[-1].psnr for curve in same]
         spread = f" ({min(ends):.2f} to {max(ends):.2f})" if len(ends) > 1 else ""
-        print(
-            f"| {variant} | {statistics.mean(curve[0].psnr for curve in same):.2f} | "
-            f"{statistics.mean(curve[-1].step for curve in same):.0f} | {statistics.mean(ends):.2f}{spread} | {len(ends)} |",
-            flush=True,
-        )
+        begin = statistics.mean(curve[0].psnr for curve in same)
+        steps = statistics.mean(curve[-1].step for curve in same)
+        mean = statistics.mean(ends)
+        print(f"| {variant} | {begin:.2f} | {steps:.0f} | {mean:.2f}{spread} | {len(ends)} |", flush=True)
 
 
 def print_codecs(data: Data) -> None:
-    """Print the PSNR of codecs at 32 bits per 8 x 8 pixels on the validation pictures."""
-    from smalti.data import open_source
-    from smalti.eval.linear_codec import LinearCodec
-    from smalti.eval.protocols import get_protocol
-    from smalti.eval.rivals.image_codecs import JPEG, WebP
-    from smalti.eval.rivals.base import sample_psnr
-
-    recipe = merge(STUDIES["published"], "quickstart with 32 bits", data)
-    raise NotImplementedError
+    """Print the PSNR of bicubic resampling, the linear codec, JPEG and WebP at 32 bits per 8 x 8 pixels."""
+    settings = merge(STUDIES["published"], "quickstart with 32 bits", data)["data"]["init_args"]
+    images = ImageData(**settings | {"workers": 0, "batch_size": 32})
+    images.setup("fit")
+    loader = iter(images.train_dataloader())
+    crops = [to_pixels(next(loader).pixels).unsqueeze(2) for _ in range(16)]
+    tokenizer = wetok(GQ(4, 8), stride=8, channels=8, multipliers=[1, 1, 1, 1], blocks=1, groups=None)
+    rivals = {
+        "bicubic": Bicubic(1),
+        "linear codec": fit_linear_codecs(crops, tokenizer, "training crops"),
+        "JPEG": JPEG(),
+        "WebP": WebP(),
+    }
+    print("\n| codec at the same bits | PSNR, dB |\n|---|---|")
+    samples = [pixels_to_uint8(picture[0]) for picture in validation_pictures(settings["validation"])]
+    for name, rival in rivals.items():
+        values = []
+        for sample in samples:
+            bits = 32 * sample.shape[-1] * sample.shape[-2] / 64
+            approximations = rival.approximate(sample, bits)
+            if 1.0 in approximations:
+                values.append(sample_psnr(sample, approximations[1.0].sample))
+        print(f"| {name} | {statistics.mean(values):.2f} |", flush=True)
 
 
 def plot(curves: dict[Run, list[Point]], path: Path) -> None:
@@ -330,6 +364,8 @@ def main() -> None:
     print(f"{60 * options.minutes:.0f} seconds of training per run, one thread, torch {torch.__version__}")
     for study in options.study:
         print_table(study, curves)
+    if "published" in options.study:
+        print_codecs(data)
     options.out.mkdir(parents=True, exist_ok=True)
     content = [asdict(run) | {"curve": [asdict(point) for point in curve]} for run, curve in curves.items()]
     (options.out / "results.json").write_text(json.dumps(content, indent=1))

@@ -1,8 +1,8 @@
 """Short training runs of a recipe with any optimizer, in one process, with the quality after each part of the time.
 
-The networks, data, losses, batch size, clipping, averaged weights, start, precision and curriculum are those of the recipe.
-The learning rate has a linear warm-up. After it, it is constant, so that each point of a curve is also the result of a shorter
-run, or it follows a cosine over the time of the run.
+The networks, data, losses, batch size, clipping, averaged weights, start, precision and curriculum are those of the
+recipe. The learning rate has a linear warm-up. After it, it is constant, so that each point of a curve is also the result
+of a shorter run, or it follows a cosine over the time of the run.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import copy
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
+from torch import Tensor
 from torch.optim import Optimizer
 
 from smalti.cli.precision import fastest_precision
@@ -35,7 +36,10 @@ from smalti.types import Batch
 WARMUP_STEPS = 20
 """Steps at the start with a lower learning rate."""
 
-BuildOptimizer = Callable[[list[dict[str, Any]]], Optimizer]
+Groups = list[dict[str, Any]]
+"""Parameter groups of `TokenizerTraining`."""
+
+BuildOptimizer = Callable[[Groups], Optimizer]
 """Builds an optimizer from the parameter groups of `TokenizerTraining`."""
 
 
@@ -94,6 +98,7 @@ def train(
     points: int = 8,
     *,
     decay: bool = False,
+    validation: Sequence[Tensor] | None = None,
 ) -> list[Point]:
     """Train a tokenizer without the GAN loss.
 
@@ -105,11 +110,14 @@ def train(
         device: "cpu" or "cuda".
         points: number of validations, at equal distances in time.
         decay: whether the learning rate decays to zero over the time; otherwise, it is constant.
+        validation: batches of pixels to validate with; None: the validation data of the recipe.
 
     Returns:
         The points, the first of which is before the first step. Their time includes a linear start.
     """
     run = _Run(recipe, build, seed, device)
+    if validation is not None:
+        run.validation = [batch.to(device) for batch in validation]
     try:
         clock = Clock(device)
         clock.resume()

@@ -4,6 +4,7 @@ from smalti.tokenizers.base import Decoder, Encoder, StreamState
 from smalti.tokenizers.configurable import Configurable
 from smalti.tokenizers.models.ltx import LTXDecoder, LTXEncoder, ltx
 from smalti.tokenizers.models.onevae import OneVAEDecoder, OneVAEEncoder, onevae
+from smalti.tokenizers.models.uniwetok import UniWeTokDecoder, UniWeTokEncoder, uniwetok
 from smalti.tokenizers.models.wetok import WeTokDecoder, WeTokEncoder, WeTokGenerativeDecoder, wetok
 from smalti.tokenizers.tiling import TiledDecoder, TiledEncoder
 from smalti.tokenizers.tokenizer import Tokenizer
@@ -20,10 +21,13 @@ __all__ = [
     "TiledDecoder",
     "TiledEncoder",
     "Tokenizer",
+    "UniWeTokDecoder",
+    "UniWeTokEncoder",
     "WeTokDecoder",
     "WeTokEncoder",
     "WeTokGenerativeDecoder",
     "ltx",
     "onevae",
+    "uniwetok",
     "wetok",
 ]

@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from smalti.export.programs import save_programs
-from smalti.tokenizers import ltx, onevae, wetok
+from smalti.tokenizers import ltx, onevae, uniwetok, wetok
 from smalti.tokenizers.bottlenecks import BSQ, FSQ, GQ, KL, VQ, Joint, Projected, ResidualFSQ, ResidualVQ, SimVQ
 
 BOTTLENECKS = {
     "gq": lambda: GQ(2, 4),
     "fsq": lambda: FSQ([8, 5, 5], 2),
     "bsq": lambda: BSQ(6),
+    "bsq_128_bits": lambda: BSQ(128, token_bits=8),
     "vq": lambda: VQ(6, 40),
     "vq_cosine": lambda: VQ(6, 40, cosine=True),
     "simvq": lambda: SimVQ(6, 40),
@@ -33,6 +34,7 @@ def _ltx(bottleneck, blocks=_BLOCKS, **options):
 
 FAMILIES = {
     "wetok": lambda b: wetok(b, stride=2, channels=8, blocks=1, groups=4),
+    "uniwetok": lambda b: uniwetok(b, stride=2, channels=8, blocks=1, groups=4, attention_heads=1),
     "onevae": lambda b: onevae(b, stride=(2, 2, 2), channels=4, blocks=1, norm=False),
     "onevae_first_frame": lambda b: onevae(b, stride=(2, 4, 4), channels=4, blocks=1, first_frame=True, norm=False),
     "ltx": _ltx,

@@ -20,6 +20,8 @@ CASES = [
     ("wetok", "gq", "onnx"),
     ("onevae", "joint", "torch"),
     ("ltx_generative", "kl_shared", "torch"),
+    pytest.param("uniwetok", "gq", "torch", marks=SLOW),
+    pytest.param("uniwetok", "bsq_128_bits", "onnx", marks=SLOW),
     pytest.param("ltx", "fsq", "onnx", marks=SLOW),
     pytest.param("onevae", "fsq", "onnx", marks=SLOW),
     pytest.param("onevae_first_frame", "gq", "torch", marks=SLOW),
