@@ -99,6 +99,8 @@ _HELP = {
     "model.weights": "weights of the losses by name, such as --model.weights.l1 1.0: l1, mse, the names in losses, "
     "adversarial, lecam, and the losses of the bottleneck (kl, commitment, token_entropy, codebook_entropy).",
     "model.losses": "further losses by name, such as --model.losses.perceptual PerceptualLoss.",
+    "model.latent_augmentations": "augmentations of latents between encoder and decoder by name, such as "
+    "--model.latent_augmentations.equivariance LatentEquivariance.",
     "model.gan": "the discriminator and its losses, such as --model.gan GANLoss --model.gan.start 1000; null: no GAN loss.",
     "model.optimizer": "the optimizer, such as --model.optimizer AdamW --model.optimizer.lr 1e-4.",
     "model.scheduler": "the learning rate schedule, stepped once per optimizer step; null: a constant learning rate.",
