@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from smalti.cli.options import (
     add_output_options,
-    add_video_options,
     add_tokenizer_options,
+    add_video_options,
     check_exists,
     check_tokenizer,
     open_device,

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
 
 from smalti.export.programs import save_programs
-from smalti.tokenizers import ltx, onevae, wetok
+from smalti.tokenizers import Tokenizer, ltx, onevae, wetok
+from smalti.tokenizers.base import Decoder, Encoder
 from smalti.tokenizers.bottlenecks import BSQ, FSQ, GQ, KL, VQ, Joint, Projected, ResidualFSQ, ResidualVQ, SimVQ
 
 BOTTLENECKS = {
@@ -21,6 +23,38 @@ BOTTLENECKS = {
     "kl_shared": lambda: KL(4, shared_log_variance=True),
     "joint": lambda: Joint(KL(4), Projected(FSQ([8, 8, 8]), dim=4, in_dim=8)),
 }
+
+
+class PatchEncoder(Encoder):
+    """One convolution. The time of an export depends on the number of operations: this one is all bottleneck."""
+
+    stride = (1, 2, 2)
+
+    def __init__(self, out_dim):
+        super().__init__()
+        self.out_dim = out_dim
+        self.conv = nn.Conv3d(3, out_dim, (1, 2, 2), (1, 2, 2))
+
+    def forward(self, x, state=None):
+        return (self.conv(x),)
+
+
+class PatchDecoder(Decoder):
+    """One transposed convolution."""
+
+    def __init__(self, in_dim):
+        super().__init__()
+        self.in_dim = in_dim
+        self.conv = nn.ConvTranspose3d(in_dim, 3, (1, 2, 2), (1, 2, 2))
+
+    @property
+    def last_layer(self):
+        return self.conv
+
+    def forward(self, latents, generator=None, state=None):
+        return self.conv(latents[0])
+
+
 _BLOCKS = [["res_x", {}], ["compress_all", {}]]
 _NOISY = [["res_x", {"inject_noise": True}], ["compress_all", {"multiplier": 2, "residual": True}]]
 
@@ -32,6 +66,7 @@ def _ltx(bottleneck, blocks=_BLOCKS, **options):
 
 
 FAMILIES = {
+    "patches": lambda b: Tokenizer(PatchEncoder(b.in_dim), b, PatchDecoder(b.out_dim)),
     "wetok": lambda b: wetok(b, stride=2, channels=8, blocks=1, groups=4),
     "onevae": lambda b: onevae(b, stride=(2, 2, 2), channels=4, blocks=1, norm=False),
     "onevae_first_frame": lambda b: onevae(b, stride=(2, 4, 4), channels=4, blocks=1, first_frame=True, norm=False),

@@ -15,21 +15,16 @@ from smalti.export.programs import load_programs, save_programs
 from smalti.export.programs.comparison import MARGIN
 from smalti.export.programs.runtimes import RUNTIMES
 
-SLOW = pytest.mark.slow
+BOTTLENECKS = (
+    "gq", "fsq", "bsq", "vq", "vq_cosine", "simvq", "residual_vq", "residual_fsq", "projected", "kl", "kl_shared", "joint",
+)  # fmt: skip
 CASES = [
     ("wetok", "gq", "onnx"),
     ("onevae", "joint", "torch"),
+    ("onevae_first_frame", "gq", "onnx"),
+    ("ltx", "fsq", "onnx"),
     ("ltx_generative", "kl_shared", "torch"),
-    pytest.param("ltx", "fsq", "onnx", marks=SLOW),
-    pytest.param("onevae", "fsq", "onnx", marks=SLOW),
-    pytest.param("onevae_first_frame", "gq", "torch", marks=SLOW),
-    pytest.param("onevae_first_frame", "gq", "onnx", marks=SLOW),
-    pytest.param("ltx_generative", "kl_shared", "onnx", marks=SLOW),
-    *(
-        pytest.param("wetok", name, kind, marks=SLOW)
-        for name in ("bsq", "fsq", "vq", "vq_cosine", "simvq", "residual_vq", "residual_fsq", "projected", "kl")
-        for kind in ("torch", "onnx")
-    ),
+    *(("patches", name, kind) for name in BOTTLENECKS for kind in ("torch", "onnx")),
 ]
 
 
