@@ -90,6 +90,12 @@ def build():
 
 
 @pytest.fixture(scope="session")
+def bottlenecks():
+    """Return the names of all bottlenecks."""
+    return tuple(BOTTLENECKS)
+
+
+@pytest.fixture(scope="session")
 def exported(tmp_path_factory):
     """Return a function that exports a tokenizer once, and returns its folder."""
     folders = {}
