@@ -45,8 +45,8 @@ def run(name: str, arguments: list[str]) -> int:
         choices=("smalti", "diffusers", "torch", "onnx"),
         default="smalti",
         help="what will load the folder; diffusers loads it as an AutoencoderKLLTXVideo or AutoencoderKLWan, or as the "
-        "class from which the tokenizer was loaded. torch and onnx add an encoder and a decoder as programs of torch.export or "
-        "ONNX, with golden vectors; both can be in one folder (default: %(default)s)",
+        "class from which the tokenizer was loaded. torch and onnx add an encoder and a decoder as programs of "
+        "torch.export or ONNX, with golden vectors; both can be in one folder (default: %(default)s)",
     )
     content.add_argument(
         "--compile",

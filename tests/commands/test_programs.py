@@ -1,4 +1,4 @@
-"""`smalti export --format onnx` and `smalti verify`, as a user runs them."""
+"""`smalti export --format torch` and `smalti verify`, as a user runs them. Those of ONNX run in tests/test_docs.py."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from smalti.tokenizers.checkpoints import save
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory):
-    """Return a folder with ONNX programs of a small tokenizer, written by the command."""
+    """Return a folder with programs of a small tokenizer, written by the command."""
     import torch
 
     from smalti.tokenizers import wetok
@@ -23,7 +23,7 @@ def programs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
     torch.manual_seed(0)
     save(wetok(GQ(2, 4), stride=2, channels=4, blocks=1, groups=None), folder / "tokenizer")
-    assert main(["export", str(folder / "tokenizer"), "--out", str(folder / "programs"), "--format", "onnx"]) == 0
+    assert main(["export", str(folder / "tokenizer"), "--out", str(folder / "programs"), "--format", "torch"]) == 0
     return folder / "programs"
 
 
@@ -34,12 +34,12 @@ def verify(folder, *options):
 
 def test_verify_counts_ids_and_writes_its_result(programs, capsys):
     assert verify(programs) == 0
-    assert "ONNX Runtime" in capsys.readouterr().out
+    assert "torch.export" in capsys.readouterr().out
     content = json.loads((programs / "verification.json").read_text())
     assert content["passed"]
     assert content["data"]["samples"] == 3
     rows = {(row["runtime"], row["mode"]): row for row in content["results"]}
-    assert rows.keys() == {("torch", "batched"), ("ONNX Runtime", "one by one"), ("ONNX Runtime", "batched")}
+    assert rows.keys() == {("torch", "batched"), ("torch.export", "one by one"), ("torch.export", "batched")}
     for row in rows.values():
         assert row["tokens"] == 3 * 8 * 8 * 2
         assert row["broken"] == 0
@@ -72,7 +72,7 @@ def test_bad_input_is_one_sentence_and_writes_nothing(programs, tmp_path, capsys
             "--out",
             str(programs),
             "--format",
-            "onnx",
+            "torch",
         ): "already contains programs",
         ("export", str(programs), "--out", str(tmp_path / "a"), "--compile"): "--compile needs --format torch",
     }

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
 
 from smalti.export.programs import save_programs
-from smalti.tokenizers import ltx, onevae, uniwetok, wetok
+from smalti.tokenizers import Tokenizer, ltx, onevae, uniwetok, wetok
+from smalti.tokenizers.base import Decoder, Encoder
 from smalti.tokenizers.bottlenecks import BSQ, FSQ, GQ, KL, VQ, Joint, Projected, ResidualFSQ, ResidualVQ, SimVQ
 
 BOTTLENECKS = {
@@ -22,6 +24,38 @@ BOTTLENECKS = {
     "kl_shared": lambda: KL(4, shared_log_variance=True),
     "joint": lambda: Joint(KL(4), Projected(FSQ([8, 8, 8]), dim=4, in_dim=8)),
 }
+
+
+class PatchEncoder(Encoder):
+    """One convolution. The time of an export depends on the number of operations: this one is all bottleneck."""
+
+    stride = (1, 2, 2)
+
+    def __init__(self, out_dim):
+        super().__init__()
+        self.out_dim = out_dim
+        self.conv = nn.Conv3d(3, out_dim, (1, 2, 2), (1, 2, 2))
+
+    def forward(self, x, state=None):
+        return (self.conv(x),)
+
+
+class PatchDecoder(Decoder):
+    """One transposed convolution."""
+
+    def __init__(self, in_dim):
+        super().__init__()
+        self.in_dim = in_dim
+        self.conv = nn.ConvTranspose3d(in_dim, 3, (1, 2, 2), (1, 2, 2))
+
+    @property
+    def last_layer(self):
+        return self.conv
+
+    def forward(self, latents, generator=None, state=None):
+        return self.conv(latents[0])
+
+
 _BLOCKS = [["res_x", {}], ["compress_all", {}]]
 _NOISY = [["res_x", {"inject_noise": True}], ["compress_all", {"multiplier": 2, "residual": True}]]
 
@@ -33,6 +67,7 @@ def _ltx(bottleneck, blocks=_BLOCKS, **options):
 
 
 FAMILIES = {
+    "patches": lambda b: Tokenizer(PatchEncoder(b.in_dim), b, PatchDecoder(b.out_dim)),
     "wetok": lambda b: wetok(b, stride=2, channels=8, blocks=1, groups=4),
     "uniwetok": lambda b: uniwetok(b, stride=2, channels=8, blocks=1, groups=4, attention_heads=1),
     "onevae": lambda b: onevae(b, stride=(2, 2, 2), channels=4, blocks=1, norm=False),
@@ -54,6 +89,12 @@ def _build(family, bottleneck):
 def build():
     """Return a function that builds a tokenizer by family and bottleneck."""
     return _build
+
+
+@pytest.fixture(scope="session")
+def bottlenecks():
+    """Return the names of all bottlenecks."""
+    return tuple(BOTTLENECKS)
 
 
 @pytest.fixture(scope="session")
