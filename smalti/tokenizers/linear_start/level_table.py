@@ -65,9 +65,11 @@ class LevelTable:
         self._set_numbers(conv, count)
         ramps = self._set_ramps(conv1, count)
         features = used * conv.kernel_size[0] * conv.kernel_size[1]
+        assert not isinstance(conv.padding, str)
+        padding = (conv.padding[0], conv.padding[1])
         equations = NormalEquations(features + ramps, count, conv.weight.device)
         for batch, target in zip(codewords, targets, strict=True):
-            windows = F.unfold(batch[:, :used], conv.kernel_size, padding=conv.padding)
+            windows = F.unfold(batch[:, :used], conv.kernel_size, padding=padding)
             hidden = F.silu(conv1(F.silu(conv(batch))))[:, :ramps].flatten(2)
             x = torch.cat([windows, hidden], dim=1).movedim(1, -1).flatten(0, 1)
             equations.add(x, target.movedim(1, -1).flatten(0, -2).float())
