@@ -1,8 +1,8 @@
 """Short training runs of a recipe with any optimizer, in one process, with the quality after each part of the time.
 
-The networks, data, losses, batch size, clipping and averaged weights are those of the recipe. The learning rate is constant
-after a linear warm-up: a decay would need the number of steps, and each point of a curve is then also the result of a
-shorter run.
+The networks, data, losses, batch size, clipping, averaged weights, start, precision and curriculum are those of the
+recipe. The learning rate has a linear warm-up. After it, it is constant, so that each point of a curve is also the result
+of a shorter run, or it follows a cosine over the time of the run.
 """
 
 from __future__ import annotations
@@ -11,20 +11,23 @@ import copy
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
+from torch import Tensor
 from torch.optim import Optimizer
 
+from smalti.cli.precision import fastest_precision
 from smalti.data import ImageData, MixedData, VideoData  # noqa: F401 - jsonargparse finds the classes that are imported
 from smalti.data.data_modules import TrainingData
 from smalti.pixels import to_pixels
 from smalti.seeds import derive_seed
-from smalti.trainers import TokenizerTraining
+from smalti.tokenizers.linear_start.start import start_as_linear_codec
+from smalti.trainers import Curriculum, TokenizerTraining
 from smalti.trainers.gradients import clip_gradients, gradient_norm
 from smalti.trainers.losses.weighting import weighted_sum
 from smalti.trainers.validation_metrics import sample_metrics
@@ -33,7 +36,10 @@ from smalti.types import Batch
 WARMUP_STEPS = 20
 """Steps at the start with a lower learning rate."""
 
-BuildOptimizer = Callable[[list[dict[str, Any]]], Optimizer]
+Groups = list[dict[str, Any]]
+"""Parameter groups of `TokenizerTraining`."""
+
+BuildOptimizer = Callable[[Groups], Optimizer]
 """Builds an optimizer from the parameter groups of `TokenizerTraining`."""
 
 
@@ -84,9 +90,17 @@ class Clock:
 
 
 def train(
-    recipe: dict[str, Any], build: BuildOptimizer, seconds: float, seed: int, device: str = "cpu", points: int = 8
+    recipe: dict[str, Any],
+    build: BuildOptimizer,
+    seconds: float,
+    seed: int,
+    device: str = "cpu",
+    points: int = 8,
+    *,
+    decay: bool = False,
+    validation: Sequence[Tensor] | None = None,
 ) -> list[Point]:
-    """Train a tokenizer from its random initialization, without the GAN loss.
+    """Train a tokenizer without the GAN loss.
 
     Args:
         recipe: the content of a recipe, from `smalti.cli.recipes.load_recipes`.
@@ -95,20 +109,27 @@ def train(
         seed: seed of the weights, the data order and the noise.
         device: "cpu" or "cuda".
         points: number of validations, at equal distances in time.
+        decay: whether the learning rate decays to zero over the time; otherwise, it is constant.
+        validation: batches of pixels to validate with; None: the validation data of the recipe.
 
     Returns:
-        The points, the first of which is before the first step.
+        The points, the first of which is before the first step. Their time includes a linear start.
     """
     run = _Run(recipe, build, seed, device)
+    if validation is not None:
+        run.validation = [batch.to(device) for batch in validation]
     try:
-        curve = [run.measure(Clock(device))]
         clock = Clock(device)
+        clock.resume()
+        run.start(recipe)
+        clock.pause()
+        curve = [run.measure(clock)]
         clock.resume()
         while clock.seconds() < seconds and not math.isnan(curve[-1].psnr):
             clock.pause()
             batch = next(run.batches)
             clock.resume()
-            run.step(batch)
+            run.step(batch, 0.5 + 0.5 * math.cos(math.pi * min(1.0, clock.seconds() / seconds)) if decay else 1.0)
             if clock.seconds() >= seconds * len(curve) / points:
                 clock.pause()
                 curve.append(run.measure(clock))
@@ -130,22 +151,48 @@ class _Run:
         self.optimizer = build(self.module.parameter_groups())
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.average = copy.deepcopy(self.module.tokenizer)
+        trainer = recipe["trainer"]
+        precision = trainer.get("precision")
+        self.bf16 = (fastest_precision(device) if precision == "auto" else precision) == "bf16-mixed"
+        callbacks = [callback["init_args"] for callback in trainer.get("callbacks") or ()]
+        self.curricula = [Curriculum(**arguments) for arguments in callbacks]
         self.clip: float | None = recipe["trainer"].get("gradient_clip_val")
         self.decay: float = recipe["ema"]["decay"]
         self.seed, self.device = seed, device
         self.steps = 0
 
-    def step(self, batch: Batch) -> None:
-        """Take an optimizer step on a batch, and update the averaged weights."""
+    def start(self, recipe: dict[str, Any]) -> None:
+        """Fit the weights to training data if the recipe starts as a linear codec."""
+        start = recipe.get("start") or {}
+        if start.get("method") != "linear":
+            return
+        samples, batches = start.get("samples", 256), []
+        while sum(map(len, batches)) < samples:
+            batches.append(to_pixels(next(self.batches).pixels).to(self.device))
+        start_as_linear_codec(self.module.tokenizer, batches)
+        self.average.load_state_dict(self.module.tokenizer.state_dict())
+
+    def step(self, batch: Batch, factor: float = 1.0) -> None:
+        """Take an optimizer step on a batch, and update the averaged weights.
+
+        Args:
+            batch: the batch.
+            factor: factor of the learning rates, besides the warm-up.
+        """
         torch.manual_seed(derive_seed(self.seed, self.steps))
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * min(1.0, (self.steps + 1) / (WARMUP_STEPS + 1))
+            group["lr"] = rate * factor * min(1.0, (self.steps + 1) / (WARMUP_STEPS + 1))
         module = self.module
+        for curriculum in self.curricula:
+            curriculum.apply(module, self.steps)
         pixels = to_pixels(batch.pixels.to(self.device))
-        losses, branch = module.compute_losses(module.tokenizer, pixels, with_gan=False)
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
+            losses, branch = module.compute_losses(module.tokenizer, pixels, with_gan=False)
         self.optimizer.zero_grad()
         weighted_sum(losses, module._branch_weights(branch)).backward()
-        parameters = list(module.tokenizer.parameters())
+        for curriculum in self.curricula:
+            curriculum.discard_gradients(module, self.steps)
+        parameters = [p for p in module.tokenizer.parameters() if p.requires_grad]
         if self.clip:
             clip_gradients(parameters, self.clip, gradient_norm(parameters, pixels.device))
         self.optimizer.step()

@@ -44,6 +44,7 @@ from smalti.cli.recipes import load_recipes
 from smalti.data import Clips, ImageData, Photos, VideoData
 from smalti.tokenizers.bottlenecks.sign_quantizer import SignQuantizer
 from smalti.trainers import TokenizerTraining
+from smalti.trainers.gradients import gradient_norm
 from smalti.trainers.unused_parameters import UnusedParameters
 from smalti.types import Batch
 
@@ -91,7 +92,7 @@ class Step:
         ddp: bool,
     ) -> None:
         self.module, self.batch, self.precision, self.clip = module, batch, precision, clip
-        self.optimizer, _ = module._build_optimizer()
+        self.optimizer = module.optimizer(module.parameter_groups())
         self.average = AveragedModel(module.tokenizer, multi_avg_fn=get_ema_multi_avg_fn(0.999))
         self.run: nn.Module = _TrainingStep(module)
         if ddp:
@@ -111,12 +112,12 @@ class Step:
         module = self.module
         assert module._summary is not None
         unused = module._unused_parameters
-        module._summary.start([False, *(unused.reached() if unused is not None else [])])
-        norms = [module._gradient_norm(group["params"]) for group in self.optimizer.param_groups]
+        module._summary.start([False, False, *(unused.reached() if unused is not None else [])])
+        norms = [gradient_norm(group["params"], module.device) for group in self.optimizer.param_groups]
         result = module._summary.finish(norms)
         module._summary = None
         if unused is not None:
-            unused.remove_gradients(result.flags[1:])
+            unused.remove_gradients(result.flags[2:])
         if self.clip:
             for group, norm in zip(self.optimizer.param_groups, norms, strict=True):
                 nn.utils.clip_grads_with_norm_(group["params"], self.clip, norm)

@@ -28,9 +28,13 @@ _COMMANDS = {
     "tokenize": ("tokenize", "convert images and videos to token files"),
     "tokenize-dataset": ("tokenize_dataset", "tokenize images or videos in bulk, for training other models"),
     "detokenize": ("detokenize", "convert token files to images and videos"),
+    "reduce": ("reduce", "write the latents of images and videos in fewer tokens, for a language model"),
+    "evaluate-reducers": ("evaluate_reducers", "measure what reducers of tokens lose, against the number of tokens"),
     "vocabulary": ("vocabulary", "describe the tokens of a tokenizer as ids of a language model"),
     "ids": ("ids", "convert a token file to ids of a language model, and back"),
     "export": ("export", "convert a training checkpoint to a folder for smalti.load"),
+    "verify": ("verify", "compare exported programs with their tokenizer on real samples"),
+    "demo": ("demo", "open a page to try a tokenizer: reconstructions, tokens, edits"),
     "import": ("import_published", "convert a published checkpoint to a folder for smalti.load"),
     "recipes": ("recipes", "list the installed recipes"),
 }
@@ -95,7 +99,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _help() -> str:
-    lines = "\n".join(f"  {name:<16} {summary}" for name, (_, summary) in _COMMANDS.items())
+    lines = "\n".join(f"  {name:<18} {summary}" for name, (_, summary) in _COMMANDS.items())
     return (
         f"smalti {__version__}: train, evaluate and export visual tokenizers\n\n"
         f"usage: smalti COMMAND [options]\n\ncommands:\n{lines}\n\n"

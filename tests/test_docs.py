@@ -39,8 +39,11 @@ NO_COMMANDS = {"docs/design.md": "its indented blocks are diagrams"}
 SKIPPED = {
     "make demo": "takes minutes; .ci/run runs a short one",
     "make test": "runs this test",
-    "python examples/train_image_model.py my/photos --tokenizer my-tokenizer --out image-model": "takes minutes; tests/test_examples.py runs a short one",
+    "python examples/train_image_model.py my/photos --tokenizer my-tokenizer --out image-model": (
+        "takes minutes; tests/test_examples.py runs a short one"
+    ),
     "tensorboard --logdir runs": "is a server",
+    "smalti demo my-tokenizer": "is a server; tests/playground/test_page.py opens it in a browser",
     "smalti find-lr -c quickstart.yaml": "takes minutes; tests/commands/test_find_lr.py runs it on a smaller network",
 }
 """Commands that do not run, and why."""
@@ -108,7 +111,8 @@ def test_blocks_are_in_a_known_language(page):
 def test_commands_and_recipes_in_the_text_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     assert set(re.findall(r"`smalti ([a-z][a-z-]*)", text)) <= set(COMMANDS)
-    assert set(re.findall(r"\b((?:data|cluster|finetune|wetok|onevae|ltx)/\w+\.yaml)", text)) <= set(recipe_names())
+    folders = "data|cluster|finetune|wetok|uniwetok|onevae|ltx|reducers"
+    assert set(re.findall(rf"\b((?:{folders})/\w+\.yaml)", text)) <= set(recipe_names())
 
 
 @pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md"])
@@ -242,6 +246,7 @@ def shrink(arguments):
     family = tokenizer["class_path"].rpartition(".")[2]
     networks = {
         "wetok": {"channels": 4, "blocks": 1, "groups": "null"},
+        "uniwetok": {"channels": 4, "blocks": 1, "groups": "null", "attention_heads": 1},
         "onevae": {"channels": 4, "blocks": 1},
         "ltx": {"encoder_channels": 4, "decoder_channels": 4},
     }
@@ -249,6 +254,8 @@ def shrink(arguments):
     gan = recipe["model"].get("gan") or {}
     if gan and "discriminator" not in gan.get("init_args", gan):
         options |= {"model.gan.discriminator": "PatchDiscriminator", "model.gan.discriminator.channels": 4}
+    if family == "reduced":
+        options["model.tokenizer.tokenizer"] = "my-tokenizer"
     if "perceptual" in (recipe["model"].get("losses") or {}):
         options["model.losses.perceptual.network"] = "efflite0"  # LPIPS would have to be downloaded
     images = {"size": 64, "batch_size": 2, "workers": 0}

@@ -22,9 +22,11 @@ from smalti.legacy import upgrade_recipe
 Recipe = dict[str, Any]
 """The content of a recipe: dictionaries, lists and values. A class is {"class_path": ..., "init_args": {...}}."""
 
-_NAMED_ENTRIES = ("losses", "weights")
+_NAMED_ENTRIES = ("losses", "latent_augmentations", "weights")
 """The dictionaries of `model` in which null removes the entry of an earlier recipe."""
-BUILDERS = {name: f"smalti.tokenizers.{name}" for name in ("ltx", "onevae", "pretrained", "wetok")}
+BUILDERS = {name: f"smalti.tokenizers.{name}" for name in ("ltx", "onevae", "pretrained", "uniwetok", "wetok")} | {
+    "reduced": "smalti.reducers.reduced"
+}
 """Functions that build tokenizers. jsonargparse finds classes by their name alone, but not functions."""
 OPTIMIZERS = {"Muon": "smalti.trainers.Muon"}
 """Optimizers whose name is also the name of another class: torch.optim.Muon, which takes no convolutions."""
@@ -47,7 +49,7 @@ def load_recipes(*names: str | Path) -> Recipe:
 
     Dictionaries are merged by key, at every level. Lists and values are replaced. The arguments of a class are merged if
     the later recipe names the same class or none; another class replaces the earlier one with all of its arguments. Null
-    removes an entry of `model.losses` and `model.weights`; elsewhere, it is a value.
+    removes an entry of `model.losses`, `model.latent_augmentations` and `model.weights`; elsewhere, it is a value.
 
     Args:
         names: paths of recipes, names of installed recipes, or texts of recipes that start with "{". A base is a path
@@ -170,7 +172,7 @@ def _expand_optimizer(recipe: Recipe) -> Recipe:
 
 
 def _drop_removed_entries(recipe: Recipe) -> Recipe:
-    """Return a recipe without the entries of `model.losses` and `model.weights` that are null."""
+    """Return a recipe without the entries of `_NAMED_ENTRIES` that are null."""
     model = recipe.get("model")
     if not isinstance(model, dict):
         return recipe

@@ -59,7 +59,7 @@ from smalti.trainers import (
 )
 from smalti.trainers.latent_statistics import LatentStatisticsCallback
 from smalti.trainers.log_progress import LogProgress
-from smalti.trainers.losses.base import ReconstructionLoss
+from smalti.trainers.losses.base import Loss
 from smalti.trainers.rank_errors import RankCrashError, RankError
 from smalti.trainers.rank_watch import RankWatch
 
@@ -425,7 +425,7 @@ def _check_loss(settings: Any) -> None:
     if not isinstance(settings, Namespace) or "class_path" not in settings:
         return
     cls = import_object(settings.class_path, "loss")
-    if isinstance(cls, type) and issubclass(cls, ReconstructionLoss):
+    if isinstance(cls, type) and issubclass(cls, Loss):
         arguments = settings.get("init_args") or Namespace()
         cls.check_arguments(**arguments.as_dict())
 

@@ -94,14 +94,17 @@ _HELP = {
     "data": "class of the data module; most recipes set it. Its most common options are --data.train and --data.validation "
     "(a folder, shards such as 'photos-{000..099}.tar', or a URL), --data.size, --data.batch_size, --data.workers and "
     "--data.repeats.",
-    "model.tokenizer": "the tokenizer: wetok, onevae or ltx, or a class path. Common options of it are "
+    "model.tokenizer": "the tokenizer: wetok, uniwetok, onevae, ltx, or a class path. Common options: "
     "--model.tokenizer.stride and --model.tokenizer.bottleneck.",
     "model.weights": "weights of the losses by name, such as --model.weights.l1 1.0: l1, mse, the names in losses, "
     "adversarial, lecam, and the losses of the bottleneck (kl, commitment, token_entropy, codebook_entropy).",
     "model.losses": "further losses by name, such as --model.losses.perceptual PerceptualLoss.",
+    "model.latent_augmentations": "augmentations of latents between encoder and decoder by name, such as "
+    "--model.latent_augmentations.equivariance LatentEquivariance.",
     "model.gan": "the discriminator and its losses, such as --model.gan GANLoss --model.gan.start 1000; null: no GAN loss.",
     "model.optimizer": "the optimizer, such as --model.optimizer AdamW --model.optimizer.lr 1e-4.",
     "model.scheduler": "the learning rate schedule, stepped once per optimizer step; null: a constant learning rate.",
+    "model.frozen": "parts that are not trained: encoder, bottleneck, decoder, or modules in them, such as decoder.conv_in",
     "model.gradient_checkpointing": "recompute activations in the backward pass: less memory, a third more time",
     "model.compile": "compile encoder, decoder and discriminator with torch.compile",
     "health.samples": "training samples for the linear codec; 0: none",
@@ -113,7 +116,7 @@ _HELP = {
     "trainer.devices": "number of devices, or a list of indices such as [0,2]",
     "trainer.num_nodes": "number of machines",
     "trainer.strategy": "ddp for several devices; fsdp2 shards the weights over them",
-    "trainer.precision": "32-true, bf16-mixed, 16-mixed, or auto: bf16-mixed where it is computed in hardware",
+    "trainer.precision": "32-true, bf16-mixed, 16-mixed, or auto (the fastest)",
     "trainer.max_steps": "optimizer steps of the run; -1: no limit",
     "trainer.max_time": "stop after this time, as DD:HH:MM:SS",
     "trainer.accumulate_grad_batches": "batches per optimizer step",

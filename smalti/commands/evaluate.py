@@ -140,6 +140,12 @@ def _parse(name: str, arguments: list[str]) -> argparse.Namespace:
         "(my_package.MyMetric); repeat the option for several metrics",
     )
     metrics.add_argument(
+        "--readiness",
+        action="store_true",
+        help="also measure how ready the latents are for a generator, without training one: iFID, spectrum, equivariance, "
+        "statistics of the channels, posterior collapse",
+    )
+    metrics.add_argument(
         "--lpips",
         default="lpips_vgg",
         choices=("lpips_vgg", "lpips_alex"),
@@ -170,9 +176,11 @@ def _build_metrics(
     Raises:
         SmaltiError: a requested metric does not measure this kind of samples, or its weights are not available.
     """
-    from smalti.eval.metrics import default_metrics
+    from smalti.eval.metrics import default_metrics, readiness_metrics
 
     metrics = default_metrics(clips=protocol.clips, lpips=options.lpips, weights=options.weights)
+    if options.readiness:
+        metrics += readiness_metrics(clips=protocol.clips, weights=options.weights)
     names = {metric.name for metric in metrics}
     metrics += [build(options.weights) for name, build in requested.items() if name not in names]
     for metric in metrics:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from smalti.cli.options import (
     add_output_options,
-    add_rate_option,
     add_tokenizer_options,
+    add_video_options,
     check_exists,
     check_tokenizer,
     open_device,
@@ -53,7 +53,7 @@ def run(name: str, arguments: list[str]) -> int:
         "--vocabulary", type=Path, required=True, metavar="PATH", help="visual_vocab.json of `smalti vocabulary`"
     )
     add_tokenizer_options(parser)
-    add_rate_option(parser)
+    add_video_options(parser)
     parser.add_argument_group("size").add_argument(
         "--size", type=_parse_size, metavar="HxW", help="height and width in pixels of an image of ids, such as 256x256"
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from smalti.cli.options import add_tokenizer_options, check_tokenizer, open_device
 from smalti.cli.parser import CommandParser, fraction, whole_number
+from smalti.cli.reducer_options import REDUCER_HELP, add_saliency_option
 
 if TYPE_CHECKING:
     from smalti.tokenization.job import Job
@@ -82,6 +83,7 @@ def _parse(name: str, arguments: list[str]) -> argparse.Namespace:
     )
     _add_data_options(parser)
     _add_content_options(parser)
+    add_saliency_option(parser)
     output = parser.add_argument_group("output")
     output.add_argument(
         "--out", "-o", type=Path, required=True, metavar="PATH", help="folder to write to, or to continue"
@@ -178,6 +180,9 @@ def _add_content_options(parser: CommandParser) -> None:
         help="store ids of a language model: visual_vocab.json of `smalti vocabulary` (default: ids of the tokenizer)",
     )
     content.add_argument(
+        "--reduce", metavar="NAME", help=f"store reduced latents, with lengths and assignment: {REDUCER_HELP}"
+    )
+    content.add_argument(
         "--dtype",
         metavar="TYPE",
         help="type of continuous latents: float32, float16 or bfloat16 (default: float32)",
@@ -215,6 +220,8 @@ def _build_job(options: argparse.Namespace) -> Job:
         normalize=options.normalize,
         pack_bits=options.pack_bits,
         vocabulary=None if options.vocabulary is None else str(options.vocabulary),
+        reduce=options.reduce,
+        saliency=options.saliency,
         columns=() if columns == ("none",) else columns,
         batch_size=options.batch_size,
         workers=options.workers,

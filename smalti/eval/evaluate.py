@@ -1,5 +1,6 @@
 """Evaluation of a tokenizer on images or clips. Every sample counts once, with any number of processes.
 
+    batch -> latents -> LatentMetric.update_latents
     batch -> 8-bit originals, and the candidates: 8-bit reconstructions by the tokenizer, and the baseline
           -> Metric.update of every metric; counts of the ids
     a few samples -> rivals of the tokenizer, such as JPEG at equal bytes -> SampleMetric.update
@@ -25,6 +26,7 @@ from smalti.eval.codebook_usage import IdCounts
 from smalti.eval.examples import Candidate, ExampleSelection, copy_part, measure_detail
 from smalti.eval.functional import full_precision
 from smalti.eval.metrics.base import Medium, Metric, SampleMetric
+from smalti.eval.metrics.latent_base import LatentMetric
 from smalti.eval.nominal_bits import bits_per_position, counting
 from smalti.eval.reconstruct import reconstruct
 from smalti.eval.results import BASELINE_PREFIX, CodebookUsage, Evaluation, Example, MetricResult
@@ -107,6 +109,8 @@ def evaluate(
     tokenizer.eval()
     try:
         failure = _measure_all(settings, accumulator, selection, batches, progress)
+        if not any(gather(failure is not None)):
+            failure = _finish_latent_metrics(settings, accumulator)
     finally:
         tokenizer.train(training)
     selected = selection.restrict_over_ranks()
@@ -141,6 +145,18 @@ def _measure_all(
     return None
 
 
+def _finish_latent_metrics(settings: _Settings, accumulator: Accumulator) -> SmaltiError | None:
+    """Let metrics of latents process the samples of all processes. All of them call this together."""
+    try:
+        with torch.no_grad(), full_precision(settings.device):
+            for metric in accumulator.metrics:
+                if isinstance(metric, LatentMetric) and metric.find_obstacle(settings.tokenizer) is None:
+                    metric.finish(settings.tokenizer)
+    except SmaltiError as error:
+        return error
+    return None
+
+
 def _measure(settings: _Settings, accumulator: Accumulator, selection: SampleSelection, batch: Batch) -> None:
     reconstruction, latents = reconstruct(settings.tokenizer, batch, seed=settings.seed)
     original = pixels_to_uint8(batch.pixels)
@@ -150,9 +166,13 @@ def _measure(settings: _Settings, accumulator: Accumulator, selection: SampleSel
     factor = equal_bits_factor((_frames(original), height, width), bits, settings.tokenizer.encoder.stride[0])
     candidates = {RECONSTRUCTION: reconstruction, BASELINE: make_baseline(original, factor)}
     for metric in accumulator.metrics:
-        if _frames(original) >= metric.min_frames:
+        if _frames(original) < metric.min_frames:
+            continue
+        if not isinstance(metric, LatentMetric):
             metric.update(original, candidates, batch.names)
-            accumulator.measured[metric.name] += len(original)
+        elif metric.find_obstacle(settings.tokenizer) is None:
+            metric.update_latents(settings.tokenizer, batch, latents)
+        accumulator.measured[metric.name] += len(original)
     if latents.code.ids is not None:
         for group, counts in enumerate(accumulator.counts):
             counts.add(latents.code.ids[:, :, group])
@@ -209,7 +229,8 @@ def _check_batch(batch: Batch) -> None:
 def _summarize(settings: _Settings, accumulator: Accumulator) -> Evaluation:
     if not accumulator.names:
         raise SmaltiError("The dataset contains no samples: check its path and its filters.")
-    left_out = {m.name: reason for m in accumulator.metrics if (reason := _left_out_reason(m, accumulator))}
+    tokenizer = settings.tokenizer
+    left_out = {m.name: reason for m in accumulator.metrics if (reason := _left_out_reason(m, accumulator, tokenizer))}
     computed = [metric for metric in accumulator.metrics if metric.name not in left_out]
     if not settings.tokenizer.discrete:
         left_out["codebook"] = "the tokenizer is continuous"
@@ -220,7 +241,7 @@ def _summarize(settings: _Settings, accumulator: Accumulator) -> Evaluation:
         samples=_sample_values(accumulator),
         samples_sha256=accumulator.samples_sha256(),
         metrics={metric.name: _result(metric, RECONSTRUCTION, accumulator) for metric in computed},
-        baseline={metric.name: _result(metric, BASELINE, accumulator) for metric in computed},
+        baseline={m.name: _result(m, BASELINE, accumulator) for m in computed if not isinstance(m, LatentMetric)},
         bits_per_pixel=bits * accumulator.positions / accumulator.pixels,
         bits_counting=counting(settings.tokenizer),
         baseline_bits_per_pixel=KEPT_PIXEL_BITS * accumulator.baseline_pixels / accumulator.pixels,
@@ -237,8 +258,10 @@ def _summarize(settings: _Settings, accumulator: Accumulator) -> Evaluation:
     )
 
 
-def _left_out_reason(metric: Metric, accumulator: Accumulator) -> str | None:
+def _left_out_reason(metric: Metric, accumulator: Accumulator, tokenizer: Tokenizer) -> str | None:
     """Return why a metric has no result, or None if it has one."""
+    if isinstance(metric, LatentMetric) and (obstacle := metric.find_obstacle(tokenizer)) is not None:
+        return obstacle
     count = accumulator.measured[metric.name]
     if count >= metric.min_samples:
         return None
@@ -259,6 +282,7 @@ def _result(metric: Metric, candidate: str, accumulator: Accumulator) -> MetricR
         definition=metric.definition,
         unit=metric.unit,
         note=note,
+        details=metric.details,
     )
 
 

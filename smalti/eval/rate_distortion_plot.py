@@ -56,8 +56,16 @@ class _Axes:
         return x, _BOTTOM - (psnr - low) / (high - low) * (_BOTTOM - _TOP)
 
 
-def rate_distortion_plot(series: Sequence[RateSeries]) -> str:
+def rate_distortion_plot(
+    series: Sequence[RateSeries],
+    *,
+    x_label: str = "bits per pixel",
+    y_label: str = "PSNR (dB)",
+    smallest_step: float = 1.0,
+) -> str:
     """Draw PSNR over bits per pixel, which has a logarithmic axis. Colors follow the light or dark mode of the reader.
+
+    With other labels, it draws any quantity over any positive one.
 
     >>> svg = rate_distortion_plot([
     ...     RateSeries("my tokenizer", [(1.0, 25.3)], emphasized=True),
@@ -68,6 +76,9 @@ def rate_distortion_plot(series: Sequence[RateSeries]) -> str:
 
     Args:
         series: what to draw, in the order of the legend. Entries without points are left out.
+        x_label: label of the x-axis.
+        y_label: label of the y-axis.
+        smallest_step: smallest difference between two labels of the y-axis.
 
     Returns:
         An <svg> element, for an HTML page or a file with the suffix .svg. It needs no other file. Numbers are shown when
@@ -81,35 +92,36 @@ def rate_distortion_plot(series: Sequence[RateSeries]) -> str:
     for bits, psnr in points:
         if not (math.isfinite(bits) and math.isfinite(psnr) and bits > 0):
             raise ValueError(f"The point ({bits} bits per pixel, {psnr} dB) cannot be drawn.")
-    axes = _fit_axes(points)
+    axes = _fit_axes(points, smallest_step)
     height = max(_HEIGHT, _TOP + 2 * _LEGEND_LINE + len(drawn) * _LEGEND_LINE)
-    body = [_grid(axes)]
+    body = [_grid(axes, x_label, y_label)]
     # What the plot is about is drawn last, on top of its rivals.
     order = sorted(range(len(drawn)), key=lambda index: drawn[index].emphasized)
-    body += [_draw(drawn[index], axes, index) for index in order]
+    body += [_draw(drawn[index], axes, index, x_label, y_label) for index in order]
     body += [_legend_entry(entry, index) for index, entry in enumerate(drawn)]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="rd" viewBox="0 0 {_WIDTH} {height}" role="img" '
-        f'aria-label="PSNR over bits per pixel"><style>{_STYLE}</style>'
+        f'aria-label="{escape(y_label)} over {escape(x_label)}"><style>{_STYLE}</style>'
         f'<rect class="paper" width="{_WIDTH}" height="{height}"/>{"".join(body)}</svg>'
     )
 
 
-def _fit_axes(points: Sequence[tuple[float, float]]) -> _Axes:
+def _fit_axes(points: Sequence[tuple[float, float]], smallest_step: float) -> _Axes:
     """Return axes that contain all points with a margin."""
     logarithms = [math.log2(bits) for bits, _ in points] or [0.0]
     decibels = [psnr for _, psnr in points] or [20.0, 30.0]
     left, right = min(logarithms), max(logarithms)
     margin = max(0.06 * (right - left), 0.25, (2.5 - (right - left)) / 2)
     span = max(decibels) - min(decibels)
-    magnitude = 10.0 ** max(math.floor(math.log10(span / 8)), 0) if span > 0 else 1.0
+    exponent = math.floor(math.log10(smallest_step))
+    magnitude = 10.0 ** max(math.floor(math.log10(span / 8)), exponent) if span > 0 else smallest_step
     step = next(nice * magnitude for nice in (1, 2, 5, 10) if nice * magnitude * 8 >= span)
     low = math.floor((min(decibels) - 0.75 * step) / step) * step
     high = math.ceil((max(decibels) + 0.75 * step) / step) * step
     return _Axes((left - margin, right + margin), (low, high), step)
 
 
-def _grid(axes: _Axes) -> str:
+def _grid(axes: _Axes, x_label: str, y_label: str) -> str:
     parts = []
     (left, right), (low, high) = axes.octaves, axes.decibels
     for exponent in range(math.ceil(left), math.floor(right) + 1):
@@ -123,14 +135,14 @@ def _grid(axes: _Axes) -> str:
         parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f} H{_RIGHT}"/>')
         parts.append(f'<text class="soft" x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{psnr:g}</text>')
     center = (_LEFT + _RIGHT) / 2
-    parts.append(f'<text class="soft" x="{center}" y="{_BOTTOM + 40}" text-anchor="middle">bits per pixel</text>')
+    parts.append(f'<text class="soft" x="{center}" y="{_BOTTOM + 40}" text-anchor="middle">{escape(x_label)}</text>')
     middle = (_TOP + _BOTTOM) / 2
     turned = f'transform="translate(14 {middle}) rotate(-90)"'
-    parts.append(f'<text class="soft" text-anchor="middle" {turned}>PSNR (dB)</text>')
+    parts.append(f'<text class="soft" text-anchor="middle" {turned}>{escape(y_label)}</text>')
     return "".join(parts)
 
 
-def _draw(entry: RateSeries, axes: _Axes, index: int) -> str:
+def _draw(entry: RateSeries, axes: _Axes, index: int, x_label: str, y_label: str) -> str:
     """Return a curve through the points, in the order of their bits, and a marker with a tooltip at each."""
     color = _COLORS[index % len(_COLORS)]
     points = sorted(entry.points)
@@ -138,11 +150,17 @@ def _draw(entry: RateSeries, axes: _Axes, index: int) -> str:
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     curve = f'<polyline points="{line}" fill="none" stroke="{color}" stroke-width="1.5"/>' if len(points) > 1 else ""
     markers = [
-        f"<g><title>{escape(entry.label)}: {bits:.4g} bits per pixel, {psnr:.2f} dB</title>"
+        f"<g><title>{escape(entry.label)}: {bits:.4g} {escape(x_label)}, {_describe(psnr, y_label)}</title>"
         f"{_marker(x, y, entry, index)}</g>"
         for (bits, psnr), (x, y) in zip(points, places, strict=True)
     ]
     return curve + "".join(markers)
+
+
+def _describe(value: float, label: str) -> str:
+    """Return a value with its unit, or with its name if the label has no unit."""
+    name, _, unit = label.rstrip(")").partition(" (")
+    return f"{value:.2f} {unit}" if unit else f"{name} {value:.4g}"
 
 
 def _marker(x: float, y: float, entry: RateSeries, index: int) -> str:

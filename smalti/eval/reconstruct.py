@@ -5,6 +5,7 @@ Shapes: B batch; T frames, H, W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -34,12 +35,7 @@ def reconstruct(tokenizer: Tokenizer, batch: Batch, *, seed: int = 0) -> tuple[T
     """
     weight = next(tokenizer.parameters(), batch.pixels)
     latents = tokenizer.encode(batch.pixels.to(weight.dtype))
-    if tokenizer.decoder.generative:
-        # A call takes one generator, so each sample is decoded in its own call.
-        seeds = [derive_seed(seed, name) for name in batch.names]
-        decoded = torch.cat([_decode_sample(tokenizer, latents, index, seed) for index, seed in enumerate(seeds)])
-    else:
-        decoded = tokenizer.decode(latents)
+    decoded = decode_latents(tokenizer, latents, batch.names, seed=seed)
     for name, finite in zip(batch.names, decoded.isfinite().flatten(1).all(1).tolist(), strict=True):
         if not finite:
             raise SmaltiError(
@@ -47,6 +43,26 @@ def reconstruct(tokenizer: Tokenizer, batch: Batch, *, seed: int = 0) -> tuple[T
                 f"tokenizer overflows in {decoded.dtype}; try float32."
             )
     return pixels_to_uint8(decoded), latents
+
+
+@torch.no_grad()
+def decode_latents(tokenizer: Tokenizer, latents: Latents, names: Sequence[str], *, seed: int = 0) -> Tensor:
+    """Decode a batch of latents.
+
+    Args:
+        tokenizer: in evaluation mode, on the device of the latents.
+        latents: latents of B samples.
+        names: B names.
+        seed: seed for the noise of a generative decoder. The noise of a sample depends only on the seed and its name.
+
+    Returns:
+        (B, 3, H, W) or (B, 3, T, H, W), not clamped.
+    """
+    if not tokenizer.decoder.generative:
+        return tokenizer.decode(latents)
+    # A call takes one generator, so each sample is decoded in its own call.
+    seeds = [derive_seed(seed, name) for name in names]
+    return torch.cat([_decode_sample(tokenizer, latents, index, seed) for index, seed in enumerate(seeds)])
 
 
 def _decode_sample(tokenizer: Tokenizer, latents: Latents, index: int, seed: int) -> Tensor:

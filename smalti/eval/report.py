@@ -198,7 +198,8 @@ def results_table(evaluation: Evaluation, provenance: Provenance) -> Table:
     for name, result in evaluation.metrics.items():
         arrow = "↑" if result.higher_is_better else "↓"
         remark = "" if result.comparable else "[yellow]not a metric of papers[/yellow]"
-        table.add_row(f"{name} {arrow}", f"{result.value:.4g}", f"{evaluation.baseline[name].value:.4g}", remark)
+        baseline_value = f"{evaluation.baseline[name].value:.4g}" if name in evaluation.baseline else ""
+        table.add_row(f"{name} {arrow}", f"{result.value:.4g}", baseline_value, remark)
     table.add_section()
     ratio = f"{baseline.KEPT_PIXEL_BITS / evaluation.bits_per_pixel:.4g} x smaller than 24 bits"
     bits = (f"{evaluation.bits_per_pixel:.4g}", f"{evaluation.baseline_bits_per_pixel:.4g}")
@@ -237,6 +238,7 @@ def _describe(name: str, result: MetricResult, conditions: Conditions) -> dict[s
         **_value(result),
         "unit": result.unit,
         "higher_is_better": result.higher_is_better,
+        **({"details": dict(result.details)} if result.details else {}),
         "range": bounds,
         "comparable": found.comparable_with is not None,
         "comparable_with": found.comparable_with,

@@ -5,7 +5,9 @@ Shapes: T frames, H, W pixels; G tokens per position.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -28,6 +30,7 @@ class MetricResult:
         definition: what the value is.
         unit: unit of the value, such as "dB"; may be empty.
         note: what readers of this value should know; None if there is nothing.
+        details: further numbers behind the value, by name.
     """
 
     value: float
@@ -37,6 +40,7 @@ class MetricResult:
     definition: str
     unit: str = ""
     note: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -123,9 +127,9 @@ class Evaluation:
             prefix `BASELINE_PREFIX`, those of a rival its name and an underscore.
         samples_sha256: SHA-256 of the names and the 8-bit pixels of all samples, as 64 hexadecimal digits.
         metrics: results over the dataset, by name of the metric, in the order of the metrics.
-        baseline: the same metrics for the baseline. See `smalti.eval.baseline.make_baseline`.
-        bits_per_pixel: nominal bits of the latents / pixels of all frames. See `smalti.eval.nominal_bits`.
-        bits_counting: how the nominal bits are counted.
+        baseline: the metrics of reconstructions for the baseline, which has no latents. See
+        `smalti.eval.baseline.make_baseline`. bits_per_pixel: nominal bits of the latents / pixels of all frames. See
+        `smalti.eval.nominal_bits`. bits_counting: how the nominal bits are counted.
         baseline_bits_per_pixel: 24 bits per pixel that the baseline keeps / pixels of the dataset. It equals
             `bits_per_pixel` but for whole rows and columns.
         clips: whether the samples are clips, not images.

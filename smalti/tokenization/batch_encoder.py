@@ -17,6 +17,7 @@ from smalti.errors import SmaltiError
 from smalti.export.vocabulary import VisualVocabulary
 from smalti.pixels import uint8_to_pixels
 from smalti.tokenization.dataset_info import DatasetInfo
+from smalti.tokenization.reduction import Reduction, split_samples
 from smalti.tokenization.storage import latents_to_numpy, numpy_type, pack_samples
 from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.types import Latents, Layout, TokenGrid
@@ -30,7 +31,7 @@ class EncodedBatch:
         arrays: one list per array, with the stored array of each sample.
         layout: layout of every sample.
         sums: (B, 2, C) float64: sums of each channel and of its square over the positions, of latents that are not
-            normalized; None for tokens.
+            normalized; None for tokens and reduced latents.
     """
 
     arrays: dict[str, list[np.ndarray]]
@@ -66,12 +67,20 @@ class BatchEncoder:
         tokenizer: in evaluation mode, on its device.
         info: what is stored.
         vocabulary: vocabulary whose ids are stored; None to store the tokenizer's ids.
+        reduction: reduction of the latents; None to store all of them.
     """
 
-    def __init__(self, tokenizer: Tokenizer, info: DatasetInfo, vocabulary: VisualVocabulary | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        info: DatasetInfo,
+        vocabulary: VisualVocabulary | None = None,
+        reduction: Reduction | None = None,
+    ) -> None:
         self._tokenizer = tokenizer
         self._info = info
         self._vocabulary = vocabulary
+        self._reduction = reduction
         self._weight = next(tokenizer.parameters(), torch.empty(0))
         self._statistics: tuple[Tensor, Tensor] | None = None
         if info.statistics is not None:
@@ -93,7 +102,7 @@ class BatchEncoder:
         autocast = self._info.precision == "bfloat16"
         with torch.autocast(device.type, torch.bfloat16) if autocast else nullcontext():
             latents = self._tokenizer.encode(pixels if autocast else pixels.to(self._weight.dtype))
-        tensors = self._select_tensors(latents)
+        tensors = self._select_tensors(latents, pixels)
         if device.type != "cuda":
             return PendingBatch(
                 {name: tensor.cpu() for name, tensor in tensors.items()}, latents.layout(), self._finish
@@ -104,13 +113,15 @@ class BatchEncoder:
         # The tensors on the device are kept until their copies are complete.
         return PendingBatch(copies, latents.layout(), self._finish, event, [images, *tensors.values()])
 
-    def _select_tensors(self, latents: Latents) -> dict[str, Tensor]:
+    def _select_tensors(self, latents: Latents, pixels: Tensor) -> dict[str, Tensor]:
         """Return the tensors to copy to the CPU."""
         z = latents.z
         tensors = {"finite": z.isfinite().flatten(1).all(1)}
         if self._info.kind == "tokens":
             assert latents.code.ids is not None
             return tensors | {"ids": latents.code.ids}
+        if self._reduction is not None:
+            return tensors | self._reduction.reduce(self._tokenizer, latents, pixels.to(z.dtype))
         values = z.double()
         tensors["sums"] = torch.stack([values.sum(1), values.square().sum(1)], dim=1)
         log_variance = latents.code.log_variance
@@ -135,6 +146,8 @@ class BatchEncoder:
                 f"batch: its weights are damaged, or its latents exceed the range of {self._info.dtype}; try --dtype "
                 "float32 and --precision float32."
             )
+        if self._reduction is not None:
+            return EncodedBatch(split_samples(tensors, layout.grids, self._info.dtype), layout, None)
         sums = tensors["sums"].numpy() if "sums" in tensors else None
         if "ids" in tensors:
             return EncodedBatch({self._info.arrays[0]: self._store_ids(tensors["ids"].numpy(), layout)}, layout, sums)

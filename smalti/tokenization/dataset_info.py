@@ -8,7 +8,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
+import numpy as np
+
 from smalti.errors import SmaltiError
+from smalti.tokenization.storage import numpy_type
 
 FORMAT = "smalti-token-dataset"
 FORMAT_VERSION = 1
@@ -20,7 +23,7 @@ class DatasetInfo:
 
     Attributes:
         format: name of the format of its shards.
-        kind: "tokens" or "latents".
+        kind: "tokens", "latents" or "reduced" (latents).
         fingerprint: fingerprint of the tokenizer's weights.
         tokenizer: name of the tokenizer, for people.
         branch: branch of a joint tokenizer; None for the default.
@@ -34,13 +37,14 @@ class DatasetInfo:
         tokens_per_position: tokens G, or for latents channels C, per latent position.
         statistics: mean and standard deviation of each channel by which latents were normalized; None if they were not.
         vocabulary: SHA-256 of the vocabulary whose ids are stored instead of the tokenizer's; None without one.
+        reduction: reducer of the latents, see `smalti.tokenization.reduction.Reduction.describe`; None without one.
         columns: columns of the samples that are kept.
         smalti: version of Smalti.
         torch: version of PyTorch.
     """
 
     format: str
-    kind: Literal["tokens", "latents"]
+    kind: Literal["tokens", "latents", "reduced"]
     fingerprint: str
     tokenizer: str
     branch: str | None
@@ -54,9 +58,16 @@ class DatasetInfo:
     tokens_per_position: int
     statistics: dict[str, list[float]] | None
     vocabulary: str | None
+    reduction: dict[str, Any] | None = None
     columns: tuple[str, ...]
     smalti: str
     torch: str
+
+    def array_type(self, name: str) -> np.dtype[Any]:
+        """Return the little-endian NumPy type in which an array of this name is stored."""
+        if self.packed_bits:
+            return np.dtype(np.uint8)
+        return numpy_type({"lengths": "int32", "assignment": "int32", "sizes": "float32"}.get(name, self.dtype))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content for JSON."""

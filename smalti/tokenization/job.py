@@ -17,6 +17,7 @@ from smalti.tokenization.dataset_info import DatasetInfo
 from smalti.tokenization.formats import find_format
 from smalti.tokenization.formats.megatron import sequence_type
 from smalti.tokenization.preprocessing import Preprocessing, check_protocol, plan_versions
+from smalti.tokenization.reduction import ARRAYS, Reduction
 from smalti.tokenization.shard_output import merge_sums, read_json, write_json
 from smalti.tokenization.storage import FLOAT_TYPES, smallest_id_type
 from smalti.tokenization.units import MANIFEST, Unit, plan_units
@@ -53,6 +54,8 @@ class Job:
             normalize each channel by these statistics.
         pack_bits: whether to store ids without unused bits.
         vocabulary: path of a vocabulary whose ids are stored; None for the tokenizer's ids.
+        reduce: reducer of the latents, see `smalti.reducers.parse_reducer`; None to store ids, or all latents.
+        saliency: what a reducer that selects keeps: one of `smalti.eval.latent_saliency.SALIENCY`.
         columns: columns to keep; None for those that the first samples have.
         batch_size: samples per batch. Another one can change an id whose decision is a tie up to rounding.
         workers: number of processes that load data for each device.
@@ -77,6 +80,8 @@ class Job:
     normalize: str | None = None
     pack_bits: bool = False
     vocabulary: str | None = None
+    reduce: str | None = None
+    saliency: str = "contrast"
     columns: tuple[str, ...] | None = None
     batch_size: int = 64
     workers: int = 2
@@ -99,6 +104,7 @@ class OpenedJob:
         info: what each shard carries.
         tokenizer: on its device.
         vocabulary: the vocabulary whose ids are stored; None for the tokenizer's ids.
+        reduction: the reduction of the latents; None without one.
 
     Raises:
         SmaltiError: something in the job is invalid, or its folder has the result of another one.
@@ -119,8 +125,9 @@ class OpenedJob:
         self.vocabulary: VisualVocabulary | None = None
         if job.vocabulary is not None:
             self.vocabulary = open_vocabulary(Path(job.vocabulary), fingerprint(job.tokenizer))
+        self.reduction = None if job.reduce is None else Reduction.parse(job.reduce, job.saliency)
         preprocessing = [version.describe() for version in versions]
-        self.info = _describe(job, self.tokenizer, self.vocabulary, preprocessing, columns)
+        self.info = _describe(job, self, preprocessing, columns)
         check_columns(columns, self.info.arrays)
         find_format(job.format).check(self.info)
         check_manifest(self.out, self.info, self.source, self.units)
@@ -146,11 +153,7 @@ def _overlap(tokenizer: Tokenizer, tile: int) -> int:
 
 
 def _describe(
-    job: Job,
-    tokenizer: Tokenizer,
-    vocabulary: VisualVocabulary | None,
-    preprocessing: list[dict[str, Any]],
-    columns: tuple[str, ...],
+    job: Job, opened: OpenedJob, preprocessing: list[dict[str, Any]], columns: tuple[str, ...]
 ) -> DatasetInfo:
     """Return what each shard carries.
 
@@ -171,8 +174,11 @@ def _describe(
         "smalti": __version__,
         "torch": str(torch.__version__),
     }
+    tokenizer = opened.tokenizer
+    if opened.reduction is not None:
+        return DatasetInfo(**common, **_describe_reduced(job, tokenizer, opened.reduction))
     if tokenizer.discrete:
-        return DatasetInfo(**common, **_describe_tokens(job, tokenizer, vocabulary))
+        return DatasetInfo(**common, **_describe_tokens(job, tokenizer, opened.vocabulary))
     return DatasetInfo(**common, **_describe_latents(job, tokenizer))
 
 
@@ -210,9 +216,6 @@ def _describe_latents(job: Job, tokenizer: Tokenizer) -> dict[str, Any]:
     for option, value in {"--pack-bits": job.pack_bits, "--vocabulary": job.vocabulary}.items():
         if value:
             raise SmaltiError(f"{option} is for ids, but this tokenizer gives continuous latents: leave it out.")
-    dtype = job.dtype or "float32"
-    if dtype not in FLOAT_TYPES:
-        raise SmaltiError(f"There is no type '{dtype}' for latents: choose {', '.join(FLOAT_TYPES)}.")
     if job.log_variance and not isinstance(tokenizer.bottleneck, KL):
         raise SmaltiError(
             f"{type(tokenizer.bottleneck).__name__} has no log-variance, which KL has: leave out --log-variance."
@@ -220,13 +223,50 @@ def _describe_latents(job: Job, tokenizer: Tokenizer) -> dict[str, Any]:
     return {
         "kind": "latents",
         "arrays": ("mean", "log_variance") if job.log_variance else ("mean",),
-        "dtype": dtype,
+        "dtype": _latent_type(job),
         "packed_bits": None,
         "codebook_size": None,
         "tokens_per_position": tokenizer.bottleneck.out_dim,
         "statistics": None if job.normalize is None else _read_statistics(job.normalize, tokenizer),
         "vocabulary": None,
     }
+
+
+def _describe_reduced(job: Job, tokenizer: Tokenizer, reduction: Reduction) -> dict[str, Any]:
+    refused = {
+        "--pack-bits": job.pack_bits,
+        "--vocabulary": job.vocabulary,
+        "--log-variance": job.log_variance,
+        "--normalize": job.normalize,
+    }
+    for option, value in refused.items():
+        if value:
+            raise SmaltiError(f"{option} is not for reduced latents: leave out {option} or --reduce.")
+    if reduction.saliency == "surprise" and not tokenizer.discrete:
+        raise SmaltiError("--saliency surprise needs ids, but this tokenizer is continuous: choose contrast or norm.")
+    return {
+        "kind": "reduced",
+        "arrays": ARRAYS,
+        "dtype": _latent_type(job),
+        "packed_bits": None,
+        "codebook_size": None,
+        "tokens_per_position": tokenizer.bottleneck.out_dim,
+        "statistics": None,
+        "vocabulary": None,
+        "reduction": reduction.describe(),
+    }
+
+
+def _latent_type(job: Job) -> str:
+    """Return the type of stored latents.
+
+    Raises:
+        SmaltiError: there is no such type.
+    """
+    dtype = job.dtype or "float32"
+    if dtype not in FLOAT_TYPES:
+        raise SmaltiError(f"There is no type '{dtype}' for latents: choose {', '.join(FLOAT_TYPES)}.")
+    return dtype
 
 
 def _read_statistics(origin: str, tokenizer: Tokenizer) -> dict[str, list[float]]:

@@ -141,7 +141,7 @@ def _tokenize(
     report: Callable[[Progress], None],
 ) -> None:
     """Load, tokenize and write all batches. The device computes a batch while an earlier one is written."""
-    encoder = BatchEncoder(opened.tokenizer, opened.info, opened.vocabulary)
+    encoder = BatchEncoder(opened.tokenizer, opened.info, opened.vocabulary, opened.reduction)
     # Batches of one size can be computed by several methods, whose roundings differ: always choose the same one.
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True

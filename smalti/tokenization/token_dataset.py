@@ -25,6 +25,7 @@ from smalti.export.vocabulary.manifest_file import FILE_NAME as VOCABULARY_FILE
 from smalti.export.vocabulary.manifest_file import load_vocabulary
 from smalti.tokenization.dataset_info import DatasetInfo
 from smalti.tokenization.formats import ShardReader, find_format
+from smalti.tokenization.reduction import expand_row
 from smalti.tokenization.rows import Columns, Row
 from smalti.tokenization.shard_output import MARKER_SUFFIX, Marker, merge_sums, read_json
 from smalti.tokenization.storage import latents_from_numpy, unpack_sample
@@ -51,6 +52,10 @@ class TokenSample:
         input_ids: (L,) int64 ids of a language model, with their wrappers; None without a vocabulary.
         mean: (N, C) latents as they are stored, possibly normalized; None for tokens.
         log_variance: (N, C) log-variance of the latents; None if it is not stored.
+        reduced: (L, D) reduced latents, one time step after the other; None without a reducer.
+        lengths: (t,) int64 number of reduced latents of each time step.
+        assignment: (N,) int64 reduced latent of its time step that represents each position, -1 if it was dropped.
+        sizes: (L,) total weight of the latents in each reduced one.
     """
 
     key: str
@@ -62,6 +67,10 @@ class TokenSample:
     input_ids: Tensor | None = None
     mean: Tensor | None = None
     log_variance: Tensor | None = None
+    reduced: Tensor | None = None
+    lengths: Tensor | None = None
+    assignment: Tensor | None = None
+    sizes: Tensor | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is not None as one dictionary, columns included, for libraries that expect one."""
@@ -201,10 +210,15 @@ class TokenDataset(Dataset[TokenSample]):
     def latents(self, index: int) -> Latents:
         """Return the latents of a row for `Tokenizer.decode`, z (1, N, C) float32 without normalization.
 
+        Reduced latents are spread over their positions.
+
         Raises:
             SmaltiError: the dataset has no latents.
         """
         sample = self[index]
+        if self.info.reduction is not None:
+            arrays = {name: getattr(sample, name) for name in self.info.arrays}
+            return expand_row(self.info.reduction, **arrays, layout=sample.layout)
         if sample.mean is None:
             raise SmaltiError(f"{self.path} has {', '.join(self.info.arrays)}, and no latents.")
         z, log_variance = sample.mean.float(), sample.log_variance
@@ -309,8 +323,8 @@ class TokenDataset(Dataset[TokenSample]):
         for name, stored in row.arrays.items():
             if name == "ids" and info.packed_bits:
                 values[name] = unpack_sample(stored, info.packed_bits, (layout.positions, info.tokens_per_position))
-            elif info.kind == "tokens":
+            elif info.kind == "tokens" or name in ("lengths", "assignment"):
                 values[name] = torch.from_numpy(stored.astype(np.int64))
             else:
-                values[name] = latents_from_numpy(stored, info.dtype)
+                values[name] = latents_from_numpy(stored, "float32" if name == "sizes" else info.dtype)
         return TokenSample(row.key, row.version, layout, row.rate, row.columns, **values)

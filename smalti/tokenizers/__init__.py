@@ -6,6 +6,7 @@ from smalti.tokenizers.configurable import Configurable
 from smalti.tokenizers.models.diffusers import DiffusersDecoder, DiffusersEncoder
 from smalti.tokenizers.models.ltx import LTXDecoder, LTXEncoder, ltx
 from smalti.tokenizers.models.onevae import OneVAEDecoder, OneVAEEncoder, onevae
+from smalti.tokenizers.models.uniwetok import UniWeTokDecoder, UniWeTokEncoder, uniwetok
 from smalti.tokenizers.models.wetok import WeTokDecoder, WeTokEncoder, WeTokGenerativeDecoder, wetok
 from smalti.tokenizers.pretrained import pretrained
 from smalti.tokenizers.tiling import TiledDecoder, TiledEncoder
@@ -26,11 +27,14 @@ __all__ = [
     "TiledDecoder",
     "TiledEncoder",
     "Tokenizer",
+    "UniWeTokDecoder",
+    "UniWeTokEncoder",
     "WeTokDecoder",
     "WeTokEncoder",
     "WeTokGenerativeDecoder",
     "ltx",
     "onevae",
     "pretrained",
+    "uniwetok",
     "wetok",
 ]

@@ -7,8 +7,17 @@ from smalti.trainers.discriminators import Discriminator, PatchDiscriminator, Te
 from smalti.trainers.ema import TokenizerEMA
 from smalti.trainers.gan import GANLoss, ReconstructionGANLoss
 from smalti.trainers.health import Health
+from smalti.trainers.latent_augmentations import LatentAugmentation, LatentDenoising, LatentEquivariance
 from smalti.trainers.latent_statistics import LatentStatisticsCallback
-from smalti.trainers.losses import DistillationLoss, PerceptualLoss, ReconstructionLoss, WaveletLoss
+from smalti.trainers.losses import (
+    DistillationLoss,
+    LatentAlignment,
+    LatentLoss,
+    Loss,
+    PerceptualLoss,
+    ReconstructionLoss,
+    WaveletLoss,
+)
 from smalti.trainers.module import TokenizerTraining
 from smalti.trainers.muon import Muon
 from smalti.trainers.rank_watch import RankWatch
@@ -26,7 +35,13 @@ __all__ = [
     "DistillationLoss",
     "GANLoss",
     "Health",
+    "LatentAlignment",
+    "LatentAugmentation",
+    "LatentDenoising",
+    "LatentEquivariance",
+    "LatentLoss",
     "LatentStatisticsCallback",
+    "Loss",
     "Muon",
     "PatchDiscriminator",
     "PerceptualLoss",

@@ -261,6 +261,7 @@ def _trained_parts(module: TokenizerTraining) -> dict[str, set[int]]:
     modules = {"encoder": tokenizer.encoder, "bottleneck": tokenizer.bottleneck, "decoder": tokenizer.decoder}
     if module.gan is not None:
         modules["discriminator"] = module.gan
+    modules["losses"] = module.losses
     parts = {name: {id(p) for p in part.parameters() if p.requires_grad} for name, part in modules.items()}
     return {name: parameters for name, parameters in parts.items() if parameters}
 
@@ -275,7 +276,8 @@ def _constant_checksums(module: TokenizerTraining) -> dict[str, list[int]]:
     constant = {
         f"frozen {name}": list(module.tokenizer.get_submodule(name).state_dict().values()) for name in module.frozen
     }
-    constant |= {f"network of the loss '{name}'": list(loss.parameters()) for name, loss in module.losses.items()}
+    frozen = {name: [p for p in loss.parameters() if not p.requires_grad] for name, loss in module.losses.items()}
+    constant |= {f"network of the loss '{name}'": parameters for name, parameters in frozen.items()}
     return {name: _checksums(tensors) for name, tensors in constant.items()}
 
 

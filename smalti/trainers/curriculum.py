@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
-from torch import nn
 from torch.optim import Optimizer
 
 from smalti.errors import SmaltiError
@@ -77,8 +76,8 @@ class Curriculum(Callback):
         for name in self.frozen_until:
             if name not in modules:
                 raise SmaltiError(
-                    f"Curriculum.frozen_until contains '{name}', but the tokenizer has no such module: use encoder, decoder "
-                    "or a module in them, such as decoder.conv_in."
+                    f"Curriculum.frozen_until contains '{name}', but the tokenizer has no such module: use encoder, "
+                    "decoder or a module in them, such as decoder.conv_in."
                 )
         for name in self.schedules:
             if name.startswith(_WEIGHTS):
@@ -95,34 +94,38 @@ class Curriculum(Callback):
                     "bottleneck.hardness or bottleneck.temperature."
                 )
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Set all values for the step."""
-        module = cast(TokenizerTraining, pl_module)
+    def apply(self, module: TokenizerTraining, step: int) -> None:
+        """Set all values for an optimizer step."""
         for name, points in self.schedules.items():
-            value = interpolate(points, trainer.global_step)
+            value = interpolate(points, step)
             if name.startswith(_WEIGHTS):
                 module.weights[name.removeprefix(_WEIGHTS)] = value
             else:
                 owner, _, attribute = name.rpartition(".")
                 setattr(module.tokenizer.get_submodule(owner), attribute, value)
 
+    def discard_gradients(self, module: TokenizerTraining, step: int) -> None:
+        """Discard the gradients of modules that are still frozen in an optimizer step."""
+        for name, end in self.frozen_until.items():
+            if step < end:
+                for parameter in module.tokenizer.get_submodule(name).parameters():
+                    parameter.grad = None
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Set all values for the step."""
+        self.apply(cast(TokenizerTraining, pl_module), trainer.global_step)
+
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Discard the gradients of modules that are still frozen."""
-        for module in self._frozen(trainer, pl_module):
-            for parameter in module.parameters():
-                parameter.grad = None
+        self.discard_gradients(cast(TokenizerTraining, pl_module), trainer.global_step)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         """Discard gradients that were added after the backward pass, such as those averaged over sharded ranks."""
-        self.on_after_backward(trainer, pl_module)
-
-    def _frozen(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[nn.Module]:
-        tokenizer = cast(TokenizerTraining, pl_module).tokenizer
-        return [tokenizer.get_submodule(name) for name, step in self.frozen_until.items() if trainer.global_step < step]
+        self.discard_gradients(cast(TokenizerTraining, pl_module), trainer.global_step)
 
 
 def interpolate(points: Points, step: int) -> float:

@@ -70,6 +70,26 @@ def adaptive_weight(reconstruction_loss: Tensor, adversarial_loss: Tensor, last_
     return (norms[0] / (norms[1] + 1e-4)).clamp(0, 1e4).detach()
 
 
+def adaptive_factor(reconstruction_loss: Tensor, loss: Tensor, z: Tensor) -> Tensor:
+    """Return |d reconstruction loss / dz| / |d loss / dz| at the latents (VA-VAE, arXiv 2501.01423, eq. 7).
+
+    VA-VAE compares the gradients at the encoder's last layer. Those at its output, the latents, differ by the layer's input
+    alone, and every encoder has them.
+
+    Args:
+        reconstruction_loss: scalar.
+        loss: scalar.
+        z: latents that both depend on.
+
+    Returns:
+        The ratio of the gradient norms over all ranks, a scalar in [0, 1e4] without a gradient.
+    """
+    gradients = [torch.autograd.grad(scalar, z, retain_graph=True)[0] for scalar in (reconstruction_loss, loss)]
+    # Each rank has other latents: the squared norms of all latents add up.
+    squares = mean_over_ranks(*(gradient.square().sum() for gradient in gradients))
+    return (squares[0].sqrt() / (squares[1].sqrt() + 1e-6)).clamp(0, 1e4).detach()
+
+
 class GANLoss(nn.Module):
     """A discriminator that classifies each image or clip as an original or a reconstruction, with its losses.
 

@@ -26,17 +26,24 @@ from smalti.tokenizers.layers.activation_checkpointing import enable_activation_
 from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.trainers.autocast import disable_autocast
 from smalti.trainers.compilation import compile_network
-from smalti.trainers.gan import GANLoss, adaptive_weight
+from smalti.trainers.gan import GANLoss, adaptive_factor, adaptive_weight
 from smalti.trainers.gradients import average_gradients, clip_gradient_values, clip_gradients, gradient_norm
 from smalti.trainers.hidden_matrices import hidden_matrices
-from smalti.trainers.losses.base import ReconstructionLoss
+from smalti.trainers.latent_augmentations.base import LatentAugmentation
+from smalti.trainers.losses.base import Loss
 from smalti.trainers.losses.provenance import (
     PROVENANCE_KEY,
     check_same_as_checkpoint,
     check_same_on_all_ranks,
     loss_provenance,
 )
-from smalti.trainers.losses.reconstruction import build_loss_dict, reconstruction_loss_names, reconstruction_losses
+from smalti.trainers.losses.reconstruction import (
+    build_loss_dict,
+    compute_latent_losses,
+    latent_losses,
+    reconstruction_loss_names,
+    reconstruction_losses,
+)
 from smalti.trainers.losses.weighting import LossNames, describe_weights, select_weights, weighted_sum
 from smalti.trainers.muon import MATRIX_KEY
 from smalti.trainers.nan_guard import BufferBackup, check_finite
@@ -64,7 +71,8 @@ def _adam(parameters: Any) -> Optimizer:
 class TokenizerTraining(pl.LightningModule):
     """Trains a tokenizer, and optionally a discriminator, with one backward pass and one optimizer step.
 
-        batch -> tokenizer -> reconstruction and bottleneck losses
+        batch -> encoder, bottleneck -> latents, bottleneck losses, losses of latents
+          -> latent augmentations -> decoder -> reconstruction
           -> l1, mse, losses of the recipe, GAN losses -> weighted sum
 
     The gradients of the tokenizer's losses and of the discriminator's losses do not overlap: the discriminator's parameters
@@ -92,13 +100,14 @@ class TokenizerTraining(pl.LightningModule):
             loss. A loss without a weight is only logged. The loss `discriminator`, which trains the discriminator, has
             weight 1 unless a weight is given.
         losses: additional losses by name, such as "perceptual". In Python, any module that is called like a
-            `ReconstructionLoss` works. Their parameters are frozen.
+            `ReconstructionLoss` works, with frozen parameters. A `LatentLoss` is trained with the tokenizer.
         gan: the discriminator and its losses; None: no GAN loss.
         optimizer: builds the optimizer from parameter groups; by default Adam with learning rate 1e-4, betas (0.5, 0.9).
         scheduler: builds the learning rate schedule from the optimizer, stepped once per optimizer step; None: constant.
         frozen: parts of the tokenizer that are not trained and stay in evaluation mode: "encoder", "bottleneck", "decoder",
             or modules in them, such as "decoder.conv_in". A frozen encoder also computes in float32 if the precision is
             mixed, so that the decoder learns from the codes that it gets in inference.
+        latent_augmentations: augmentations of latents in training by name, such as "equivariance", applied in order.
         gradient_checkpointing: recompute the activations inside the tokenizer's blocks in the backward pass. The gradients
             are the same. Training needs less memory and takes about a third longer.
         compile: compile encoder, decoder and discriminator with `torch.compile`, see `compile_network`. The losses are the
@@ -107,18 +116,19 @@ class TokenizerTraining(pl.LightningModule):
     Raises:
         SmaltiError: a weight has an unknown name, no reconstruction loss has a positive weight, `frozen` names an unknown
             module or leaves nothing to train, a name in `losses` is taken, `gradient_checkpointing` is set for a tokenizer
-            without blocks that support it, or `compile` is set together with `gan.adaptive`.
+            without blocks that support it, or `compile` is set together with an adaptive loss.
     """
 
     def __init__(
         self,
         tokenizer: Tokenizer,
         weights: dict[str, float],
-        losses: dict[str, ReconstructionLoss] | None = None,
+        losses: dict[str, Loss] | None = None,
         gan: GANLoss | None = None,
         optimizer: OptimizerCallable = _adam,
         scheduler: LRSchedulerCallable | None = None,
         frozen: list[str] | None = None,
+        latent_augmentations: dict[str, LatentAugmentation] | None = None,
         *,
         gradient_checkpointing: bool = False,
         compile: bool = False,  # noqa: A002 (PyTorch's name)
@@ -133,10 +143,14 @@ class TokenizerTraining(pl.LightningModule):
         bottleneck = tokenizer.bottleneck
         is_frozen = "bottleneck" in self.frozen  # and in evaluation mode, without losses
         self.losses = build_loss_dict(losses or {}, bottleneck.loss_names)
+        for loss in latent_losses(self.losses).values():
+            loss.connect(bottleneck.out_dim)
+        self.latent_augmentations = nn.ModuleList((latent_augmentations or {}).values())
         names = LossNames(
             reconstruction_loss_names(self.losses),
             () if is_frozen else bottleneck.loss_names,
             gan.loss_names if gan is not None else (),
+            tuple(latent_losses(self.losses)),
         )
         self.weights = select_weights(weights, names)
         bottleneck_name = "the frozen bottleneck" if is_frozen else type(bottleneck).__name__
@@ -190,6 +204,11 @@ class TokenizerTraining(pl.LightningModule):
                 "With compile, the decoder has one backward pass as a whole, and gan.adaptive would run it three times per "
                 "step: remove model.compile or model.gan.adaptive from the recipe."
             )
+        if adaptive := self._adaptive_losses():
+            raise SmaltiError(
+                f"With compile, the decoder has one backward pass as a whole, and the loss '{adaptive[0]}' would run it "
+                "twice per step: remove model.compile, or set adaptive of the loss to false."
+            )
         discriminators = [] if self.gan is None else [self.gan.discriminator]
         for network in (self.tokenizer.encoder, self.tokenizer.decoder, *discriminators):
             compile_network(network)
@@ -197,7 +216,8 @@ class TokenizerTraining(pl.LightningModule):
     def _name_metrics(self, names: LossNames) -> list[str]:
         """Return the names of everything that a training step can log, without "train/"."""
         losses = [*names.all, *(name + _suffix(branch) for name in names.all for branch in self.tokenizer.branches)]
-        return [*losses, "loss", *(["adaptive_weight"] if self.gan is not None and self.gan.adaptive else [])]
+        adaptive = ["adaptive_weight"] if self.gan is not None and self.gan.adaptive else []
+        return [*losses, "loss", *adaptive, *(f"adaptive_weight_{name}" for name in self._adaptive_losses())]
 
     def train(self, mode: bool = True) -> TokenizerTraining:
         """Set training or evaluation mode. Frozen parts stay in evaluation mode."""
@@ -233,6 +253,11 @@ class TokenizerTraining(pl.LightningModule):
                 self.gan is not None and self.gan.adaptive,
                 "model.gan.adaptive",
                 "it needs gradients of the decoder's last layer, which is sharded",
+            ),
+            (
+                bool(self._adaptive_losses()),
+                f"adaptive of the loss '{', '.join(self._adaptive_losses())}'",
+                "it needs gradients of the sharded decoder before the backward pass",
             ),
             (
                 getattr(self.trainer.precision_plugin, "scaler", None) is not None,
@@ -286,15 +311,19 @@ class TokenizerTraining(pl.LightningModule):
             self._buffer_backup = BufferBackup([self.tokenizer, *([self.gan] if self.gan is not None else [])])
         self._sample_names += batch.names
         original = batch.pixels
-        losses, branch = self.compute_losses(self.tokenizer, original, with_gan=self._uses_gan())
+        losses, latents = self._compute_losses(self.tokenizer, original, with_gan=self._uses_gan())
+        branch = latents.code.branch
         weights = self._branch_weights(branch)
         metrics = losses | {name + _suffix(branch): value for name, value in losses.items()}
+        scaled = dict(losses)
+        for name in self._adaptive_losses():
+            if weights.get(name) and losses[name].requires_grad and latents.z.requires_grad:
+                factor = adaptive_factor(self._reconstruction_loss(losses, weights), losses[name], latents.z)
+                metrics[f"adaptive_weight_{name}"], scaled[name] = factor, factor * losses[name]
         if self.gan is not None and self._uses_adaptive_weight(self.gan):
             metrics["adaptive_weight"] = self._adaptive_weight(losses, weights)
-            adversarial = {"adversarial": metrics["adaptive_weight"] * losses["adversarial"]}
-            total = weighted_sum(losses | adversarial, weights)
-        else:
-            total = weighted_sum(losses, weights)
+            scaled["adversarial"] = metrics["adaptive_weight"] * losses["adversarial"]
+        total = weighted_sum(scaled, weights)
         self._summary.add(metrics | {"loss": total}, len(original))
         if self._unused_parameters is not None:
             total = self._unused_parameters.complete(total)
@@ -320,14 +349,31 @@ class TokenizerTraining(pl.LightningModule):
         Raises:
             SmaltiError: the bottleneck does not compute the losses that it declares.
         """
-        reconstruction, latents = tokenizer(original)
-        losses = reconstruction_losses(reconstruction, original, self.losses) | latents.code.losses
+        losses, latents = self._compute_losses(tokenizer, original, with_gan=with_gan)
+        return losses, latents.code.branch
+
+    def _compute_losses(
+        self, tokenizer: Tokenizer, original: Tensor, *, with_gan: bool
+    ) -> tuple[dict[str, Tensor], Latents]:
+        """Return all losses without their weights, and the latents before augmentation."""
+        latents = augmented = tokenizer.encode(original)
+        target = original
+        for augmentation in self.latent_augmentations if self.training else ():
+            augmented, target = augmentation(augmented, target, tokenizer.encoder.stride)
+        reconstruction = tokenizer.decode(augmented)
+        losses = reconstruction_losses(reconstruction, target, self.losses) | latents.code.losses
+        if self.training:
+            losses |= compute_latent_losses(self.losses, latents, original)
         if self.gan is not None and with_gan:
-            losses["adversarial"] = self.gan.generator_loss(reconstruction, original)
-            losses |= self.gan(reconstruction, original)
+            losses["adversarial"] = self.gan.generator_loss(reconstruction, target)
+            losses |= self.gan(reconstruction, target)
         elif self.gan is not None:
             losses |= dict.fromkeys(self.gan.loss_names, original.new_zeros(()))
-        return losses, latents.code.branch
+        return losses, latents
+
+    def _adaptive_losses(self) -> list[str]:
+        """Return the names of the losses of latents that are scaled by `adaptive_factor`."""
+        return [name for name, loss in latent_losses(self.losses).items() if loss.adaptive]
 
     def _uses_gan(self) -> bool:
         return self.gan is not None and self.global_step >= self.gan.start
@@ -344,10 +390,13 @@ class TokenizerTraining(pl.LightningModule):
 
     def _adaptive_weight(self, losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
         """Return the factor of the adversarial loss, a scalar."""
-        names = reconstruction_loss_names(self.losses)
-        reconstruction = weighted_sum(losses, {name: w for name, w in weights.items() if name in names})
         last_layer = cast(Tensor, self.tokenizer.decoder.last_layer.weight)
-        return adaptive_weight(reconstruction, losses["adversarial"], last_layer)
+        return adaptive_weight(self._reconstruction_loss(losses, weights), losses["adversarial"], last_layer)
+
+    def _reconstruction_loss(self, losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
+        """Return the weighted sum of the reconstruction losses."""
+        names = reconstruction_loss_names(self.losses)
+        return weighted_sum(losses, {name: w for name, w in weights.items() if name in names})
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Let the GAN losses update what changes once per optimizer step and not with each micro-batch."""
@@ -455,8 +504,8 @@ class TokenizerTraining(pl.LightningModule):
         """Return the trained parameters, one group per network, for an optimizer.
 
         Returns:
-            Dictionaries with "name" ("tokenizer" or "discriminator"), "params", "is_hidden_matrix" (a bool per parameter,
-            for `smalti.trainers.Muon`; other optimizers ignore it) and, if the discriminator has its own, "lr".
+            Dictionaries with "name" ("tokenizer", "discriminator" or "losses"), "params", "is_hidden_matrix" (a bool per
+            parameter, for `smalti.trainers.Muon`; other optimizers ignore it) and, if the discriminator has its own, "lr".
         """
         parameters = [p for p in self.tokenizer.parameters() if p.requires_grad]
         matrices = hidden_matrices(self.tokenizer)
@@ -469,6 +518,9 @@ class TokenizerTraining(pl.LightningModule):
             group = {"name": "discriminator", "params": parameters, MATRIX_KEY: [False] * len(parameters)}
             own_rate = {} if self.gan.learning_rate is None else {"lr": self.gan.learning_rate}
             groups.append(group | own_rate)
+        parameters = [p for p in self.losses.parameters() if p.requires_grad]
+        if parameters:
+            groups.append({"name": "losses", "params": parameters, MATRIX_KEY: [False] * len(parameters)})
         return groups
 
     # Validation and test

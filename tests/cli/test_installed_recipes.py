@@ -16,12 +16,27 @@ from smalti.__main__ import main
 from smalti.cli.recipe_files import recipe_folder, recipe_names
 from smalti.cli.recipes import load_recipes
 from smalti.data import ImageData, MixedData, VideoData  # noqa: F401 - recipes name the classes that are imported
+from smalti.tokenizers import wetok
+from smalti.tokenizers.bottlenecks import KL
+from smalti.tokenizers.checkpoints import save
 from smalti.trainers import TokenizerTraining
 from smalti.trainers.schedules import build_schedule
 
 DATA_RECIPES = [name for name in recipe_names() if name.startswith("data/")]
 CLUSTER_RECIPES = [name for name in recipe_names() if name.startswith("cluster/")]
 MODEL_RECIPES = [name for name in recipe_names() if name not in (*DATA_RECIPES, *CLUSTER_RECIPES)]
+
+
+def is_small(name):
+    """Return whether a recipe trains in minutes on the packaged photos or clips."""
+    return name.endswith("quickstart.yaml") or name.startswith("reducers/")
+
+
+@pytest.fixture(autouse=True)
+def my_tokenizer(tmp_path, monkeypatch):
+    """The tokenizer that the recipes in reducers/ start from, in the working directory."""
+    save(wetok(KL(4), stride=8, channels=4, blocks=1, groups=None), tmp_path / "my-tokenizer")
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -116,7 +131,7 @@ def test_cluster_recipes_keep_the_samples_per_step_and_the_steps_between_validat
             assert trainer["devices"] * trainer.get("num_nodes", 1) * micro_batches == 32
             single = alone.pop("trainer")
             assert combined == alone
-            if not model.endswith("quickstart.yaml") and not model.startswith("finetune/"):
+            if not is_small(model) and not model.startswith("finetune/"):
                 assert trainer["val_check_interval"] == micro_batches * single["val_check_interval"]
 
 
@@ -124,7 +139,7 @@ def test_cluster_recipes_keep_the_samples_per_step_and_the_steps_between_validat
 def test_model_recipes_need_only_the_data_that_a_user_gives(name):
     data = load_recipes(name)["data"]
     required = {"train", "validation"}
-    if name.endswith("quickstart.yaml"):
+    if is_small(name):
         sources = data["init_args"] if data["class_path"] == "ImageData" else data["init_args"]["images"]
         assert required <= sources.keys()
     else:

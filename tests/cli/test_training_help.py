@@ -67,7 +67,7 @@ def test_the_examples_of_the_help_are_valid(show, tmp_path, monkeypatch):
     [
         ("--model.gan.help", ("GANLoss", "ReconstructionGANLoss")),
         ("--model.losses.help", ("PerceptualLoss", "WaveletLoss")),
-        ("--model.tokenizer.help", ("wetok", "onevae", "ltx", "Tokenizer")),
+        ("--model.tokenizer.help", ("wetok", "uniwetok", "onevae", "ltx", "Tokenizer")),
         ("--model.optimizer.help", ("Adam ", "AdamW", "Muon  ")),
         ("--model.scheduler.help", ("WarmupSchedule", "CosineAnnealingLR")),
         ("--data.help", ("ImageData", "VideoData", "MixedData")),

@@ -196,21 +196,25 @@ def test_untrusted_refuses_recipes_that_run_code(recipe, capsys, monkeypatch, tm
 @pytest.mark.parametrize(
     ("name", "manifest"),
     [
-        ("f8", "GeneralDomain_compratio48"),
-        ("f8_cr24", "GeneralDomain_compratio24"),
-        ("f16", "GeneralDomain_compratio192"),
-        ("f32_generative", "GeneralDomain_compratio768"),
+        ("wetok/f8", "wetok_GeneralDomain_compratio48_imagenet"),
+        ("wetok/f8_cr24", "wetok_GeneralDomain_compratio24_imagenet"),
+        ("wetok/f16", "wetok_GeneralDomain_compratio192_imagenet"),
+        ("wetok/f32_generative", "wetok_GeneralDomain_compratio768_imagenet"),
+        ("wetok/bitdance_d16c32", "uniwetok_ae_d16c32"),
+        ("wetok/bitdance_d32c128_generative", "uniwetok_ae_d32c128"),
+        ("wetok/bitdance_d32c256_generative", "uniwetok_ae_d32c256"),
+        ("uniwetok/f32", "uniwetok_hybrid_d32c128_assumed"),
     ],
 )
-def test_wetok_recipes_have_the_published_weights(name, manifest, manifests):
+def test_recipes_have_the_published_weights(name, manifest, manifests):
     """Names and shapes of all weights are equal, compared on the meta device."""
     from smalti.tokenizers.configurable import get_config
     from smalti.tokenizers.importers import from_published
 
-    published = manifests[f"wetok_{manifest}_imagenet"]
+    published = manifests[manifest]
     state = {key: torch.empty(shape, device="meta") for key, shape in published["state_dict"].items()}
-    theirs = from_published("wetok", published["config"], state)
+    theirs = from_published(name.partition("/")[0], published["config"], state)
     with torch.device("meta"):
-        ours = build_tokenizer(f"wetok/{name}.yaml")
+        ours = build_tokenizer(f"{name}.yaml")
     assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
     assert get_config(ours.bottleneck) == get_config(theirs.bottleneck)

@@ -12,11 +12,11 @@ from smalti.tokenizers.bottlenecks import GQ
 from smalti.tokenizers.checkpoints import load, save
 
 COUNT = 100_000
-IMAGES = [Image.fromarray(np.full((8, 8, 3), level, np.uint8)) for level in range(256)]
+IMAGES = [Image.fromarray(np.full((4, 4, 3), level, np.uint8)) for level in range(256)]
 
 
 class HundredThousand(ImageSource):
-    """Images of 8 x 8 pixels, each of one gray level."""
+    """Images of 4 x 4 pixels, each of one gray level."""
 
     def __len__(self):
         return COUNT
@@ -34,7 +34,7 @@ class HundredThousand(ImageSource):
 def test_a_hundred_thousand_samples(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    save(wetok(GQ(1, 8), stride=4, channels=4, blocks=1, groups=None), tmp_path / "tokenizer")
+    save(wetok(GQ(1, 8), stride=2, channels=4, blocks=1, groups=None), tmp_path / "tokenizer")
     command = ["tokenize-dataset", "--tokenizer", "tokenizer", "--data", "HundredThousand", "--protocol", "native"]
     assert main([*command, "--format", "npy", "--out", "tokens", "--batch-size", "4096", "--workers", "0"]) == 0
     dataset = TokenDataset("tokens")
@@ -42,7 +42,7 @@ def test_a_hundred_thousand_samples(tmp_path, monkeypatch):
     assert sum(marker.samples for marker in dataset.markers) == COUNT
     assert dataset.failures == []
     arrays = [np.load(tmp_path / "tokens" / f"{marker.name}.ids.npy") for marker in dataset.markers]
-    pixels = torch.arange(256).reshape(-1, 1, 1, 1).expand(-1, 3, 8, 8) / 127.5 - 1
+    pixels = torch.arange(256).reshape(-1, 1, 1, 1).expand(-1, 3, 4, 4) / 127.5 - 1
     expected = load("tokenizer").tokenize(pixels).ids.numpy()
     assert (np.concatenate(arrays) == expected[np.arange(COUNT) % 256]).all()
     assert dataset[77_777].key == "077777"

@@ -256,7 +256,7 @@ def test_bad_options_fail_in_one_sentence_and_write_nothing(work, bulk, error_me
         (("x", "--pack-bits"), {"tokenizer": "continuous"}, "--pack-bits is for ids"),
         (("x", "--normalize", "tokenizer"), {"tokenizer": "continuous"}, "were not measured in training"),
         (("x", "--normalize", "photos"), {"tokenizer": "continuous"}, "photos is no token dataset"),
-        (("x",), {"tokenizer": "continuous", "format_": "megatron"}, "not continuous latents"),
+        (("x",), {"tokenizer": "continuous", "format_": "megatron"}, "ids of a fixed type, not latents"),
         (("x", "--all-clips"), {}, "leave out --all-clips"),
         (("x", "--augmentations", "1"), {"protocol": "native", "format_": "webdataset"}, "Augmentations need a size"),
         (("full",), {}, "is not empty and has no token dataset"),

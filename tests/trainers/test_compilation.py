@@ -45,6 +45,13 @@ def tiny_wetok():
     return wetok(GQ(2, 4), stride=2, channels=4, multipliers=[1], blocks=1, groups=2, generative=True)
 
 
+def tiny_uniwetok():
+    from smalti.tokenizers.models.uniwetok import uniwetok
+
+    shape = {"channels": 4, "multipliers": [1], "blocks": 1, "groups": 2}
+    return uniwetok(GQ(2, 4), stride=2, **shape, attention_blocks=1, attention_heads=1)
+
+
 def losses_and_gradients(module, pixels, steps=2):
     """Return what each of a few training steps computes, with a small change of the weights after each of them."""
     rows = []
@@ -61,10 +68,14 @@ def losses_and_gradients(module, pixels, steps=2):
     return rows
 
 
-@pytest.mark.parametrize("is_video", [False, True], ids=["wetok in bfloat16", "onevae"])
-def test_compiled_training_equals_eager_training_with_one_graph_per_network(is_video, clip, photo, graphs):
+@pytest.mark.parametrize(
+    ("build", "is_video"),
+    [(tiny_wetok, False), (tiny_uniwetok, False), (tiny_onevae, True)],
+    ids=["wetok in bfloat16", "uniwetok in bfloat16", "onevae"],
+)
+def test_compiled_training_equals_eager_training_with_one_graph_per_network(build, is_video, clip, photo, graphs):
     torch.manual_seed(0)
-    tokenizer = tiny_onevae() if is_video else tiny_wetok()
+    tokenizer = build()
     pixels = clip[:, :, :3, :16, :16].contiguous() if is_video else photo[..., :16, :16].repeat(2, 1, 1, 1)
     gan = GANLoss(TemporalDiscriminator(4, 1) if is_video else PatchDiscriminator(4, 1))
     weights = {"l1": 1.0, "adversarial": 0.1, "lecam": 0.05, "kl": 0.1, "codebook_entropy": -0.1}

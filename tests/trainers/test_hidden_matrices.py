@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from smalti.tokenizers import LTXDecoder, LTXEncoder, OneVAEDecoder, OneVAEEncoder, Tokenizer
+from smalti.tokenizers import LTXDecoder, LTXEncoder, OneVAEDecoder, OneVAEEncoder, Tokenizer, uniwetok
 from smalti.tokenizers.base import Encoder
-from smalti.tokenizers.bottlenecks import FSQ, KL, Projected
+from smalti.tokenizers.bottlenecks import FSQ, GQ, KL, Projected
 from smalti.trainers.hidden_matrices import hidden_matrices
 
 
@@ -40,6 +40,14 @@ def test_wetok(small):
     assert "encoder.levels.0.blocks.0.conv1.weight" in names
     assert "decoder.levels.1.upsample.conv.weight" in names
     assert not any(part in name for name in names for part in ("conv_in", "conv_out", "norm", "bias"))
+
+
+def test_uniwetok():
+    tokenizer = uniwetok(GQ(2, 4), stride=2, channels=8, groups=None, attention_blocks=1, attention_heads=1)
+    names = find_names(tokenizer)
+    assert "encoder.attention.blocks.0.attention.qkv.weight" in names
+    assert "decoder.attention.blocks.0.feed_forward.out.weight" in names
+    assert not any(part in name for name in names for part in ("conv_in", "conv_out", "norm", "bias", "registers"))
 
 
 @pytest.mark.parametrize("build", [onevae, ltx])

@@ -72,6 +72,11 @@ class Metric(ABC):
         """Remark on the current value for reports, such as the number of samples; None if there is none."""
         return None
 
+    @property
+    def details(self) -> dict[str, Any]:
+        """Further numbers behind the value, for reports: values that JSON can represent, by name. By default: none."""
+        return {}
+
     @abstractmethod
     def reset(self) -> None:
         """Discard all samples. `evaluate` calls it first."""

@@ -12,8 +12,13 @@ from smalti.errors import SmaltiError
 from smalti.eval.feature_networks.selection import frechet_network, perceptual_network
 from smalti.eval.feature_networks.st_lpips import STLPIPSNetwork, is_installed
 from smalti.eval.metrics.base import Metric
+from smalti.eval.metrics.equivariance_error import EquivarianceError
 from smalti.eval.metrics.frechet_distance import FrechetDistance
+from smalti.eval.metrics.interpolated_frechet import InterpolatedFrechetDistance
+from smalti.eval.metrics.latent_channels import LatentChannels
+from smalti.eval.metrics.latent_spectrum import LatentSpectrum
 from smalti.eval.metrics.perceptual_distance import PerceptualDistance
+from smalti.eval.metrics.posterior_collapse import PosteriorCollapse
 from smalti.eval.metrics.psnr import PSNR, PSNRClip
 from smalti.eval.metrics.ssim import SSIM
 from smalti.extensions import import_object
@@ -78,6 +83,28 @@ def default_metrics(*, clips: bool, lpips: str = "lpips_vgg", weights: Path | No
         PerceptualDistance(perceptual_network(lpips, weights)),
         *([PerceptualDistance(STLPIPSNetwork())] if is_installed() else []),
         FrechetDistance(frechet_network("i3d" if clips else "inception", weights)),
+    ]
+
+
+def readiness_metrics(*, clips: bool, weights: Path | None = None) -> list[Metric]:
+    """Return the metrics of latents: how ready they are for a generator, without training one.
+
+    A network whose weights are not available is replaced by its proxy, with a warning.
+
+    Args:
+        clips: whether the samples are clips, not images.
+        weights: folder of pretrained weights; None: see `smalti.eval.pretrained_weights.resolve`.
+
+    Raises:
+        MissingExtraError: the proxy is needed and the extra "offline" is not installed.
+    """
+    network = frechet_network("i3d" if clips else "inception", weights)
+    return [
+        InterpolatedFrechetDistance(network),
+        LatentSpectrum(),
+        EquivarianceError(),
+        LatentChannels(),
+        PosteriorCollapse(),
     ]
 
 

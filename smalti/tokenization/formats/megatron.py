@@ -156,7 +156,7 @@ class MegatronFormat(ShardFormat):
     def check(self, info: DatasetInfo) -> None:
         """Check that rows are tokens that are not packed."""
         if info.kind != "tokens" or info.packed_bits:
-            what = "packed ids" if info.packed_bits else "continuous latents"
+            what = "packed ids" if info.packed_bits else "latents"
             raise SmaltiError(f"Megatron's files hold ids of a fixed type, not {what}: choose another --format.")
 
     def write(self, base: Path, info: DatasetInfo) -> ShardWriter:

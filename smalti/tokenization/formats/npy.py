@@ -19,7 +19,6 @@ from smalti.tokenization.dataset_info import DatasetInfo
 from smalti.tokenization.formats import row_lines
 from smalti.tokenization.formats.base import ShardFormat, ShardReader, ShardWriter, add_suffix, damage_as_error
 from smalti.tokenization.rows import Row, row_from_json, row_to_json
-from smalti.tokenization.storage import numpy_type
 
 
 class NpyFormat(ShardFormat):
@@ -85,8 +84,9 @@ class _ArrayFile:
 
 class _NpyWriter(ShardWriter):
     def __init__(self, base: Path, info: DatasetInfo) -> None:
-        dtype = np.dtype(np.uint8) if info.packed_bits else numpy_type(info.dtype)
-        self._arrays = {name: _ArrayFile(add_suffix(base, f".{name}.npy"), dtype) for name in info.arrays}
+        self._arrays = {
+            name: _ArrayFile(add_suffix(base, f".{name}.npy"), info.array_type(name)) for name in info.arrays
+        }
         self._lines = add_suffix(base, row_lines.SUFFIX).open("w", encoding="utf-8", newline="\n")
 
     def add(self, row: Row) -> None:

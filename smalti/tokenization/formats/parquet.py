@@ -8,7 +8,7 @@
 | frames | int32 | number of frames; null for images |
 | rate | string | frames per second as a fraction; null for images |
 | grids | list<list<int32>> | (t, h, w) of each latent grid |
-| ids, or mean and log_variance | binary | values in C order, little endian, of the type in the metadata |
+| ids, mean, log_variance, reduced, ... | binary | values in C order, little endian, of the type in the metadata |
 | others | string or binary | columns of the sample |
 
 A binary column takes the bytes of its values. A list of 16-bit integers would take 4 bytes per value, because Parquet
@@ -27,7 +27,6 @@ from smalti.errors import MissingExtraError
 from smalti.tokenization.dataset_info import DatasetInfo
 from smalti.tokenization.formats.base import ShardFormat, ShardReader, ShardWriter, add_suffix, damage_as_error
 from smalti.tokenization.rows import Row, describe_row, is_text, parse_row
-from smalti.tokenization.storage import numpy_type
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -143,14 +142,17 @@ class _ParquetReader(ShardReader):
                 self._group = (group, self._reader.read_row_group(group).to_pylist())
             record = dict(self._group[1][position])
             record["size"] = (record["height"], record["width"])
-            arrays = {name: self._array(record[name], record["grids"]) for name in self._info.arrays}
+            arrays = {name: self._array(name, record) for name in self._info.arrays}
             columns = {name: record[name] for name in self._info.columns if record[name] is not None}
             return parse_row(record, arrays, columns)
 
-    def _array(self, stored: Any, grids: list[list[int]]) -> np.ndarray:
+    def _array(self, name: str, record: dict[str, Any]) -> np.ndarray:
+        stored = record[name]
         if not isinstance(stored, bytes):
             return np.array(stored)
-        if self._info.packed_bits:
-            return np.frombuffer(stored, np.uint8)
-        positions = sum(int(np.prod(grid)) for grid in grids)
-        return np.frombuffer(stored, numpy_type(self._info.dtype)).reshape(positions, -1)
+        values = np.frombuffer(stored, self._info.array_type(name))
+        if self._info.packed_bits or name in ("lengths", "assignment", "sizes"):
+            return values
+        if name == "reduced":
+            return values.reshape(self._array("lengths", record).sum(), -1)
+        return values.reshape(sum(int(np.prod(grid)) for grid in record["grids"]), -1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -54,7 +55,7 @@ class Bottleneck(Configurable):
         """
         if h.ndim != 3 or h.shape[-1] != self.in_dim:
             raise ValueError(f"{type(self).__name__} takes (B, N, {self.in_dim}), not {tuple(h.shape)}.")
-        with torch.autocast(h.device.type, enabled=False):
+        with _without_autocast(h.device):
             code = self.quantize(h if h.dtype == torch.float64 else h.float())
         undeclared = [name for name in code.losses if name not in self.loss_names]
         if undeclared:
@@ -133,8 +134,22 @@ class Quantizer(Bottleneck):
                     f"The ids range from {low} to {high}, but {type(self).__name__} takes 0 to {self.codebook_size - 1}: "
                     "decode them with the tokenizer that wrote them, and store ids as int64."
                 )
-        with torch.autocast(ids.device.type, enabled=False):
+        with _without_autocast(ids.device):
             return self.dequantize(ids.long())
+
+    def decision_margin(self, h: Tensor) -> Tensor:
+        """Return how far each token is from the boundary at which its id changes.
+
+        Two programs that compute the same function round differently, so that ids with a tiny margin may differ.
+        `smalti verify` excuses a different id only below a threshold. The default excuses none.
+
+        Args:
+            h: (B, N, in_dim), as for `forward`.
+
+        Returns:
+            (B, N, G), at least 0, in the units in which the class rounds or compares. Infinite by default.
+        """
+        return h.new_full((*h.shape[:2], self.tokens_per_position), math.inf)
 
     def soften(self, x: Tensor, z: Tensor) -> Tensor:
         """Return what the decoder sees in training: z, or a point between x and z if `hardness` is below 1.
@@ -148,3 +163,8 @@ class Quantizer(Bottleneck):
     @abstractmethod
     def dequantize(self, ids: Tensor) -> Tensor:
         """Implement `lookup` for int64 ids (B, N, G) that are in range."""
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Disable autocast. An exported graph has none, and some of its formats cannot contain such a region."""
+    return nullcontext() if torch.compiler.is_exporting() else torch.autocast(device.type, enabled=False)

@@ -22,7 +22,7 @@ from smalti.tokenizers.linear_start.scalar_quantizers import histograms, lloyd_m
 MAX_BITS = 5
 """Maximum number of bits per component. The triangle waves of more bits need many hidden units and are steep."""
 
-_SHARPNESS = 32.0
+_SHARPNESS = 16.0
 """Scale of the hidden units in units of a cell's width, so that SiLU is nearly a ramp at the next zero of a wave."""
 
 _EDGE_WEIGHT = 1e4

@@ -66,6 +66,13 @@ class FSQ(Quantizer):
         ids = ((rounded + half_width).long() * self._place_values(h.device)).sum(dim=-1)
         return Code(z.flatten(-2), ids)
 
+    def decision_margin(self, h: Tensor) -> Tensor:
+        """Return the smallest distance of the bounded channels of each token to the middle of two levels, (B, N, G)."""
+        h = h.float()
+        levels = torch.tensor(self.levels, dtype=h.dtype, device=h.device)
+        bounded = self._bound(h.unflatten(-1, (self.tokens_per_position, -1)), levels)
+        return (0.5 - (bounded - bounded.round()).abs()).amin(dim=-1)
+
     def dequantize(self, ids: Tensor) -> Tensor:
         """Map ids (B, N, G) to their codewords (B, N, G L)."""
         levels = torch.tensor(self.levels, device=ids.device)

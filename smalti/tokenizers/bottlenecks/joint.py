@@ -72,6 +72,10 @@ class Joint(Quantizer):
         name = "discrete" if discrete else "continuous"
         return replace(self.branches[name](h), branch=name)
 
+    def decision_margin(self, h: Tensor) -> Tensor:
+        """Return the margin of the discrete branch, (B, N, G)."""
+        return self.discrete.decision_margin(h)
+
     def dequantize(self, ids: Tensor) -> Tensor:
         """Look up ids in the discrete branch."""
         return self.discrete.lookup(ids)

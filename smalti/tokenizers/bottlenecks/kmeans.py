@@ -41,8 +41,27 @@ def kmeans(vectors: Tensor, count: int) -> Tensor:
 def find_nearest(vectors: Tensor, codewords: Tensor) -> Tensor:
     """Return the index of the nearest codeword (K, C) for each vector (N, C)."""
     energy = codewords.square().sum(1)
+    if torch.compiler.is_exporting():  # the number of vectors is not known
+        return (energy - 2 * vectors @ codewords.T).argmin(1)
     chunks = [(energy - 2 * chunk @ codewords.T).argmin(1) for chunk in vectors.split(_CHUNK)]
     return torch.cat(chunks)
+
+
+def nearest_margin(vectors: Tensor, codewords: Tensor) -> Tensor:
+    """Return the distance of vectors (..., C) to the boundary between their two nearest codewords (K, C), in float64.
+
+    With distances d1 <= d2 to the codewords c1 and c2, it is (d2^2 - d1^2) / (2 |c2 - c1|); infinite for one codeword.
+    """
+    if len(codewords) == 1:
+        return vectors.new_full(vectors.shape[:-1], torch.inf, dtype=torch.float64)
+    codewords = codewords.double()
+    margins = []
+    for chunk in vectors.double().flatten(0, -2).split(_CHUNK):
+        squares = torch.cdist(chunk, codewords, compute_mode="donot_use_mm_for_euclid_dist").square()
+        (first, second), (i, j) = (part.unbind(-1) for part in squares.topk(2, largest=False))
+        gap = (codewords[i] - codewords[j]).norm(dim=-1)
+        margins.append((second - first) / (2 * gap.clamp_min(1e-30)))
+    return torch.cat(margins).unflatten(0, vectors.shape[:-1])
 
 
 def set_codebook(codebook: Any, vectors: Tensor) -> Tensor:

@@ -74,6 +74,13 @@ class LibraryAdapter(Quantizer):
     def run_inner(self, h: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Run the library's forward on h (B, N, C) and return z (B, N, C), ids (B, N, G), and losses."""
 
+    def find_ids(self, h: Tensor) -> Tensor:
+        """Return the ids (B, N, G) of h (B, N, C) for an exported program.
+
+        A subclass overrides this if the library's forward reads the values of its buffers, which an export does not know.
+        """
+        return self.run_inner(h)[1]
+
     def quantize(self, h: Tensor) -> Code:
         """Map (B, N, C) to z (B, N, C) float32 and ids (B, N, G)."""
         h = h.float()
@@ -81,7 +88,7 @@ class LibraryAdapter(Quantizer):
             _synchronize_codebooks(self.inner)
             return Code(*self.run_inner(h))
         with torch.no_grad():
-            _, ids, _ = self.run_inner(h)
+            ids = self.find_ids(h) if torch.compiler.is_exporting() else self.run_inner(h)[1]
         return Code(straight_through(h, self.dequantize(ids)), ids)
 
 

@@ -128,6 +128,10 @@ class Projected(Quantizer):
         inner = self.quantizer(self.down(h[..., : self.out_dim]))
         return Code(self.up(inner.z), inner.ids, inner.losses)
 
+    def decision_margin(self, h: Tensor) -> Tensor:
+        """Return the margin of the quantizer's input, (B, N, G)."""
+        return self.quantizer.decision_margin(self.down(h[..., : self.out_dim].to(self.down.weight.dtype)))
+
     def dequantize(self, ids: Tensor) -> Tensor:
         """Map ids (B, N, G) to (B, N, dim)."""
         return self.up(self.quantizer.lookup(ids).to(self.up.weight.dtype))

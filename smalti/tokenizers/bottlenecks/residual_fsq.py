@@ -7,6 +7,7 @@ import math
 import torch
 import vector_quantize_pytorch as library
 from torch import Tensor
+from torch.nn import functional as F
 
 from smalti.errors import SmaltiError
 from smalti.tokenizers.bottlenecks.library_adapter import LibraryAdapter, build_inner
@@ -42,7 +43,25 @@ class ResidualFSQ(LibraryAdapter):
 
     def dequantize(self, ids: Tensor) -> Tensor:
         """Map ids (B, N, num_quantizers) to the sums of their codewords (B, N, C)."""
-        return self.inner.get_output_from_indices(ids)
+        if not torch.compiler.is_exporting():
+            return self.inner.get_output_from_indices(ids)
+        parts = zip(ids.unbind(-1), self.inner.layers, self.inner.scales, strict=True)
+        return torch.stack([F.embedding(i, layer.implicit_codebook) * scale for i, layer, scale in parts]).sum(0)
+
+    def decision_margin(self, h: Tensor) -> Tensor:
+        """Return the distance of each residual, in levels, to the middle of two levels, (B, N, num_quantizers).
+
+        A token also depends on the tokens before it: it has at most their margin.
+        """
+        residuals, margins = self._clamp(h.float()), []
+        for layer, scale in zip(self.inner.layers, self.inner.scales, strict=True):
+            quantized, _ = layer(residuals / scale)
+            bounded = residuals / scale
+            bounded = bounded.clamp(-1, 1) if layer.bound_hard_clamp else torch.tanh(bounded)
+            position = (layer._levels - 1) * (bounded + 1) / 2
+            margins.append((0.5 - (position - position.round()).abs()).amin(dim=-1))
+            residuals = residuals - quantized * scale
+        return torch.stack(margins, dim=-1).cummin(dim=-1).values
 
     def init_codebooks(self, vectors: Tensor) -> Tensor:
         """Return the scale of each channel at which its codewords correlate best with it. There is no codebook to fit."""
@@ -55,7 +74,21 @@ class ResidualFSQ(LibraryAdapter):
             scores.append((z * unit).sum(0) / z.norm(dim=0).clamp_min(1e-6))
         return torch.tensor(grid).to(std)[torch.stack(scores).argmax(0)] / std
 
+    def find_ids(self, h: Tensor) -> Tensor:
+        """Return the indices (B, N, num_quantizers) of the rounded residuals."""
+        h, ids = self._clamp(h), []
+        for layer, scale in zip(self.inner.layers, self.inner.scales, strict=True):
+            quantized = layer.quantize(h / scale)
+            ids.append(layer.codes_to_indices(quantized).long())
+            h = h - quantized * scale
+        return torch.stack(ids, dim=-1)
+
     def run_inner(self, h: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Quantize h with the library's `ResidualFSQ`."""
         z, ids = self.inner(h)
         return z, ids.long(), {}
+
+    def _clamp(self, h: Tensor) -> Tensor:
+        """Limit h to the outermost levels, as the library does before the first quantizer."""
+        limit = self.inner.soft_clamp_input_value
+        return h if limit is None else torch.tanh(h / limit) * limit

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 import vector_quantize_pytorch as library
 from torch import Tensor
+from torch.nn import functional as F
 
-from smalti.tokenizers.bottlenecks.kmeans import find_nearest, set_codebook
+from smalti.tokenizers.bottlenecks.kmeans import find_nearest, nearest_margin, set_codebook
 from smalti.tokenizers.bottlenecks.library_adapter import LibraryAdapter, build_inner
 
 
@@ -55,7 +57,22 @@ class ResidualVQ(LibraryAdapter):
 
     def dequantize(self, ids: Tensor) -> Tensor:
         """Map ids (B, N, num_quantizers) to the sums of their codewords (B, N, C)."""
-        return self.inner.get_output_from_indices(ids)
+        if not torch.compiler.is_exporting():
+            return self.inner.get_output_from_indices(ids)
+        parts = zip(ids.unbind(-1), self.inner.layers, strict=True)
+        return torch.stack([F.embedding(i, layer.codebook) for i, layer in parts]).sum(0)
+
+    def decision_margin(self, h: Tensor) -> Tensor:
+        """Return the distance of each residual to the boundary between two codewords, (B, N, num_quantizers).
+
+        A token also depends on the tokens before it: it has at most their margin.
+        """
+        h = h.float()
+        margins = []
+        for layer, index in zip(self.inner.layers, self.find_ids(h).unbind(-1), strict=True):
+            margins.append(nearest_margin(h, layer.codebook))
+            h = h - F.embedding(index, layer.codebook)
+        return torch.stack(margins, dim=-1).cummin(dim=-1).values
 
     def init_codebooks(self, vectors: Tensor) -> Tensor:
         """Set each codebook to the k-means of the residuals that the ones before it leave."""
@@ -64,6 +81,14 @@ class ResidualVQ(LibraryAdapter):
             codewords = set_codebook(layer._codebook, residuals)
             residuals = residuals - codewords[find_nearest(residuals, codewords)]
         return vectors.new_ones(vectors.shape[1])
+
+    def find_ids(self, h: Tensor) -> Tensor:
+        """Return the indices (B, N, num_quantizers) of the codewords nearest to each residual."""
+        ids = []
+        for layer in self.inner.layers:
+            ids.append(find_nearest(h.flatten(0, -2), layer.codebook).view(h.shape[:-1]))
+            h = h - F.embedding(ids[-1], layer.codebook)
+        return torch.stack(ids, dim=-1)
 
     def run_inner(self, h: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Quantize h with the library's `ResidualVQ`."""

@@ -24,14 +24,17 @@ from smalti.types import Code
 
 def pack_bits(bits: Tensor) -> Tensor:
     """Pack (..., up to 63) bool into (...) int64. The first bit is the lowest."""
-    shifts = torch.arange(bits.shape[-1], device=bits.device)
-    return (bits.long() << shifts).sum(dim=-1)
+    return (bits.long() * _place_values(bits.shape[-1], bits.device)).sum(dim=-1)
 
 
 def unpack_bits(ids: Tensor, bits: int) -> Tensor:
     """Invert `pack_bits`: (...) int64 in [0, 2^bits) to (..., bits) bool."""
-    shifts = torch.arange(bits, device=ids.device)
-    return (ids.unsqueeze(-1) >> shifts & 1).bool()
+    return (ids.unsqueeze(-1) & _place_values(bits, ids.device)) != 0
+
+
+def _place_values(bits: int, device: torch.device) -> Tensor:
+    """Return 2^i for each bit, int64. ONNX has no shifts of int64, but products and `and`."""
+    return torch.tensor([1 << i for i in range(bits)], device=device)
 
 
 class SignQuantizer(Quantizer):
@@ -58,8 +61,8 @@ class SignQuantizer(Quantizer):
             None: one token per group.
 
     Raises:
-        SmaltiError: `groups` or `temperature` is not positive, the bits per token are not in [1, max_bits], `token_bits` does
-            not divide `bits`, or `gradient` is unknown.
+        SmaltiError: `groups` or `temperature` is not positive, the bits per token are not in [1, max_bits], `token_bits`
+            does not divide `bits`, or `gradient` is unknown.
     """
 
     loss_names = ("token_entropy", "codebook_entropy", "commitment")
@@ -115,6 +118,10 @@ class SignQuantizer(Quantizer):
     def linear_start(self, coefficients: Tensor, variances: Tensor, hidden_units: int) -> StartCode:
         """Return how the signs represent principal components, see `binary_code`."""
         return binary_start(coefficients, variances, self.in_dim, hidden_units)
+
+    def decision_margin(self, h: Tensor) -> Tensor:
+        """Return the smallest magnitude of the projected channels of each token, (B, N, G)."""
+        return self.project(h.float().unflatten(-1, (self.groups, self.bits))).abs().amin(dim=-1)
 
     def project(self, x: Tensor) -> Tensor:
         """Project (B, N, G, bits) to the surface on which the codewords lie. The default is the identity."""

@@ -6,6 +6,7 @@ import vector_quantize_pytorch as library
 from torch import Tensor
 from torch.nn import functional as F
 
+from smalti.tokenizers.bottlenecks.kmeans import find_nearest, nearest_margin
 from smalti.tokenizers.bottlenecks.library_adapter import LibraryAdapter, build_inner
 
 
@@ -43,12 +44,20 @@ class SimVQ(LibraryAdapter):
         # Map the whole codebook. The library maps only the selected vectors, and rounding errors depend on their number.
         return F.embedding(ids.squeeze(-1), self.inner.codebook)
 
+    def decision_margin(self, h: Tensor) -> Tensor:
+        """Return the distance of each vector to the boundary between two codewords, (B, N, 1)."""
+        return nearest_margin(h.float(), self.inner.codebook).unsqueeze(-1)
+
     def init_codebooks(self, vectors: Tensor) -> Tensor:
         """Give the codewords, a linear map of fixed random vectors, the standard deviations of the vectors (N, C)."""
         frozen = self.inner.frozen_codebook
         scales = vectors.std(0) / frozen.std().clamp_min(1e-6)
         self.inner.code_transform.weight.copy_(scales.diag())
         return vectors.new_ones(vectors.shape[1])
+
+    def find_ids(self, h: Tensor) -> Tensor:
+        """Return the index (B, N, 1) of the codeword that is nearest to each vector."""
+        return find_nearest(h.flatten(0, -2), self.inner.codebook).view(*h.shape[:-1], 1)
 
     def run_inner(self, h: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Quantize h with the library's `SimVQ`."""

@@ -6,7 +6,7 @@ import vector_quantize_pytorch as library
 from torch import Tensor
 from torch.nn import functional as F
 
-from smalti.tokenizers.bottlenecks.kmeans import set_codebook
+from smalti.tokenizers.bottlenecks.kmeans import find_nearest, nearest_margin, set_codebook
 from smalti.tokenizers.bottlenecks.library_adapter import LibraryAdapter, build_inner
 
 
@@ -62,6 +62,11 @@ class VQ(LibraryAdapter):
         """Map ids (B, N, 1) to their codewords (B, N, C)."""
         return self.inner.get_output_from_indices(ids.squeeze(-1))
 
+    def decision_margin(self, h: Tensor) -> Tensor:
+        """Return the distance of each (normalized) vector to the boundary between two codewords, (B, N, 1)."""
+        h = F.normalize(h.float(), dim=-1) if self.cosine else h.float()
+        return nearest_margin(h, self.inner.codebook).unsqueeze(-1)
+
     def init_codebooks(self, vectors: Tensor) -> Tensor:
         """Set the codebook to the k-means of the vectors (N, C), which keep their scale."""
         if self.cosine:
@@ -70,6 +75,11 @@ class VQ(LibraryAdapter):
         if self.cosine:
             self.inner._codebook.embed.copy_(F.normalize(codewords, dim=-1))
         return vectors.new_ones(vectors.shape[1])
+
+    def find_ids(self, h: Tensor) -> Tensor:
+        """Return the index (B, N, 1) of the codeword that is nearest to each vector."""
+        h = F.normalize(h, dim=-1) if self.cosine else h
+        return find_nearest(h.flatten(0, -2), self.inner.codebook).view(*h.shape[:-1], 1)
 
     def run_inner(self, h: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Quantize h with the library's `VectorQuantize`."""

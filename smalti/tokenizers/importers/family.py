@@ -27,6 +27,8 @@ class Family:
         keys: returns the publisher's key of each weight of a tokenizer, by the weight's name in Smalti; see `map_names`.
         ignored_prefixes: prefixes of keys that are used in training only and are not loaded.
         ema_key: returns the key of the moving average of the weight with a given key; None if there are no averages.
+        mixed_ema: whether a checkpoint may have moving averages of only some weights of a part, as its publisher's code
+            allows. The trained weights are then loaded for the others.
         optional: names of weights that a checkpoint may lack, all of them together. They keep their initial values.
         prefix: prefix of the keys of the model in files that also contain other models, whose keys are not loaded.
     """
@@ -37,6 +39,7 @@ class Family:
     keys: Callable[[Tokenizer], dict[str, str]]
     ignored_prefixes: tuple[str, ...] = ()
     ema_key: Callable[[str], str] | None = None
+    mixed_ema: bool = False
     optional: tuple[str, ...] = ()
     prefix: str | None = None
 

@@ -17,7 +17,7 @@ def from_published(family: str | Family, config: PublishedConfig, state_dict: Ma
     """Build a published model and load all of its weights.
 
     If the checkpoint has the moving averages of all weights of a part (encoder, decoder), these are loaded. If it has none
-    of them, the trained weights are loaded. Anything in between is an error.
+    of them, the trained weights are loaded. Anything in between is an error, unless the family allows it (`mixed_ema`).
 
     Args:
         family: one of `families()`, or a `Family` of your own.
@@ -72,6 +72,8 @@ def _select_keys(family: Family, keys: dict[str, str], state_dict: Mapping[str, 
         if family.ema_key is not None:
             averages = {name: family.ema_key(key) for name, key in candidates.items()}
             known.update(averages.values())
+            if family.mixed_ema:
+                averages = {name: key if key in state_dict else candidates[name] for name, key in averages.items()}
             candidates = averages if any(key in state_dict for key in averages.values()) else candidates
         missing = [key for key in candidates.values() if key not in state_dict]
         if missing:

@@ -187,7 +187,7 @@ def _count_parts(quantizer: Quantizer, ids: Tensor) -> PartCounts | None:
     """Count the parts of ids (B, N, G); None if the codebook is too large and has no parts."""
     ids = ids.flatten(0, 1)  # (positions, G)
     if isinstance(quantizer, SignQuantizer):
-        sizes: list[int] = [2] * quantizer.bits
+        sizes: list[int] = [2] * quantizer.token_bits
         kind: PartKind = "bit"
     elif isinstance(quantizer, FSQ):
         sizes, kind = quantizer.levels, "level"

@@ -70,7 +70,8 @@ def _shares(
 ) -> dict[str, float]:
     """Return the shares of the weighted losses, given the input of the bottleneck and the output of the decoder."""
     weights = {name: weight for name, weight in module._branch_weights(branch).items() if weight}
-    bottleneck = {name for name in weights if name in module.loss_names.bottleneck}
+    of_latents = (*module.loss_names.bottleneck, *module.loss_names.latent)
+    bottleneck = {name for name in weights if name in of_latents}
     discriminator = {"discriminator", "lecam"}
     of_pixels = {name: weight for name, weight in weights.items() if name not in bottleneck | discriminator}
     gradients: dict[str, Tensor] = {}

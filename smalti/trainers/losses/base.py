@@ -9,12 +9,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from smalti.types import Latents
 
-class ReconstructionLoss(nn.Module, ABC):
-    """Base class of losses between a reconstruction and its original, for `model.losses` of a recipe.
 
-    A loss may have parameters. `TokenizerTraining` freezes them. A loss that compares only some of the frames or pixels in
-    training should compare all of them in evaluation mode, because validation logs it too.
+class Loss(nn.Module, ABC):
+    """Base class of the losses for `model.losses` of a recipe: each is a `ReconstructionLoss` or a `LatentLoss`.
 
     Attributes:
         provenance: what else the loss depends on, besides its arguments and its registered weights, such as the file of a
@@ -36,6 +35,14 @@ class ReconstructionLoss(nn.Module, ABC):
             SmaltiError: the loss cannot be built.
         """
 
+
+class ReconstructionLoss(Loss):
+    """Base class of losses between a reconstruction and its original.
+
+    A loss may have parameters. `TokenizerTraining` freezes them. A loss that compares only some of the frames or pixels in
+    training should compare all of them in evaluation mode, because validation logs it too.
+    """
+
     @abstractmethod
     def forward(self, reconstruction: Tensor, original: Tensor) -> Tensor:
         """Return the unweighted loss, a scalar.
@@ -43,4 +50,34 @@ class ReconstructionLoss(nn.Module, ABC):
         Args:
             reconstruction: float32 pixels (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1].
             original: pixels of the same shape.
+        """
+
+
+class LatentLoss(Loss):
+    """Base class of losses of the latents. They are computed in training only, before any `LatentAugmentation`.
+
+    A loss may have parameters, which are trained like those of the tokenizer, as a parameter group `losses`. They are part
+    of checkpoints, but not of exports and of averaged weights.
+
+    Attributes:
+        adaptive: whether the loss is scaled in each step so that its gradient at the latents is as large as that of the
+            weighted reconstruction losses (`adaptive_factor`), before its weight applies.
+    """
+
+    adaptive: bool = False
+
+    def connect(self, dim: int) -> None:
+        """Create the layers that depend on the number of latent channels. `TokenizerTraining` calls it once.
+
+        Args:
+            dim: number of latent channels, `Bottleneck.out_dim`.
+        """
+
+    @abstractmethod
+    def forward(self, latents: Latents, original: Tensor) -> Tensor:
+        """Return the unweighted loss, a scalar.
+
+        Args:
+            latents: latents of the tokenizer in training mode. Gradients pass through z to the encoder.
+            original: float32 pixels (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1].
         """

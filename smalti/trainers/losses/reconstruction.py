@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from smalti.errors import SmaltiError
 from smalti.trainers.gan import GANLoss
+from smalti.trainers.losses.base import LatentLoss
+from smalti.types import Latents
 
 _BUILTIN = ("l1", "mse")
 """Names of the losses that are always computed."""
@@ -20,10 +22,10 @@ _RESERVED = (*_BUILTIN, *GANLoss.loss_names, "loss", "psnr")
 
 
 def build_loss_dict(losses: Mapping[str, nn.Module], bottleneck_losses: Collection[str] = ()) -> nn.ModuleDict:
-    """Collect the losses of a recipe in one module, and freeze their parameters.
+    """Collect the losses of a recipe in one module, and freeze their parameters, except those of a `LatentLoss`.
 
     Args:
-        losses: modules that are called like a `ReconstructionLoss`, by name.
+        losses: modules that are called like a `ReconstructionLoss`, or of class `LatentLoss`, by name.
         bottleneck_losses: names of the losses of the bottleneck.
 
     Raises:
@@ -51,7 +53,7 @@ def build_loss_dict(losses: Mapping[str, nn.Module], bottleneck_losses: Collecti
                 f"A loss of the recipe is named '{name}', which PyTorch does not allow: choose another name in "
                 "model.losses."
             )
-        modules[name] = loss.requires_grad_(requires_grad=False)
+        modules[name] = loss if isinstance(loss, LatentLoss) else loss.requires_grad_(requires_grad=False)
     return modules
 
 
@@ -61,11 +63,20 @@ def reconstruction_loss_names(losses: nn.ModuleDict) -> tuple[str, ...]:
     Args:
         losses: modules by name, see `build_loss_dict`.
     """
-    return (*_BUILTIN, *losses)
+    return (*_BUILTIN, *(name for name, loss in losses.items() if not isinstance(loss, LatentLoss)))
+
+
+def latent_losses(losses: nn.ModuleDict) -> dict[str, LatentLoss]:
+    """Return the losses of latents among the losses of a recipe.
+
+    Args:
+        losses: modules by name, see `build_loss_dict`.
+    """
+    return {name: loss for name, loss in losses.items() if isinstance(loss, LatentLoss)}
 
 
 def compute_losses(losses: nn.ModuleDict, reconstruction: Tensor, original: Tensor) -> dict[str, Tensor]:
-    """Compute the losses that a recipe adds.
+    """Compute the losses that a recipe adds between reconstruction and original.
 
     Args:
         losses: modules by name, see `build_loss_dict`.
@@ -78,13 +89,36 @@ def compute_losses(losses: nn.ModuleDict, reconstruction: Tensor, original: Tens
     Raises:
         SmaltiError: a loss does not return a scalar.
     """
-    values: dict[str, Tensor] = {}
-    for name, loss in losses.items():
-        value = values[name] = loss(reconstruction, original)
-        if not isinstance(value, Tensor) or value.ndim:
-            found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise SmaltiError(f"The loss '{name}' returned {found}: {type(loss).__name__} must return a scalar tensor.")
-    return values
+    return {
+        name: _check_scalar(name, loss, loss(reconstruction, original))
+        for name, loss in losses.items()
+        if not isinstance(loss, LatentLoss)
+    }
+
+
+def compute_latent_losses(losses: nn.ModuleDict, latents: Latents, original: Tensor) -> dict[str, Tensor]:
+    """Compute the losses of latents that a recipe adds.
+
+    Args:
+        losses: modules by name, see `build_loss_dict`.
+        latents: latents of the tokenizer in training mode.
+        original: pixels (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1].
+
+    Returns:
+        Unweighted scalars by name.
+
+    Raises:
+        SmaltiError: a loss does not return a scalar.
+    """
+    found = latent_losses(losses)
+    return {name: _check_scalar(name, loss, loss(latents, original.float())) for name, loss in found.items()}
+
+
+def _check_scalar(name: str, loss: nn.Module, value: object) -> Tensor:
+    if not isinstance(value, Tensor) or value.ndim:
+        found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise SmaltiError(f"The loss '{name}' returned {found}: {type(loss).__name__} must return a scalar tensor.")
+    return value
 
 
 def reconstruction_losses(

@@ -35,16 +35,18 @@ class LossNames:
         reconstruction: losses between reconstruction and original.
         bottleneck: losses of the bottleneck; empty if it is frozen.
         gan: losses of the GAN loss; empty without one.
+        latent: losses of latents that the recipe adds.
     """
 
     reconstruction: Sequence[str]
     bottleneck: Sequence[str] = ()
     gan: Sequence[str] = ()
+    latent: Sequence[str] = ()
 
     @property
     def all(self) -> tuple[str, ...]:
         """All names."""
-        return (*self.reconstruction, *self.bottleneck, *self.gan)
+        return (*self.reconstruction, *self.latent, *self.bottleneck, *self.gan)
 
 
 def select_weights(weights: Mapping[str, float], names: LossNames) -> dict[str, float]:
@@ -105,7 +107,9 @@ def describe_weights(weights: Mapping[str, float], names: LossNames, bottleneck:
     if names.gan and "adversarial" not in weights:
         consequence = "the discriminator does not train the tokenizer"
         yield logging.WARNING, _missing_weight("adversarial of the GAN loss", "adversarial", consequence, "0.1")
-    logged = [name for name in (*names.reconstruction, "lecam") if name in names.all and name not in weights]
+    logged = [
+        name for name in (*names.reconstruction, *names.latent, "lecam") if name in names.all and name not in weights
+    ]
     if logged:
         yield logging.INFO, f"Losses without a weight, which are only logged: {_join(logged)}."
 

@@ -9,8 +9,9 @@ from smalti.eval.pretrained_weights import WeightsUnavailableError
 
 def test_every_metric_of_the_package_is_found():
     names = {"psnr", "psnr_clip", "ssim", "st_lpips", "st_lpips_vgg"}
-    names |= {"perceptual_efflite0", "fd_efflite0", "fvd_efflite0"}
-    assert available_metrics().keys() == names | {"lpips_vgg", "lpips_alex", "rfid", "rfvd"}
+    names |= {"perceptual_efflite0", "fd_efflite0", "fvd_efflite0", "ifd_efflite0", "ifvd_efflite0"}
+    names |= {"latent_spectrum", "equivariance_error", "effective_channels", "posterior_collapse"}
+    assert available_metrics().keys() == names | {"lpips_vgg", "lpips_alex", "rfid", "rfvd", "ifid", "ifvd"}
     for name in sorted(names):
         metric = find_metric(name)(None)
         assert metric.name == name

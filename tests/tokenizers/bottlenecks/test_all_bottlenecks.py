@@ -165,3 +165,35 @@ def test_all_public_names_exist_and_others_raise():
     assert all(hasattr(bottlenecks, name) for name in bottlenecks.__all__)
     with pytest.raises(AttributeError, match="LFQ"):
         _ = bottlenecks.LFQ
+
+
+def test_ids_change_where_the_decision_margin_ends(quantizer):
+    """Move each position along a line to another one: just before the id of a token changes, its margin is near 0."""
+    quantizer.eval()
+    start, end = random_positions(quantizer, 32), random_positions(quantizer, 32).flip(1)
+    low, high = torch.zeros(2, 32, 1), torch.ones(2, 32, 1)
+    first = quantizer(start).ids
+    margin = quantizer.decision_margin(start)
+    assert margin.shape == first.shape
+    assert (margin >= 0).all()
+    moves = (quantizer(end).ids != first).any(-1, keepdim=True)
+    assert moves.float().mean() > 0.5
+    for _ in range(30):
+        middle = (low + high) / 2
+        same = (quantizer(start + middle * (end - start)).ids == first).all(-1, keepdim=True)
+        low, high = torch.where(same, middle, low), torch.where(same, high, middle)
+    boundary = quantizer.decision_margin(start + low * (end - start)).amin(-1, keepdim=True)
+    assert boundary[moves].max() < 1e-4 < margin.median()
+
+
+def test_a_bottleneck_without_a_margin_excuses_no_difference():
+    class Own(Quantizer):
+        tokens_per_position = 2
+
+        def quantize(self, h):
+            raise NotImplementedError
+
+        def dequantize(self, ids):
+            raise NotImplementedError
+
+    assert Own().decision_margin(torch.zeros(1, 3, 4)).tolist() == [[[float("inf")] * 2] * 3]

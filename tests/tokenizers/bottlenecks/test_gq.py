@@ -98,16 +98,25 @@ def test_losses_equal_the_dense_definition(kind):
         )
 
 
-@pytest.mark.parametrize("name", ["wetok_stage1", "wetok_stage2_generative"])
+@pytest.mark.parametrize(
+    ("name", "groups", "bits"),
+    [
+        ("wetok_stage1", 2, 4),
+        ("wetok_stage2_generative", 2, 4),
+        ("uniwetok_bitdance", 16, 8),
+        ("uniwetok_hybrid", 16, 8),
+    ],
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_matches_the_published_code(name, dtype):
+def test_matches_the_published_code(name, groups, bits, dtype):
     published = load_file(PARITY / f"{name}.safetensors")
     latent = published["latent"].to(dtype).requires_grad_()  # (B, C, h, w)
 
-    code = GQ(2, 4, codebook_entropy="pooled", log_offset=1e-5)(latent.flatten(2).mT)
+    code = GQ(groups, bits, codebook_entropy="pooled", log_offset=1e-5)(latent.flatten(2).mT)
 
-    assert torch.equal(code.ids.view(2, 16, 16, 2), published["indices"])
-    assert torch.equal(code.z.mT.view_as(latent), published["quantized"].to(dtype))
+    assert torch.equal(code.ids.view_as(published["indices"]), published["indices"])
+    quantized = published["quantized"] if "quantized" in published else 2.0 * published["bits"] - 1
+    assert torch.equal(code.z.mT.view_as(latent), quantized.to(dtype))
     entropy_loss = code.losses["token_entropy"] - code.losses["codebook_entropy"]
     for value, key in (
         (code.losses["token_entropy"], "per_sample_entropy"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from smalti.errors import SmaltiError
-from smalti.tokenizers import Tokenizer, WeTokGenerativeDecoder, ltx, onevae, wetok
+from smalti.tokenizers import Tokenizer, WeTokGenerativeDecoder, ltx, onevae, uniwetok, wetok
 from smalti.tokenizers.bottlenecks import FSQ, GQ, KL
 from smalti.tokenizers.configurable import from_config, get_config
 
@@ -23,6 +23,7 @@ def arguments(part):
     "build",
     [
         lambda bottleneck: wetok(bottleneck, stride=4, channels=8, groups=None),
+        lambda bottleneck: uniwetok(bottleneck, stride=4, channels=8, groups=None, attention_heads=2),
         lambda bottleneck: onevae(bottleneck, stride=(2, 4, 4), channels=8),
         lambda bottleneck: ltx(bottleneck, encoder_channels=4, decoder_channels=4),
     ],
@@ -61,6 +62,14 @@ def test_multipliers_are_extended_or_cut_to_the_levels(stride, multipliers):
     video = onevae(KL(4), (2, stride, stride), channels=8, multipliers=[1, 2, 3] + [3] * (stride < 8))
     for part in (image.encoder, image.decoder, video.encoder, video.decoder):
         assert arguments(part)["multipliers"] == multipliers
+
+
+def test_uniwetok_has_the_multipliers_of_bitdance():
+    tokenizer = uniwetok(GQ(16, 8), blocks=1)
+    assert tokenizer.encoder.stride == (1, 32, 32)
+    assert (
+        arguments(tokenizer.encoder)["multipliers"] == arguments(tokenizer.decoder)["multipliers"] == [1, 1, 2, 2, 4, 8]
+    )
 
 
 def test_wetok_generative():

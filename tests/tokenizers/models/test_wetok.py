@@ -30,6 +30,18 @@ def test_agrees_with_the_published_code(file, request, monkeypatch):
     assert relative(tokenizer.decode(latents), vectors["reconstruction"]) < 2e-5
 
 
+def test_agrees_with_the_published_code_of_bitdance(vectors, monkeypatch):
+    published = vectors("uniwetok_bitdance")
+    tokenizer = from_published("wetok", published.config, published.state_dict)
+    (grid,) = tokenizer.encoder(published["input"].unsqueeze(2))
+    assert relative(grid[:, :, 0], published["latent"]) < 2e-5
+    latents = tokenizer.encode(published["input"])
+    assert torch.equal(latents.code.ids.unflatten(1, (8, 12)), published["indices"])
+    assert torch.equal(latents.to_grids()[0][:, :, 0] > 0, published["bits"].bool())
+    monkeypatch.setattr(torch, "randn", lambda *_, **__: published["noise"])
+    assert relative(tokenizer.decode(latents), published["reconstruction"]) < 2e-5
+
+
 def test_a_seed_determines_the_noise(small, photo):
     tokenizer = small(generative=True)
     tokens = tokenizer.tokenize(photo)

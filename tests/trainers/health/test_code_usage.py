@@ -22,7 +22,7 @@ def spread(*shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("quantizer", [FSQ([3, 8, 5], 2), GQ(2, 3), BSQ(6, 2)])
+@pytest.mark.parametrize("quantizer", [FSQ([3, 8, 5], 2), GQ(2, 3), BSQ(6, 2), BSQ(128, token_bits=4)])
 def test_parts_have_the_entropy_of_the_values_they_stand_for(quantizer):
     h = spread(8, 64, quantizer.in_dim)
     (usage,) = count(quantizer, h[:3], h[3:])

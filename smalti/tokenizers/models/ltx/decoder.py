@@ -158,7 +158,8 @@ class LTXDecoder(Decoder):
         """Return noise levels (B,) and embeddings of timesteps (B, 256); both are None without timestep conditioning."""
         if self.timestep is None:
             return None, None
-        noise_level, timestep = z.new_full((len(z),), self.noise), z.new_full((len(z),), self.timestep)
+        batch = z.shape[0]  # len(z) would be constant in an exported program
+        noise_level, timestep = z.new_full((batch,), self.noise), z.new_full((batch,), self.timestep)
         if self.training and self.training_noise is not None:
             drawn = state.load((self, "time"))
             if drawn is None:

@@ -71,6 +71,8 @@ class ReplicationPadConv3d(nn.Module):
         if before is None:
             before = x[:, :, :1].expand(-1, -1, 2 if self.causal else 1, -1, -1)
         after = [] if self.causal or not state.last else [(x if x.shape[2] else before)[:, :, -1:]]
+        if torch.compiler.is_exporting():  # the plain layout, for which shapes remain simple expressions
+            return torch.cat([before, x, *after], dim=2)
         # Channels are last in memory: convolutions keep this layout, in which the norms over channels take less time.
         window = torch.cat([part.permute(0, 2, 3, 4, 1) for part in (before, x, *after)], dim=1).permute(0, 4, 1, 2, 3)
         state.store(self, window[:, :, -(3 - self.conv.stride[0]) :])

@@ -41,6 +41,8 @@ def prepend_history(layer: nn.Module, x: Tensor, state: StreamState) -> Tensor:
     Returns:
         (B, C, 2 + T, H, W).
     """
+    if torch.compiler.is_exporting():  # the plain layout, for which shapes remain simple expressions
+        return torch.cat([x.new_zeros(*x.shape[:2], _HISTORY, *x.shape[3:]), x], dim=2)
     frames = x.permute(0, 2, 3, 4, 1)
     history = state.load(layer)
     if history is None:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from smalti.tokenizers.base import Decoder, StreamState
 from smalti.tokenizers.layers.convolution import convolve
-from smalti.tokenizers.layers.frames import apply_per_frame
+from smalti.tokenizers.layers.frames import apply_per_frame, channels_last_video
 from smalti.tokenizers.linear_start.code import StartCode
 from smalti.tokenizers.linear_start.fitting import Errors
 from smalti.tokenizers.linear_start.pyramid import Pyramid
@@ -117,7 +117,11 @@ class OneVAEDecoder(Decoder):
         h = self._decode_first_frame(first, first_upsample)
         if rest or not state.last:
             latent_0 = apply_per_frame(self.first_to_latent, first)
-            z = torch.cat([latent_0, *(convolve(self.head, grid) for grid in rest)], dim=2)
+            if torch.compiler.is_exporting():  # the second grid of an image is empty, which Conv3d rejects
+                rest = [convolve(self.head, torch.cat([latent_0, *rest], dim=2))[:, :, 1:]]
+            else:
+                rest = [convolve(self.head, grid) for grid in rest]
+            z = torch.cat([latent_0, *rest], dim=2)
             frames = run_layers(self.layers[: first_upsample + 1], self._decode_input(z, state), state)
             h = torch.cat([h, frames[:, :, 1:]], dim=2)
         return self._decode_output(self.layers[first_upsample + 1 :], h, state)
@@ -130,8 +134,7 @@ class OneVAEDecoder(Decoder):
 
     def _decode_input(self, z: Tensor, state: StreamState) -> Tensor:
         """Apply all layers between the 1x1x1 convolution and the levels."""
-        z = z.contiguous(memory_format=torch.channels_last_3d)
-        return run_layers(self.middle, self.conv_in(z, state), state)
+        return run_layers(self.middle, self.conv_in(channels_last_video(z), state), state)
 
     def _decode_output(self, layers: nn.ModuleList, x: Tensor, state: StreamState) -> Tensor:
         """Apply the given layers of the levels and all layers after the levels."""

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from smalti.tokenizers.base import Encoder, StreamState
 from smalti.tokenizers.layers.convolution import convolve
+from smalti.tokenizers.layers.frames import channels_last_video
 from smalti.tokenizers.linear_start.code import StartCode
 from smalti.tokenizers.linear_start.fitting import Errors
 from smalti.tokenizers.linear_start.pyramid import Pyramid
@@ -115,16 +116,21 @@ class OneVAEEncoder(Encoder):
         """
         state = StreamState(last=True) if state is None else state
         first_chunk = state.is_first_chunk(self)
-        x = self.conv_in(x.contiguous(memory_format=torch.channels_last_3d), state)
+        x = self.conv_in(channels_last_video(x), state)
         if not self.first_frame:
             return (self._encode_output(run_layers(self.layers, x, state), state),)
         last_downsample = layer_indices(self.layers, Downsample)[-1]
         x = run_layers(self.layers[:last_downsample], x, state)
         grids = (self._encode_first_frame(x[:, :, :1], last_downsample),) if first_chunk else ()
-        if x.shape[2] == 1 and first_chunk and state.last:
+        exporting = (
+            torch.compiler.is_exporting()
+        )  # one graph for images and clips, in which the second grid may be empty
+        if not exporting and x.shape[2] == 1 and first_chunk and state.last:
             return grids  # an image: no later frame needs the ordinary latent of frame 0
         h = self._encode_output(run_layers(self.layers[last_downsample:], x, state), state)
         h = h[:, :, 1:] if first_chunk else h
+        if exporting:
+            return (*grids, h)
         return (*grids, h) if h.shape[2] else grids
 
     def _encode_first_frame(self, first: Tensor, last_downsample: int) -> Tensor:

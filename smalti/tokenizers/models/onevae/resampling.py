@@ -39,6 +39,11 @@ class Downsample(nn.Module):
             x = apply_per_frame(self.space, x)
         if self.time is None:
             return x
+        if (
+            torch.compiler.is_exporting()
+        ):  # one graph for images and clips: the copies of frame 0 give an output to drop
+            first = x[:, :, :1]
+            return torch.cat([first, convolve(self.time, torch.cat([first, first, x], dim=2))[:, :, 1:]], dim=2)
         previous = state.load(self)
         state.store(self, x[:, :, -1:])
         if previous is not None:
@@ -98,7 +103,7 @@ class Upsample(nn.Module):
     def upsample_space(self, images: Tensor) -> Tensor:
         """Map images (N, C, h, w) to (N, C / 2, 2 h, 2 w). Requires a spatial factor of 2."""
         assert self.space is not None
-        return self.space(F.interpolate(images, scale_factor=2, mode="nearest-exact"))
+        return self.space(_repeat_pixels(images))
 
     @torch.no_grad()
     def init_identity(self) -> None:
@@ -113,9 +118,20 @@ class Upsample(nn.Module):
         assert conv is not None
         first = x[:, :, : 1 if state.is_first_chunk(self) else 0]
         x = x[:, :, first.shape[2] :]
+        if torch.compiler.is_exporting():  # one graph for images and clips: frame 0 gives an output to drop
+            extended = torch.cat([first.new_zeros(first.shape).expand(-1, -1, 3, -1, -1), x], dim=2)
+            pairs = convolve(conv, extended)[:, :, 1:].unflatten(1, (2, -1))
+            return torch.cat([first, torch.stack(pairs.unbind(1), dim=3).flatten(2, 3)], dim=2)
         extended = prepend_history(conv, x, state)
         if not x.shape[2]:
             return first
         pairs = convolve(conv, extended).unflatten(1, (2, -1))  # (B, 2, C, t, h, w)
         doubled = pairs.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)
         return torch.cat([first, doubled], dim=2) if first.shape[2] else doubled
+
+
+def _repeat_pixels(images: Tensor) -> Tensor:
+    """Upsample images (N, C, h, w) to (N, C, 2 h, 2 w): nearest-neighbor interpolation."""
+    if torch.compiler.is_exporting():  # interpolate computes sizes with floats, which no symbolic size survives
+        return images[:, :, :, None, :, None].expand(-1, -1, -1, 2, -1, 2).flatten(4, 5).flatten(2, 3)
+    return F.interpolate(images, scale_factor=2, mode="nearest-exact")

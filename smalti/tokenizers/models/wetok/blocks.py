@@ -55,9 +55,8 @@ def depth_to_space(x: Tensor, block: int = 2) -> Tensor:
     pixel_shuffle, the channel comes first.
     """
     b, c, h, w = x.shape
-    if x.is_contiguous(
-        memory_format=torch.channels_last
-    ):  # keep the layout: all channels of an output are copied at once
+    # Keep the layout: all channels of an output are copied at once.
+    if not torch.compiler.is_exporting() and x.is_contiguous(memory_format=torch.channels_last):
         rows = x.permute(0, 2, 3, 1).reshape(b, h, w, block, c // block).transpose(2, 3)
         return rows.reshape(b, h * block, w * block, c // block**2).permute(0, 3, 1, 2)
     blocks = x.reshape(b, block, block, c // block**2, h, w)
@@ -74,7 +73,7 @@ def to_images(x: Tensor, groups: int | None) -> Tensor:
         x: the video.
         groups: groups of the group norms of the network; None: no norms.
     """
-    if groups is not None or x.device.type != "cpu":
+    if groups is not None or x.device.type != "cpu" or torch.compiler.is_exporting():
         return video_to_images(x)
     return channels_last_images(x.permute(0, 2, 3, 4, 1))
 

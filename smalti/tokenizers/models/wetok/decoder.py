@@ -109,11 +109,15 @@ class WeTokDecoder(Decoder):
         """
         (grid,) = latents
         z = to_images(grid, self.groups)
-        h = self.middle(self.conv_in(to_images(self._conv_in_input(grid, generator), self.groups)))
+        h = self._decode_positions(self.conv_in(to_images(self._conv_in_input(grid, generator), self.groups)))
         for level in reversed(self.levels):
             h = level(h, z)
         h = self.conv_out(F.silu(self.norm_out(h)))
         return images_to_video(h, grid.shape[0])
+
+    def _decode_positions(self, h: Tensor) -> Tensor:
+        """Apply the layers between the first convolution and the levels: (B, C, h, w) to the same shape."""
+        return self.middle(h)
 
     @staticmethod
     def _conv_in_dim(in_dim: int) -> int:

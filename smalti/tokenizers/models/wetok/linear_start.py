@@ -22,7 +22,7 @@ from smalti.tokenizers.linear_start.code import StartCode
 from smalti.tokenizers.linear_start.fitting import (
     CODE_RIDGE,
     Errors,
-    hidden_units,
+    apply_affine,
     limit_components,
     signed_pair,
 )
@@ -62,13 +62,14 @@ def fit_encoder(encoder: WeTokEncoder, pyramid: Pyramid, code: StartCode) -> Err
         if conv is not None:
             stride *= conv.stride[0]
             if i == last:
-                targets = _images(hidden_units(pyramid, code, (1, stride, stride), conv.out_channels))
+                errors[name], used = _fit_hidden_units(conv, x, pyramid, code, stride, used)
             elif conv.stride[0] == 2:
                 targets = _images(_with_constant(_components(pyramid, stride, conv.out_channels - 1)))
+                errors[name] = fit_convolution(conv, x, targets, used)
+                used = targets[0].shape[1]
             else:
-                targets = [h[:, : min(used, conv.out_channels)] for h in x]
-            errors[name] = fit_convolution(conv, x, targets, used)
-            used = targets[0].shape[1]
+                used = min(used, conv.out_channels)
+                _pass_channels(conv, used)
         x = [_pass(layer, h) for h in x]
     x = [F.silu(encoder.norm_out(h)) for h in x]
     coefficients = pyramid.coefficients(encoder.stride, code.count)
@@ -153,6 +154,39 @@ def _convolution(layer: nn.Module) -> nn.Conv2d | None:
     """Return the convolution through which the trunk passes a layer; None if it passes unchanged."""
     layer = layer.shortcut if isinstance(layer, ResidualBlock) else layer
     return layer if isinstance(layer, nn.Conv2d) else None
+
+
+def _fit_hidden_units(
+    conv: nn.Conv2d, x: list[Tensor], pyramid: Pyramid, code: StartCode, stride: int, used: int
+) -> tuple[float, int]:
+    """Fit the last layer of the trunk to the hidden units of a code, and return the error and the number of units.
+
+    The coefficients are fitted, and the units are computed from their weights and an exact constant. If each unit were
+    fitted, bits that change together would change one after the other.
+    """
+    units = code.hidden[: conv.out_channels]
+    coefficients = _images(pyramid.coefficients((1, stride, stride), code.count))
+    if code.count + 1 > conv.out_channels:
+        targets = [apply_affine(torch.cat([units[:, : code.count], units[:, -1:]], dim=1), c) for c in coefficients]
+        return fit_convolution(conv, x, targets, used), len(units)
+    error = fit_convolution(conv, x, _with_constant(coefficients), used)
+    if conv.bias is None:  # the first input channel is the constant, which the ridge penalty would shrink
+        conv.weight[0] = 0.0
+        conv.weight[0, 0, conv.kernel_size[0] // 2, conv.kernel_size[1] // 2] = 1.0
+    rows = torch.cat([units[:, -1:], units[:, : code.count]], dim=1).to(conv.weight)  # the constant comes first
+    conv.weight[: len(units)] = torch.einsum("uk, kc... -> uc...", rows, conv.weight[: code.count + 1].clone())
+    if conv.bias is not None:
+        conv.bias[: len(units)] = rows @ conv.bias[: code.count + 1].clone()
+    return error, len(units)
+
+
+def _pass_channels(conv: nn.Conv2d, count: int) -> None:
+    """Make the first channels of the output those of the input. Weights of other channels are kept."""
+    conv.weight[:count] = 0.0
+    index = torch.arange(count, device=conv.weight.device)
+    conv.weight[index, index, conv.kernel_size[0] // 2, conv.kernel_size[1] // 2] = 1.0
+    if conv.bias is not None:
+        conv.bias[:count] = 0.0
 
 
 def _set_convolution(conv: nn.Conv2d, weights: Tensor) -> None:

@@ -1,0 +1,21 @@
+"""Command-line options that select a reducer."""
+
+from __future__ import annotations
+
+import argparse
+
+REDUCER_HELP = (
+    "m3, langdc, proxyv, fold, topk, prumerge, prumerge_plus, mustdrop or vqtoken, with options: m3:scale=36, "
+    "langdc:shape=[4,4], proxyv:factor=4, topk:keep=0.25, prumerge:ratio=0.125, mustdrop:threshold=0.8, vqtoken:clusters=32"
+)
+
+
+def add_saliency_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--saliency`."""
+    parser.add_argument_group("reducer").add_argument(
+        "--saliency",
+        default="contrast",
+        choices=("contrast", "norm", "error", "surprise"),
+        help="what topk and prumerge keep: latents that differ from their neighborhood, that are large, whose pixels are "
+        "reconstructed badly, or whose ids are rare (default: %(default)s)",
+    )

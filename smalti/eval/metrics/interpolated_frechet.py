@@ -1,0 +1,163 @@
+"""Interpolated Fréchet distances: iFID, its proxy, and the same for clips.
+
+Shapes: B batch; N positions; C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from math import inf
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from smalti.distributed import gather
+from smalti.errors import SmaltiError
+from smalti.eval.feature_networks.frechet import FrechetNetwork
+from smalti.eval.feature_networks.selection import FRECHET_NETWORKS, frechet_network
+from smalti.eval.frechet import FeatureStatistics, frechet_distance
+from smalti.eval.metrics.base import Metric
+from smalti.eval.metrics.latent_base import LatentMetric
+from smalti.eval.reconstruct import decode_latents
+from smalti.pixels import pixels_to_uint8
+from smalti.tokenizers.tokenizer import Tokenizer
+from smalti.types import Batch, Code, Latents
+
+_NAMES = {"rfid": "ifid", "rfvd": "ifvd", "fd_efflite0": "ifd_efflite0", "fvd_efflite0": "ifvd_efflite0"}
+_BATCH_SIZE = 8
+
+
+class InterpolatedFrechetDistance(LatentMetric):
+    """The Fréchet distance between originals and decoded interpolations of latents (iFID, arXiv 2603.05630).
+
+    Each latent is interpolated spherically, at 0.5, with its nearest neighbor by cosine similarity. A generator produces
+    latents between those of the training data: what they decode to limits its samples. The paper reports a correlation of
+    about 0.85 with the FID of diffusion models, where rFID has none.
+
+    Neighbors are searched among all samples of the evaluation. The paper's code searches the training set, and draws one of
+    the ten nearest neighbors, so that values from another search are not those of its tables. The latents of all samples
+    are kept in memory, on every process.
+
+    Args:
+        network: network of the features, see `smalti.eval.feature_networks.selection.frechet_network`.
+    """
+
+    higher_is_better = False
+    range = (0.0, inf)
+    min_samples = 2
+    comparable = False
+
+    def __init__(self, network: FrechetNetwork) -> None:
+        self.network = network
+        self.dim = network.dim
+        super().__init__()
+        self.name = _NAMES.get(network.metric, f"interpolated_{network.metric}")
+        self.definition = (
+            "Fréchet distance between the originals and the decoded interpolations of each latent with its nearest "
+            "neighbor (cosine similarity, among the samples; spherical interpolation at 0.5; codewords are not quantized "
+            f"again): {network.definition}. Predicts the Fréchet distance of the samples of a generator (arXiv 2603.05630)"
+        )
+        self.media = ("clips",) if network.min_frames else ("images",)
+        self.min_frames = max(network.min_frames, 1)
+        self.provenance = network.provenance
+
+    @classmethod
+    def variants(cls) -> dict[str, Callable[[Path | None], Metric]]:
+        """Return a constructor for every feature network. It raises an error if the weights are not available."""
+        return {_NAMES[network.metric]: partial(cls._build, name) for name, network in FRECHET_NETWORKS.items()}
+
+    @classmethod
+    def _build(cls, network: str, weights: Path | None) -> InterpolatedFrechetDistance:
+        return cls(frechet_network(network, weights, allow_proxy=False))
+
+    @property
+    def note(self) -> str:
+        """The number of samples, on which the value depends."""
+        return (
+            f"computed from {self._original.count} samples; the value depends on their number and content, because "
+            "neighbors are searched among them"
+        )
+
+    def reset(self) -> None:
+        """Discard all samples."""
+        self._original, self._interpolated = FeatureStatistics(self.dim), FeatureStatistics(self.dim)
+        self._latents: list[tuple[str, Latents]] = []
+
+    def update_latents(self, tokenizer: Tokenizer, batch: Batch, latents: Latents) -> None:
+        """Add the features of the originals, and keep the latents. See `LatentMetric.update_latents`."""
+        self._original.add(self.network(pixels_to_uint8(batch.pixels)))
+        for index, name in enumerate(batch.names):
+            sample = replace(latents, code=Code(latents.z[index : index + 1].clone())).to("cpu")
+            self._latents.append((name, sample))
+
+    def finish(self, tokenizer: Tokenizer) -> None:
+        """Interpolate and decode the latents of this process. See `LatentMetric.finish`.
+
+        Raises:
+            SmaltiError: the samples differ in size.
+        """
+        samples = sorted((sample for part in gather(self._latents) for sample in part), key=lambda sample: sample[0])
+        own, self._latents = {name for name, _ in self._latents}, []
+        if len(samples) < self.min_samples:
+            return
+        first = samples[0][1].layout()
+        if any(sample.layout() != first for _, sample in samples):
+            raise SmaltiError(
+                f"{self.name} interpolates latents of different samples, but they differ in size: use a protocol with a "
+                "crop, such as imagenet256."
+            )
+        z = torch.cat([sample.z for _, sample in samples])
+        mine = [index for index, (name, _) in enumerate(samples) if name in own]
+        for indices in (mine[i : i + _BATCH_SIZE] for i in range(0, len(mine), _BATCH_SIZE)):
+            between = slerp(z[indices], z[nearest_neighbors(z, indices)])
+            weight = next(tokenizer.parameters(), between)
+            latents = replace(samples[0][1], code=Code(between.to(weight.device)))
+            decoded = decode_latents(tokenizer, latents, [samples[index][0] for index in indices])
+            self._interpolated.add(self.network(pixels_to_uint8(decoded)))
+
+    def compute(self, candidate: str) -> float:
+        """Return the distance."""
+        return frechet_distance(self._original, self._interpolated)
+
+    def merge(self, other: Self) -> None:
+        """Add the features of another process."""
+        self._original.merge(other._original)
+        self._interpolated.merge(other._interpolated)
+
+
+def nearest_neighbors(z: Tensor, indices: list[int]) -> Tensor:
+    """Return for some samples the index of the most similar other sample, by the cosine of all values of a sample.
+
+    Args:
+        z: (M, N, C) latents of all samples, M >= 2.
+        indices: K indices of samples.
+
+    Returns:
+        (K,) int64.
+    """
+    unit = F.normalize(z.flatten(1).float(), dim=1)
+    similarity = unit[indices] @ unit.T
+    similarity[torch.arange(len(indices)), indices] = -inf
+    return similarity.argmax(1)
+
+
+def slerp(a: Tensor, b: Tensor, share: float = 0.5) -> Tensor:
+    """Interpolate spherically between the values of samples; linearly where their directions are equal or opposite.
+
+    Args:
+        a: (B, N, C).
+        b: (B, N, C).
+        share: 0 for a, 1 for b.
+    """
+    x, y = a.flatten(1).double(), b.flatten(1).double()
+    angle = (F.normalize(x, dim=1) * F.normalize(y, dim=1)).sum(1, keepdim=True).clamp(-1, 1).acos()
+    sine = angle.sin()
+    safe = torch.where(sine < 1e-6, 1.0, sine)
+    wx = torch.where(sine < 1e-6, 1 - share, ((1 - share) * angle).sin() / safe)
+    wy = torch.where(sine < 1e-6, share, (share * angle).sin() / safe)
+    return (wx * x + wy * y).view_as(a).to(a.dtype)

@@ -1,0 +1,72 @@
+"""Saving to and loading from a local folder through huggingface_hub's mixin, and the model card. No network."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+import smalti
+from smalti.errors import SmaltiError
+from smalti.export.hub import PretrainedTokenizer
+
+
+@pytest.fixture
+def report(tmp_path):
+    """Return a folder with the parts of a report that the card shows."""
+    folder = tmp_path / "report"
+    folder.mkdir()
+    metrics = {
+        "smalti": "1.0", "samples": 2, "protocol": {"name": "square64"},
+        "metrics": {"psnr": {"value": 24.25}, "ssim": {"value": 0.75}},
+        "baseline": {"method": "bicubic downsampling", "metrics": {"psnr": 22.5, "ssim": None}},
+    }  # fmt: skip
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    Image.new("RGB", (8, 8)).save(folder / "contact_sheet.png")
+    return folder
+
+
+def test_a_saved_tokenizer_comes_back_equal(small, photo, tmp_path):
+    tokenizer = small()
+    PretrainedTokenizer(tokenizer).save_pretrained(tmp_path / "saved")
+    loaded = PretrainedTokenizer.from_pretrained(tmp_path / "saved").tokenizer
+    for other in (loaded, smalti.load(tmp_path / "saved")):
+        assert torch.equal(other.tokenize(photo).ids, tokenizer.tokenize(photo).ids)
+    assert "## Metrics" not in (tmp_path / "saved" / "README.md").read_text()
+
+
+def test_the_card_has_metrics_and_pictures(small, report, tmp_path):
+    PretrainedTokenizer(small(), report).save_pretrained(tmp_path / "saved")
+    card = (tmp_path / "saved" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: smalti\n")
+    assert "| psnr | 24.25 | 22.5 |" in card
+    assert "| ssim | 0.75 |  |" in card
+    assert card.index("## Metrics") < card.index("(contact_sheet.png)") < card.index("## Provenance")
+    assert (tmp_path / "saved" / "contact_sheet.png").read_bytes() == (report / "contact_sheet.png").read_bytes()
+
+
+def test_push_uploads_the_saved_folder(small, report, monkeypatch):
+    from huggingface_hub import HfApi
+
+    uploaded = {}
+
+    class Created:
+        repo_id = "me/mine"
+
+    def upload(self, *, folder_path, repo_id, **_):
+        uploaded[repo_id] = {file.name for file in folder_path.iterdir()}
+
+    monkeypatch.setattr(HfApi, "create_repo", lambda *_, **__: Created())
+    monkeypatch.setattr(HfApi, "upload_folder", upload)
+    PretrainedTokenizer(small(), report).push_to_hub("me/mine")
+    assert uploaded == {
+        "me/mine": {"README.md", "config.json", "contact_sheet.png", "metrics.json", "model.safetensors"}
+    }
+
+
+def test_a_missing_or_damaged_report_is_one_sentence(small, tmp_path, report):
+    with pytest.raises(SmaltiError, match=r"has no metrics\.json"):
+        PretrainedTokenizer(small(), tmp_path)
+    (report / "metrics.json").write_text("{}")
+    with pytest.raises(SmaltiError, match="is damaged"):
+        PretrainedTokenizer(small(), report)
