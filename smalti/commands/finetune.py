@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 _EXAMPLES = (
     "smalti finetune diffusers:stabilityai/sd-vae-ft-mse --data my/photos --out finetuned",
-    "smalti finetune diffusers:path/to/vae --data my/photos --train lora --out finetuned -- --trainer.max_steps 300",
-    "smalti finetune diffusers:path/to/wan --data my/videos --frames 17 --train decoder --out finetuned",
+    "smalti finetune diffusers:path/to/wan --data my/videos --frames 17 --out finetuned -- --trainer.max_steps 300",
     "smalti finetune diffusers:path/to/vae --data my/photos -c finetune/flux_gq.yaml --out discrete",
 )
 _NOTES = (
