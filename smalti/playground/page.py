@@ -65,7 +65,9 @@ def build_page(tokenizer: Tokenizer, name: str) -> Any:
         frame = gradio.Slider(0, 1, step=1, value=0, label="Frame", visible=False, elem_id="frame")
         with gradio.Row():
             pictures = [_image(gradio, label) for label in ("Original", "Reconstruction", "Difference x 4")]
-        tokens = _image(gradio, "Tokens" if tokenizer.discrete else "Latents: first three channels")
+        several = tokenizer.discrete and tokenizer.quantizer.tokens_per_position > 1
+        label = "Tokens: one map for each token of a position" if several else "Tokens"
+        tokens = _image(gradio, label if tokenizer.discrete else "Latents: first three channels")
         outputs = [view, summary, frame, *pictures, tokens]
 
         def open_file(path: str | None) -> list[Any]:

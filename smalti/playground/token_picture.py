@@ -19,10 +19,11 @@ _GAP = 4
 
 
 def token_picture(content: TokenGrid | Latents, frames: int = 8, min_size: int = 256) -> Tensor:
-    """Return a picture of the first sample: one square per position, the frames next to each other.
+    """Return a picture of the first sample: one square per token, the frames next to each other.
 
-    Equal tokens have equal colors, and different tokens almost always different ones; a position with several tokens is
-    divided into stripes. Latents show their first three channels, scaled to their range, as red, green and blue.
+    Equal tokens have equal colors, and different tokens almost always different ones. The tokens of a position that has
+    several are maps of their own, row by row in a block. Latents show their first three channels, scaled to their range, as
+    red, green and blue.
 
     Args:
         content: tokens or latents.
@@ -52,7 +53,7 @@ def _split(x: Tensor, grids: Grids) -> list[Tensor]:
 
 
 def _color_ids(ids: Tensor) -> Tensor:
-    """Map (t, h, w, G) ids to colors (t, 3, h G, w G), uint8. The G tokens of a position are its columns."""
+    """Map (t, h, w, G) ids to colors (t, 3, rows h, columns w), uint8: a block of G maps, padded with white."""
     hashed = (ids + 1) * _MIX
     bits = [(hashed >> shift) & 0xFFFF for shift in (48, 32, 16)]
     hue, saturation, value = (channel.double() / 0xFFFF for channel in bits)
@@ -63,7 +64,10 @@ def _color_ids(ids: Tensor) -> Tensor:
         ]
     )
     rgb = (colors * 255).round().to(torch.uint8).view(*ids.shape, 3)
-    return rgb.flatten(2, 3).repeat_interleave(ids.shape[-1], dim=1).permute(0, 3, 1, 2)
+    columns = math.ceil(math.sqrt(ids.shape[-1]))
+    rows = math.ceil(ids.shape[-1] / columns)
+    maps = F.pad(rgb, (0, 0, 0, rows * columns - ids.shape[-1]), value=255).unflatten(3, (rows, columns))
+    return maps.permute(0, 5, 3, 1, 4, 2).flatten(4, 5).flatten(2, 3)
 
 
 def _color_latents(parts: list[Tensor]) -> list[Tensor]:

@@ -36,8 +36,14 @@ def test_very_large_ids_have_colors():
     assert token_picture(grid_of([[2**62, 2**62 + 1]]), min_size=1).flatten(1).unique(dim=1).shape[1] == 2
 
 
-def test_pictures_have_a_column_per_token_and_the_frames_next_to_each_other():
-    assert token_picture(grid_of(torch.zeros(2, 3, 2, dtype=torch.long)), min_size=1).shape == (3, 4, 6)
+def test_pictures_have_a_map_per_token_and_the_frames_next_to_each_other():
+    assert token_picture(grid_of(torch.zeros(2, 3, 2, dtype=torch.long)), min_size=1).shape == (3, 2, 6)
+    picture = token_picture(grid_of(torch.arange(3).expand(2, 4, 3)), min_size=1)  # a block of 2 x 2 maps, one empty
+    assert picture.shape == (3, 4, 8)
+    maps = [picture[:, y : y + 2, x : x + 4].flatten(1).unique(dim=1) for y in (0, 2) for x in (0, 4)]
+    assert [m.shape[1] for m in maps] == [1, 1, 1, 1]
+    assert len({tuple(m.flatten().tolist()) for m in maps}) == 4
+    assert maps[3].flatten().tolist() == [255] * 3
     clip = TokenGrid(
         ids=torch.zeros(1, 2 * 4 + 3 * 1, 1).long(), grids=((1, 2, 4), (3, 1, 1)), size=(16, 32), frames=25
     )

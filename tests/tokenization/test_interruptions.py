@@ -47,7 +47,7 @@ def test_kills_at_random_times(work, bulk, content, format_, data):
     duration = time.monotonic() - start
     times = random.Random(0)
     killed = 0
-    for _ in range(8):
+    for _ in range(5):
         pid = fork(lambda: bulk("killed", **options))
         time.sleep(times.uniform(0.02, 0.9) * duration)
         os.kill(pid, signal.SIGKILL)
