@@ -159,6 +159,9 @@ def test_recipes_build_the_networks_of_version_0_1(name):
     discrete = f"{{init_args: {{discrete: {{init_args: {levels}}}}}}}"
     recipe = f"{{model: {{tokenizer: {{init_args: {{bottleneck: {discrete}}}}}}}}}"
     changed = [recipe] if name == "onevae/quickstart.yaml" else []
+    if name == "quickstart.yaml":  # it has more levels for larger components, and twice the channels
+        fsq = "{class_path: FSQ, init_args: {levels: [16, 16, 16, 16], tokens_per_position: 4}}"
+        changed = [f"{{model: {{tokenizer: {{init_args: {{bottleneck: {fsq}, channels: 8}}}}}}}}"]
     with torch.device("meta"):
         old, new = build_tokenizer(OLD / "recipes" / name), build_tokenizer(name, *changed)
     if name == "ltx/quickstart.yaml":  # its encoder has strided convolutions now, for a linear start

@@ -239,8 +239,7 @@ def test_losses_and_a_discriminator_are_added_on_the_command_line(folder, capsys
     [
         (
             ["--model.losses.plain", "toy_suite.PlainLoss"],
-            "model.losses: toy_suite.PlainLoss is not a ReconstructionLoss. Derive it from "
-            "smalti.trainers.ReconstructionLoss.",
+            "model.losses: toy_suite.PlainLoss is not a Loss. Derive it from smalti.trainers.Loss.",
         ),
         (
             ["--model.gan", "GANLoss", "--model.gan.discriminator", "toy_suite.PlainLoss"],

@@ -99,12 +99,13 @@ _HELP = {
     "model.weights": "weights of the losses by name, such as --model.weights.l1 1.0: l1, mse, the names in losses, "
     "adversarial, lecam, and the losses of the bottleneck (kl, commitment, token_entropy, codebook_entropy).",
     "model.losses": "further losses by name, such as --model.losses.perceptual PerceptualLoss.",
-    "model.latent_augmentations": "augmentations of latents between encoder and decoder by name, such as "
+    "model.latent_augmentations": "augmentations of latents by name",
     "--model.latent_augmentations.equivariance LatentEquivariance.",
     "model.gan": "the discriminator and its losses, such as --model.gan GANLoss --model.gan.start 1000; null: no GAN loss.",
     "model.optimizer": "the optimizer, such as --model.optimizer AdamW --model.optimizer.lr 1e-4.",
     "model.scheduler": "the learning rate schedule, stepped once per optimizer step; null: a constant learning rate.",
     "model.frozen": "parts that are not trained: encoder, bottleneck, decoder, or modules in them, such as decoder.conv_in",
+    "model.latent_augmentations": "augmentations of latents by name, such as --model.latent_augmentations.eq LatentEquivariance",
     "model.gradient_checkpointing": "recompute activations in the backward pass: less memory, a third more time",
     "model.compile": "compile encoder, decoder and discriminator with torch.compile",
     "health.samples": "training samples for the linear codec; 0: none",
@@ -121,19 +122,16 @@ _HELP = {
     "trainer.max_time": "stop after this time, as DD:HH:MM:SS",
     "trainer.accumulate_grad_batches": "batches per optimizer step",
     "trainer.gradient_clip_val": "maximum norm of the gradients of each network",
-    "trainer.val_check_interval": "batches between validations (with check_val_every_n_epoch null)",
+    "trainer.val_check_interval": "batches between validations",
     "trainer.check_val_every_n_epoch": "epochs between validations; null: count batches across epochs",
     "trainer.limit_val_batches": "number or fraction of validation batches to use",
-    "trainer.num_sanity_val_steps": "validation batches to try before the training starts",
     "trainer.log_every_n_steps": "steps between points of the curves",
     "trainer.logger": "class of the logger; TensorBoardLogger writes to runs/version_N; false: no logger and no folder",
     "trainer.callbacks": "further callbacks",
-    "trainer.profiler": "simple, advanced or pytorch",
-    "trainer.deterministic": "use deterministic algorithms, or fail",
     "trainer.enable_progress_bar": "print lines with the progress",
 }
 """Texts that replace those of Lightning and longer ones of ours. Other options of the trainer are not listed."""
-_MAX_CLASSES = 12
+_MAX_CLASSES = 15
 """Longer lists of classes are not part of the help."""
 _BASE_CLASSES = (
     *("Bottleneck", "Decoder", "Encoder", "LibraryAdapter", "Quantizer", "SignQuantizer"),

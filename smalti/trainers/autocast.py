@@ -19,7 +19,8 @@ def disable_autocast(module: nn.Module) -> None:
     def enter(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         device = next((x.device.type for x in inputs if isinstance(x, Tensor)), "cpu")
         contexts.append(torch.autocast(device, enabled=False).__enter__())
-        return tuple(x.float() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs)
+        half = (torch.bfloat16, torch.float16)
+        return tuple(x.float() if isinstance(x, Tensor) and x.dtype in half else x for x in inputs)
 
     def leave(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         contexts.pop().__exit__(None, None, None)

@@ -34,7 +34,7 @@ def refuse(capsys, monkeypatch, tmp_path):
         ("--trainer.precision bf17", "trainer.precision is 'bf17' (did you mean bf16?). Valid values are"),
         ("--data.sise 4", "data has no argument 'sise' (did you mean size?). ImageData has train, validation, size,"),
         ("--model.optimizer Adan", "model.optimizer: there is no class 'Adan' (did you mean Adam?)."),
-        ("--model.optimizer.learnin_rate 1", "model.optimizer has no argument 'learnin_rate'. Adam has lr, betas"),
+        ("--model.optimizer.learnin_rate 1", "model.optimizer has no argument 'learnin_rate'. Muon has lr, adam_lr"),
         ("--model.tokenizer.strid 8", "model.tokenizer has no argument 'strid' (did you mean stride?). wetok has"),
         (
             "--model.tokenizer.bottleneck FSX",

@@ -51,7 +51,10 @@ def test_kills_at_random_times(work, bulk, content, format_, data):
         pid = fork(lambda: bulk("killed", **options))
         time.sleep(times.uniform(0.02, 0.9) * duration)
         os.kill(pid, signal.SIGKILL)
-        killed += wait(pid) == -signal.SIGKILL
+        if wait(pid) == -signal.SIGKILL:
+            killed += 1
+        else:  # it had finished: other runs have warmed up what the first one had to load
+            duration /= 2
     assert killed >= 1
     assert wait(fork(lambda: bulk("killed", **options))) == 0
     assert content(work / "killed") == content(work / "unbroken")

@@ -15,7 +15,7 @@ from smalti.pixels import pixels_to_uint8
 from smalti.tokenizers import bottlenecks
 from smalti.tokenizers.bottlenecks.sign_quantizer import SignQuantizer
 from smalti.tokenizers.linear_start.start import start_as_linear_codec
-from smalti.trainers import TokenizerTraining, WarmupSchedule
+from smalti.trainers import Muon, TokenizerTraining, WarmupSchedule
 
 LINEAR_STEPS, RANDOM_STEPS = 12, 32
 MARGIN = 0.75
@@ -73,7 +73,7 @@ def test_no_variant_of_the_quickstart_ends_in_gray(photos, name, tmp_path):
         tokenizer.train(),
         WEIGHTS,
         frozen=["encoder"] if signs else None,
-        optimizer=lambda groups: torch.optim.Adam(groups, lr=2e-3, betas=(0.9, 0.99)),
+        optimizer=lambda groups: Muon(groups, lr=5e-3) if is_linear else torch.optim.Adam(groups, lr=2e-3),
         scheduler=(lambda optimizer: WarmupSchedule(optimizer, warmup_steps=10)) if is_linear else None,
     )
     trainer = pl.Trainer(

@@ -121,7 +121,8 @@ class SignQuantizer(Quantizer):
 
     def decision_margin(self, h: Tensor) -> Tensor:
         """Return the smallest magnitude of the projected channels of each token, (B, N, G)."""
-        return self.project(h.float().unflatten(-1, (self.groups, self.bits))).abs().amin(dim=-1)
+        channels = self.project(h.float().unflatten(-1, (self.groups, self.bits))).abs().flatten(-2)
+        return channels.unflatten(-1, (-1, self.token_bits)).amin(dim=-1)
 
     def project(self, x: Tensor) -> Tensor:
         """Project (B, N, G, bits) to the surface on which the codewords lie. The default is the identity."""
