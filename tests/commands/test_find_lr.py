@@ -16,7 +16,9 @@ def recipe(tmp_path, monkeypatch):
     (tmp_path / "tiny.yaml").write_text(
         "base: quickstart.yaml\nstart: {method: random}\n"
         "trainer: {accelerator: cpu}\n"
-        "model: {tokenizer: {init_args: {stride: 4, channels: 8, multipliers: [1]}}, optimizer: {class_path: Adam, init_args: {lr: 3.0e-3}}}\n"
+        "model:\n"
+        "  tokenizer: {init_args: {stride: 4, channels: 8, multipliers: [1]}}\n"
+        "  optimizer: {class_path: Adam, init_args: {lr: 3.0e-3}}\n"
         "data: {size: 16, batch_size: 4, workers: 0}\n"
     )
     return ["-c", "tiny.yaml"]
