@@ -3,8 +3,8 @@
     python benchmarks/latent_regularizers.py --steps 300     # four runs, minutes each on one core
 
 All runs see the same crops in the same order, from random weights. Measures the held-out pictures at 64 x 64 by PSNR and by
-the metrics of `smalti evaluate --readiness`, and prints a Markdown table. No generator is trained: the table shows whether each
-method does what it claims and what it costs, and not that a generator becomes better.
+the metrics of `smalti evaluate --readiness`, and prints a Markdown table. No generator is trained: the table shows whether
+each method does what it claims and what it costs, and not that a generator becomes better.
 """
 
 from __future__ import annotations
