@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from short_training import _Run
 from smalti.cli.recipes import load_recipes
 from smalti.eval.evaluate import evaluate
+from smalti.eval.feature_networks.efflite0_frechet import EffLite0Network
 from smalti.eval.metrics import PSNR, readiness_metrics
 from smalti.types import Batch
 
@@ -50,7 +51,7 @@ def make_recipe(variant: dict[str, Any], channels: int) -> dict[str, Any]:
 def measure(run: _Run) -> dict[str, float]:
     """Return the columns of the table for the averaged weights of a run."""
     batches = [Batch(x.cpu(), [f"{i}-{j}" for j in range(len(x))]) for i, x in enumerate(run.validation)]
-    evaluation = evaluate(run.average, batches, [PSNR(), *readiness_metrics(clips=False)], num_examples=0)
+    evaluation = evaluate(run.average, batches, [PSNR(), *readiness_metrics(EffLite0Network())], num_examples=0)
     return {name: result.value for name, result in evaluation.metrics.items()}
 
 

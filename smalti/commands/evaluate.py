@@ -176,11 +176,11 @@ def _build_metrics(
     Raises:
         SmaltiError: a requested metric does not measure this kind of samples, or its weights are not available.
     """
-    from smalti.eval.metrics import default_metrics, readiness_metrics
+    from smalti.eval.metrics import FrechetDistance, default_metrics, readiness_metrics
 
     metrics = default_metrics(clips=protocol.clips, lpips=options.lpips, weights=options.weights)
     if options.readiness:
-        metrics += readiness_metrics(clips=protocol.clips, weights=options.weights)
+        metrics += readiness_metrics(next(m.network for m in metrics if isinstance(m, FrechetDistance)))
     names = {metric.name for metric in metrics}
     metrics += [build(options.weights) for name, build in requested.items() if name not in names]
     for metric in metrics:

@@ -71,9 +71,9 @@ class Audit(Callback):
     Before the first step, on the first batch, with the GAN losses even if they start later:
 
     - The gradient of each weighted loss reaches the parts that it should train, and no others. Reconstruction losses and
-      `adversarial` train encoder and decoder; losses of the bottleneck train encoder or bottleneck; `discriminator` and
-      `lecam` train the discriminator. A loss that is computed without gradient, or a quantizer that stops the gradient, is
-      found here.
+      `adversarial` train encoder and decoder; losses of the bottleneck train encoder or bottleneck, and so do losses of
+      latents, besides their own parameters; `discriminator` and `lecam` train the discriminator. A loss that is computed
+      without gradient, or a quantizer that stops the gradient, is found here.
     - All ranks have the same weights and the same training data.
     - The memory of a step is estimated.
 
@@ -228,6 +228,10 @@ def _find_problem(loss: LossAudit, module: TokenizerTraining) -> str | None:
     if loss.name in names.bottleneck:
         allowed = {"encoder", "bottleneck"}
         is_complete = bool(allowed.intersection(loss.parts))
+        wanted = "encoder or bottleneck"
+    elif loss.name in names.latent:
+        allowed = {"encoder", "bottleneck", "losses"}
+        is_complete = bool({"encoder", "bottleneck"}.intersection(loss.parts))
         wanted = "encoder or bottleneck"
     elif loss.name in names.gan[1:]:
         allowed = {"discriminator"}

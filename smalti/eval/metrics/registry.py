@@ -9,6 +9,7 @@ from inspect import isabstract
 from pathlib import Path
 
 from smalti.errors import SmaltiError
+from smalti.eval.feature_networks.frechet import FrechetNetwork
 from smalti.eval.feature_networks.selection import frechet_network, perceptual_network
 from smalti.eval.feature_networks.st_lpips import STLPIPSNetwork, is_installed
 from smalti.eval.metrics.base import Metric
@@ -86,19 +87,13 @@ def default_metrics(*, clips: bool, lpips: str = "lpips_vgg", weights: Path | No
     ]
 
 
-def readiness_metrics(*, clips: bool, weights: Path | None = None) -> list[Metric]:
+def readiness_metrics(network: FrechetNetwork) -> list[Metric]:
     """Return the metrics of latents: how ready they are for a generator, without training one.
 
-    A network whose weights are not available is replaced by its proxy, with a warning.
-
     Args:
-        clips: whether the samples are clips, not images.
-        weights: folder of pretrained weights; None: see `smalti.eval.pretrained_weights.resolve`.
-
-    Raises:
-        MissingExtraError: the proxy is needed and the extra "offline" is not installed.
+        network: network of the Fréchet distance, for images or for clips, see
+            `smalti.eval.feature_networks.selection.frechet_network`.
     """
-    network = frechet_network("i3d" if clips else "inception", weights)
     return [
         InterpolatedFrechetDistance(network),
         LatentSpectrum(),

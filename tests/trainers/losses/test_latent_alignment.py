@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from smalti.errors import SmaltiError
-from smalti.trainers import LatentAlignment
+from smalti.trainers import Audit, LatentAlignment
 from smalti.types import Latents
 
 
@@ -87,6 +87,14 @@ def test_a_run_trains_and_resumes_the_projection(folder, training, trainer, data
     resumed = build()
     trainer(max_steps=2).fit(resumed, data(), ckpt_path=tmp_path / "a.ckpt")
     assert torch.equal(resumed.losses["alignment"].projection.weight, module.losses["alignment"].projection.weight)
+
+
+def test_the_audit_accepts_it(folder, training, trainer, data):
+    losses = {"alignment": LatentAlignment(str(folder))}
+    audit = Audit()
+    trainer(audit, max_steps=2).fit(training(weights={"l1": 1.0, "alignment": 0.1}, losses=losses), data())
+    (found,) = [loss for loss in audit.losses if loss.name == "alignment"]
+    assert found.parts == ("encoder", "losses")
 
 
 def test_clips_and_the_packaged_proxy(joint, clip):
