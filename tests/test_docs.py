@@ -240,7 +240,7 @@ def shrink(arguments):
         "trainer.accelerator": "cpu", "trainer.devices": 1, "trainer.num_nodes": 1, "trainer.strategy": "auto",
         "trainer.precision": "32-true", "trainer.max_steps": steps, "trainer.val_check_interval": 1,
         "trainer.limit_val_batches": 1, "trainer.num_sanity_val_steps": 0, "trainer.accumulate_grad_batches": 1,
-        "trainer.enable_model_summary": "false",
+        "trainer.enable_model_summary": "false", "start.samples": 16, "health.samples": 16,
     }  # fmt: skip
     tokenizer = recipe["model"]["tokenizer"]
     family = tokenizer["class_path"].rpartition(".")[2]

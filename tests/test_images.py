@@ -191,7 +191,7 @@ def test_cmyk_keeps_the_colors_of_the_original(coffee):
 
 
 def test_other_modes_and_animations_become_rgb(coffee):
-    ycbcr = encode(coffee.convert("YCbCr"), "TIFF")
+    ycbcr = encode(coffee.convert("YCbCr"), "TIFF", compression="tiff_lzw")  # Pillow 12.3 cannot read it uncompressed
     assert (values(ycbcr) - pil_to_tensor(coffee).int()).abs().max() <= 4
     first = encode(coffee, "GIF", save_all=True, append_images=[Image.new("RGB", coffee.size)])
     assert values(first).float().mean() > 30

@@ -216,5 +216,5 @@ def test_damaged_folders_are_one_sentence(exported, tmp_path):
 def test_compiled_programs(build, tmp_path):
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("AOTInductor needs a C++ compiler")
-    save_programs(build("wetok", "gq"), tmp_path / "programs", "torch", compiled=True)
+    save_programs(build("patches", "gq"), tmp_path / "programs", "torch", compiled=True)
     assert load_programs(tmp_path / "programs").runtime.name == "AOTInductor"
