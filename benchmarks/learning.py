@@ -189,14 +189,6 @@ STUDIES = {
             for name, generative in (("plain", False), ("generative", True))
         },
     ),
-    "joint": Study(
-        "OneVAE, 17 frames: joint training and one branch alone",
-        "onevae/quickstart.yaml",
-        {
-            "joint": [],
-            "discrete alone": [_bottleneck("Projected", quantizer={"class_path": "FSQ", "init_args": {}}, dim=16)],
-        },
-    ),
 }  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from smalti.data import ImageData, MixedData, VideoData  # noqa: F401 - jsonargp
 from smalti.data.data_modules import TrainingData
 from smalti.pixels import to_pixels
 from smalti.seeds import derive_seed
+from smalti.tokenizers.bottlenecks import VQ, SimVQ  # noqa: F401 - as above; these are imported on demand
 from smalti.tokenizers.linear_start.start import start_as_linear_codec
 from smalti.trainers import Curriculum, TokenizerTraining
 from smalti.trainers.gradients import clip_gradients, gradient_norm
