@@ -67,13 +67,15 @@ def test_no_variant_of_the_quickstart_ends_in_gray(photos, name, tmp_path):
     gray = quality(validation, color.expand_as(validation))
     is_linear = name in LINEAR
     if is_linear:
-        start_as_linear_codec(tokenizer, [batch.pixels for batch in batches[:24]])
+        start_as_linear_codec(tokenizer, [batch.pixels for batch in batches])
     signs = isinstance(tokenizer.bottleneck, SignQuantizer)
     module = TokenizerTraining(
         tokenizer.train(),
         WEIGHTS,
         frozen=["encoder"] if signs else None,
-        optimizer=lambda groups: Muon(groups, lr=5e-3) if is_linear else torch.optim.Adam(groups, lr=2e-3),
+        optimizer=lambda groups: (
+            Muon(groups, lr=5e-3) if is_linear else torch.optim.Adam(groups, lr=2e-3, betas=(0.9, 0.99))
+        ),
         scheduler=(lambda optimizer: WarmupSchedule(optimizer, warmup_steps=10)) if is_linear else None,
     )
     trainer = pl.Trainer(

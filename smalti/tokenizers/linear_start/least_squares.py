@@ -23,6 +23,9 @@ _POSITIONS_PER_FEATURE = 32
 _MIN_POSITIONS = 16384
 
 
+_OBSERVATIONS_PER_FEATURE = 8
+"""Number of observations per feature below which the ridge parameter grows."""
+
 _MAX_FLOAT64 = 1024
 """Maximum number of features for which products are computed in float64."""
 
@@ -68,9 +71,11 @@ class NormalEquations:
         variance = (energy / count - y_mean.square()).sum()
         if intercept:
             xx, xy = xx - x_mean.outer(x_mean), xy - x_mean.outer(y_mean)
-        penalty = torch.as_tensor(ridge, device=xx.device) * xx.diagonal() + 1e-9 * xx.diagonal().mean().clamp_min(
-            1e-12
-        )
+        ridge = torch.as_tensor(ridge, dtype=xx.dtype, device=xx.device)
+        # With few observations, a weak penalty fits them and nothing else. Exact functions have tiny penalties, and need none.
+        scarcity = (_OBSERVATIONS_PER_FEATURE * (size - 1) / count).clamp_min(1.0)
+        ridge = torch.where(ridge >= RIDGE, ridge * scarcity**2, ridge)
+        penalty = ridge * xx.diagonal() + 1e-9 * xx.diagonal().mean().clamp_min(1e-12)
         weights = torch.linalg.solve(xx + penalty.diag(), xy).T
         bias = y_mean - weights @ x_mean if intercept else torch.zeros_like(y_mean)
         residual = energy / count - y_mean.square() if intercept else energy / count
