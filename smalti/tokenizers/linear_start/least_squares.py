@@ -72,7 +72,7 @@ class NormalEquations:
         if intercept:
             xx, xy = xx - x_mean.outer(x_mean), xy - x_mean.outer(y_mean)
         ridge = torch.as_tensor(ridge, dtype=xx.dtype, device=xx.device)
-        # With few observations, a weak penalty fits them and nothing else. Exact functions have a tiny penalty, which is kept.
+        # With few observations, a weak penalty fits them and nothing else. Exact functions keep their tiny penalty.
         scarcity = (_OBSERVATIONS_PER_FEATURE * (size - 1) / count).clamp_min(1.0)
         ridge = torch.where(ridge >= RIDGE, ridge * scarcity**2, ridge)
         penalty = ridge * xx.diagonal() + 1e-9 * xx.diagonal().mean().clamp_min(1e-12)
