@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
-from torch.optim import Optimizer
 
 from smalti.errors import SmaltiError
 from smalti.trainers.module import TokenizerTraining
@@ -119,12 +118,6 @@ class Curriculum(Callback):
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Discard the gradients of modules that are still frozen."""
-        self.discard_gradients(cast(TokenizerTraining, pl_module), trainer.global_step)
-
-    def on_before_optimizer_step(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
-    ) -> None:
-        """Discard gradients that were added after the backward pass, such as those averaged over sharded ranks."""
         self.discard_gradients(cast(TokenizerTraining, pl_module), trainer.global_step)
 
 

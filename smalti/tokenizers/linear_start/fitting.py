@@ -6,11 +6,7 @@ Shapes: B batch; C, O channels; Z channels of the latent; V hidden units; K comp
 from __future__ import annotations
 
 import torch
-from torch import Tensor
-
-from smalti.tokenizers.linear_start.code import StartCode
-from smalti.tokenizers.linear_start.patches import Stride
-from smalti.tokenizers.linear_start.pyramid import Pyramid
+from torch import Tensor, nn
 
 CODE_RIDGE = 1e-7
 """Ridge parameter of the layer that computes a code. The code is a function of the layer's inputs, without noise."""
@@ -29,10 +25,9 @@ def signed_pair(x: Tensor, width: int) -> Tensor:
     return torch.cat([x, -x], dim=1) if 2 * x.shape[1] <= width else x[:, :width]
 
 
-def hidden_units(pyramid: Pyramid, code: StartCode, stride: Stride, width: int) -> list[Tensor]:
-    """Return the values of the encoder's hidden units before SiLU, (B, U, ...), at most `width` of them."""
-    units = code.hidden[:width]
-    return [apply_affine(units, c) for c in pyramid.coefficients(stride, units.shape[1] - 1)]
+def center_weights(conv: nn.Conv2d) -> Tensor:
+    """Return the weights (O, C) at the center of the kernel, as a view."""
+    return conv.weight[:, :, conv.kernel_size[0] // 2, conv.kernel_size[1] // 2]
 
 
 def apply_affine(rows: Tensor, x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.tokenizers.linear_start.code import Readout
-from smalti.tokenizers.linear_start.fitting import CODE_RIDGE
+from smalti.tokenizers.linear_start.fitting import CODE_RIDGE, center_weights
 from smalti.tokenizers.linear_start.least_squares import RIDGE, NormalEquations
 
 _SHARPNESS = 4.0
@@ -80,7 +80,7 @@ class LevelTable:
         assert conv.bias is not None
         conv.bias[:count] = bias.to(conv.bias)
         conv2.weight.zero_()
-        _center(conv2)[:count, :ramps] = weights[:, features:].to(conv2.weight)
+        center_weights(conv2)[:count, :ramps] = weights[:, features:].to(conv2.weight)
         return error
 
     def _set_numbers(self, conv: nn.Conv2d, first: int) -> None:
@@ -91,12 +91,12 @@ class LevelTable:
         conv.bias[rows] = 0.0
         conv.bias[first] = 1.0
         signed = torch.cat([self._matrix, -self._matrix]).to(conv.weight)
-        _center(conv)[first + 1 : first + self.channels, : signed.shape[1]] = signed
+        center_weights(conv)[first + 1 : first + self.channels, : signed.shape[1]] = signed
 
     def _set_ramps(self, conv: nn.Conv2d, first: int) -> int:
         """Set rows of the first convolution of the block to the ramps, and return how many there are."""
         conv.weight.zero_()
-        weights, row = _center(conv), 0
+        weights, row = center_weights(conv), 0
         constant = float(F.silu(torch.ones(())))
         for index, values in enumerate(self._values):
             knots = _knots(values)[: conv.out_channels - row]
@@ -108,11 +108,6 @@ class LevelTable:
                 weights[row, first] = -slope * knot / constant
                 row += 1
         return row
-
-
-def _center(conv: nn.Conv2d) -> Tensor:
-    """Return the weights (O, C) at the center of the kernel, as a view."""
-    return conv.weight[:, :, conv.kernel_size[0] // 2, conv.kernel_size[1] // 2]
 
 
 def _knots(values: Tensor) -> Tensor:

@@ -75,30 +75,6 @@ def lloyd_max(frequencies: Tensor, levels: int) -> tuple[Tensor, Tensor]:
     return values, (second - (weights * values.square()).sum(1)).clamp_min(0)
 
 
-def uniform_steps(frequencies: Tensor, levels: int) -> tuple[Tensor, Tensor]:
-    """Design the uniform scalar quantizers with the least mean squared error.
-
-    The levels are symmetric about 0: step * (i - (levels - 1) / 2). Unlike those of `lloyd_max`, they are a linear function
-    of their number.
-
-    Args:
-        frequencies: (K, S) histograms.
-        levels: number of levels L, at least 2.
-
-    Returns:
-        (K,) steps and (K,) mean squared errors.
-    """
-    centers = bin_centers(frequencies.device)
-    grid = torch.linspace(0.5, 9.0, 60, dtype=torch.float64, device=frequencies.device) / levels
-    errors = []
-    for step in grid:
-        half = (levels - 1) / 2
-        number = (centers / step + half).round().clamp(0, levels - 1)
-        errors.append(frequencies @ (centers - step * (number - half)).square())
-    best = torch.stack(errors).min(0)
-    return grid[best.indices], best.values
-
-
 def allocate_levels(variances: Tensor, frequencies: Tensor, bits: float) -> list[int]:
     """Distribute bits over components so that the mean squared error is least: greedy reverse water-filling.
 

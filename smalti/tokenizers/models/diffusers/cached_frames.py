@@ -48,7 +48,7 @@ def decode_frames(network: nn.Module, z: Tensor, patch: int | None) -> Tensor:
         (B, 3, T, H, W).
     """
     cache = _new_cache(network)
-    # Wan's decoder, but not that of Qwen-Image, is told which chunk is the first.
+    # Wan's decoder takes an argument that marks the first chunk. Qwen-Image's decoder does not.
     marks_first = "first_chunk" in inspect.signature(network.forward).parameters
     frames: list[Tensor] = []
     for index, part in enumerate(z.split(1, dim=2)):

@@ -23,6 +23,7 @@ from smalti.tokenizers.linear_start.fitting import (
     CODE_RIDGE,
     Errors,
     apply_affine,
+    center_weights,
     limit_components,
     signed_pair,
 )
@@ -172,7 +173,7 @@ def _fit_hidden_units(
     error = fit_convolution(conv, x, _with_constant(coefficients), used)
     if conv.bias is None:  # the first input channel is the constant, which the ridge penalty would shrink
         conv.weight[0] = 0.0
-        conv.weight[0, 0, conv.kernel_size[0] // 2, conv.kernel_size[1] // 2] = 1.0
+        center_weights(conv)[0, 0] = 1.0
     rows = torch.cat([units[:, -1:], units[:, : code.count]], dim=1).to(conv.weight)  # the constant comes first
     conv.weight[: len(units)] = torch.einsum("uk, kc... -> uc...", rows, conv.weight[: code.count + 1].clone())
     if conv.bias is not None:
@@ -184,7 +185,7 @@ def _pass_channels(conv: nn.Conv2d, count: int) -> None:
     """Make the first channels of the output those of the input. Weights of other channels are kept."""
     conv.weight[:count] = 0.0
     index = torch.arange(count, device=conv.weight.device)
-    conv.weight[index, index, conv.kernel_size[0] // 2, conv.kernel_size[1] // 2] = 1.0
+    center_weights(conv)[index, index] = 1.0
     if conv.bias is not None:
         conv.bias[:count] = 0.0
 
@@ -192,8 +193,7 @@ def _pass_channels(conv: nn.Conv2d, count: int) -> None:
 def _set_convolution(conv: nn.Conv2d, weights: Tensor) -> None:
     """Set the center of a convolution to weights and biases (O, F + 1), and all other weights to zero."""
     conv.weight.zero_()
-    center = (conv.kernel_size[0] // 2, conv.kernel_size[1] // 2)
-    conv.weight[:, : weights.shape[1] - 1, center[0], center[1]] = weights[:, :-1].to(conv.weight)
+    center_weights(conv)[:, : weights.shape[1] - 1] = weights[:, :-1].to(conv.weight)
     assert conv.bias is not None
     conv.bias.copy_(weights[:, -1])
 
