@@ -25,7 +25,7 @@ from smalti.tokenizers.base import StreamState
 from smalti.tokenizers.layers.convolution import convolve
 from smalti.tokenizers.linear_start.causal_components import CausalComponents
 from smalti.tokenizers.linear_start.code import StartCode
-from smalti.tokenizers.linear_start.fitting import CODE_RIDGE, Errors, hidden_units
+from smalti.tokenizers.linear_start.fitting import CODE_RIDGE, Errors, apply_affine
 from smalti.tokenizers.linear_start.least_squares import fit_convolution
 from smalti.tokenizers.linear_start.patches import Stride
 from smalti.tokenizers.linear_start.pyramid import Pyramid
@@ -78,7 +78,8 @@ def fit_encoder(encoder: OneVAEEncoder, pyramid: Pyramid, code: StartCode) -> Er
             layout, targets = choose_targets(components, layout.stride, min(layer.out_channels, layout.channels), None)
             errors[name] = fit_convolution(layer, x, targets)
         else:
-            targets = hidden_units(pyramid, code, layout.stride, NormInput.room(norm, layer.out_channels))
+            units = code.hidden[: NormInput.room(norm, layer.out_channels)]
+            targets = [apply_affine(units, c) for c in pyramid.coefficients(layout.stride, units.shape[1] - 1)]
             targets = NormInput(norm, layer.out_channels, targets).extend(targets)
             errors[name] = fit_convolution(layer, x, targets, layout.channels)
         x = [_pass(layer, h) for h in x]
