@@ -24,7 +24,8 @@ Recipe = dict[str, Any]
 
 _NAMED_ENTRIES = ("losses", "latent_augmentations", "weights")
 """The dictionaries of `model` in which null removes the entry of an earlier recipe."""
-BUILDERS = {name: f"smalti.tokenizers.{name}" for name in ("ltx", "onevae", "pretrained", "uniwetok", "wetok")} | {
+_FAMILIES = ("cosmos", "ltx", "onevae", "uniwetok", "wetok")
+BUILDERS = {name: f"smalti.tokenizers.{name}" for name in (*_FAMILIES, "pretrained")} | {
     "reduced": "smalti.reducers.reduced"
 }
 """Functions that build tokenizers. jsonargparse finds classes by their name alone, but not functions."""

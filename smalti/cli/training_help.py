@@ -94,7 +94,7 @@ _HELP = {
     "data": "class of the data module; most recipes set it. Its most common options are --data.train and --data.validation "
     "(a folder, shards such as 'photos-{000..099}.tar', or a URL), --data.size, --data.batch_size, --data.workers and "
     "--data.repeats.",
-    "model.tokenizer": "the tokenizer: wetok, uniwetok, onevae, ltx, or a class path. Common options: "
+    "model.tokenizer": "the tokenizer: wetok, uniwetok, onevae, ltx, cosmos, or a class path. Common options: "
     "--model.tokenizer.stride and --model.tokenizer.bottleneck.",
     "model.weights": "weights of the losses by name, such as --model.weights.l1 1.0: l1, mse, the names in losses, "
     "adversarial, lecam, and the losses of the bottleneck (kl, commitment, token_entropy, codebook_entropy).",

@@ -44,7 +44,7 @@ def run(name: str, arguments: list[str]) -> int:
         help=f"family of the model: {', '.join(families())}, or the dotted path of your own Family object, such as "
         "my_package.my_release.FAMILY",
     )
-    parser.add_argument("checkpoint", type=Path, help="the publisher's .ckpt, .pt or .safetensors file")
+    parser.add_argument("checkpoint", type=Path, help="the publisher's .ckpt, .pt, .jit or .safetensors file")
     parser.add_argument_group("input").add_argument(
         "--config", type=Path, required=True, metavar="PATH", help="the publisher's YAML or JSON configuration"
     )
@@ -97,10 +97,12 @@ def _read_weights(file: Path) -> Mapping[str, Tensor]:
     """
     from torch import Tensor
 
-    from smalti.tokenizers.weight_files import read_checkpoint, read_safetensors
+    from smalti.tokenizers.weight_files import is_torchscript, read_checkpoint, read_safetensors, read_torchscript
 
     if file.suffix == ".safetensors":
         return read_safetensors(file)
+    if is_torchscript(file):
+        return read_torchscript(file)
     checkpoint = read_checkpoint(file)
     state_dict = checkpoint.get("state_dict", checkpoint)
     if not (isinstance(state_dict, dict) and state_dict and all(isinstance(v, Tensor) for v in state_dict.values())):

@@ -3,6 +3,7 @@
 from smalti.tokenizers.adapters import LoRADecoder
 from smalti.tokenizers.base import Decoder, Encoder, StreamState
 from smalti.tokenizers.configurable import Configurable
+from smalti.tokenizers.models.cosmos import CosmosDecoder, CosmosEncoder, cosmos
 from smalti.tokenizers.models.diffusers import DiffusersDecoder, DiffusersEncoder
 from smalti.tokenizers.models.ltx import LTXDecoder, LTXEncoder, ltx
 from smalti.tokenizers.models.onevae import OneVAEDecoder, OneVAEEncoder, onevae
@@ -14,6 +15,8 @@ from smalti.tokenizers.tokenizer import Tokenizer
 
 __all__ = [
     "Configurable",
+    "CosmosDecoder",
+    "CosmosEncoder",
     "Decoder",
     "DiffusersDecoder",
     "DiffusersEncoder",
@@ -32,6 +35,7 @@ __all__ = [
     "WeTokDecoder",
     "WeTokEncoder",
     "WeTokGenerativeDecoder",
+    "cosmos",
     "ltx",
     "onevae",
     "pretrained",

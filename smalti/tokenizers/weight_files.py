@@ -1,8 +1,9 @@
-"""Reading files of weights: torch checkpoints, without running their code, and safetensors files."""
+"""Reading files of weights: torch checkpoints, without running their code, TorchScript and safetensors files."""
 
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,33 @@ def read_checkpoint(path: Path, *, weights_only: bool = True) -> dict[str, Any]:
     if not isinstance(checkpoint, dict):
         raise SmaltiError(f"{path} contains a {type(checkpoint).__name__}, not a checkpoint with named weights.")
     return checkpoint
+
+
+def is_torchscript(path: Path) -> bool:
+    """Return whether a file is an archive of a TorchScript module (`torch.jit.save`)."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def read_torchscript(path: Path) -> dict[str, Tensor]:
+    """Read the state dict of a TorchScript module to the CPU. Its program is loaded, but not run.
+
+    Raises:
+        SmaltiError: the file is damaged, or this version of torch cannot read its program.
+    """
+    try:
+        with warnings.catch_warnings():
+            for category in (FutureWarning, DeprecationWarning):  # torch recommends other formats for new files
+                warnings.simplefilter("ignore", category)
+            module = torch.jit.load(path, map_location="cpu")
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise SmaltiError(
+            f"{path} is damaged, or its TorchScript program cannot be read by torch {torch.__version__} ({reason})."
+        ) from error
+    return dict(module.state_dict())
 
 
 def read_safetensors(file: Path) -> dict[str, Tensor]:

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from smalti.errors import SmaltiError
 from smalti.tokenizers import (
+    CosmosDecoder,
+    CosmosEncoder,
     LTXDecoder,
     LTXEncoder,
     OneVAEDecoder,
@@ -113,6 +115,11 @@ def tiny(family):
     elif family == "uniwetok":
         shape = {"channels": 4, "multipliers": [1, 1, 1], "blocks": 1, "groups": None, "attention_heads": 1}
         networks = UniWeTokEncoder(4, **shape), UniWeTokDecoder(4, **shape)
+    elif family.startswith("cosmos"):
+        stride = (1, 4, 4) if family == "cosmos, images" else (4, 4, 4)
+        shape = {"stride": stride, "z_channels": 4, "multipliers": [1, 1, 1], "blocks": 1, "patch": 2}
+        shape["channels"] = 32 if family == "cosmos, images" else 4
+        networks = CosmosEncoder(4, **shape), CosmosDecoder(4, **shape)
     elif family == "ltx":
         blocks = [["compress_all", {}], ["compress_time", {}]]
         networks = LTXEncoder(4, 4, blocks, 2), LTXDecoder(4, 4, blocks, 2)
@@ -126,7 +133,7 @@ def tiny(family):
     return Tokenizer(networks[0], bottleneck, networks[1]).eval().requires_grad_(False)
 
 
-FAMILIES = ("wetok", "uniwetok", "ltx", "onevae", "onevae, separate first frame")
+FAMILIES = ("wetok", "uniwetok", "ltx", "onevae", "onevae, separate first frame", "cosmos, images", "cosmos, clips")
 
 
 @pytest.mark.parametrize("tiled", [False, True])

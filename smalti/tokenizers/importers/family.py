@@ -26,6 +26,8 @@ class Family:
             configuration describes no model of the family.
         keys: returns the publisher's key of each weight of a tokenizer, by the weight's name in Smalti; see `map_names`.
         ignored_prefixes: prefixes of keys that are used in training only and are not loaded.
+        unused_keys: returns further keys that a checkpoint of a tokenizer may have and that are not loaded, because its
+            publisher's network computes nothing with them.
         ema_key: returns the key of the moving average of the weight with a given key; None if there are no averages.
         mixed_ema: whether a checkpoint may have moving averages of only some weights of a part, as its publisher's code
             allows. The trained weights are then loaded for the others.
@@ -38,6 +40,7 @@ class Family:
     build: Callable[[PublishedConfig], Tokenizer]
     keys: Callable[[Tokenizer], dict[str, str]]
     ignored_prefixes: tuple[str, ...] = ()
+    unused_keys: Callable[[Tokenizer], set[str]] = lambda _: set()
     ema_key: Callable[[str], str] | None = None
     mixed_ema: bool = False
     optional: tuple[str, ...] = ()

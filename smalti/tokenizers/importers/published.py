@@ -39,7 +39,9 @@ def from_published(family: str | Family, config: PublishedConfig, state_dict: Ma
     with torch.device(next(iter(state_dict.values())).device):
         tokenizer = family.build(config)
     expected = tokenizer.state_dict()
-    keys = _select_keys(family, family.keys(tokenizer), state_dict)
+    unused = family.unused_keys(tokenizer)
+    used = {key: weight for key, weight in state_dict.items() if key not in unused}
+    keys = _select_keys(family, family.keys(tokenizer), used)
     for name, key in keys.items():
         if state_dict[key].shape != expected[name].shape:
             raise SmaltiError(

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from smalti.export.programs import save_programs
-from smalti.tokenizers import Tokenizer, ltx, onevae, uniwetok, wetok
+from smalti.tokenizers import Tokenizer, cosmos, ltx, onevae, uniwetok, wetok
 from smalti.tokenizers.base import Decoder, Encoder
 from smalti.tokenizers.bottlenecks import BSQ, FSQ, GQ, KL, VQ, Joint, Projected, ResidualFSQ, ResidualVQ, SimVQ
 
@@ -72,6 +72,7 @@ FAMILIES = {
     "uniwetok": lambda b: uniwetok(b, stride=2, channels=8, blocks=1, groups=4, attention_heads=1),
     "onevae": lambda b: onevae(b, stride=(2, 2, 2), channels=4, blocks=1, norm=False),
     "onevae_first_frame": lambda b: onevae(b, stride=(2, 4, 4), channels=4, blocks=1, first_frame=True, norm=False),
+    "cosmos": lambda b: cosmos(b, stride=(2, 4, 4), z_channels=4, channels=4, multipliers=[1, 2, 2], blocks=1, patch=2),
     "ltx": _ltx,
     "ltx_generative": lambda b: _ltx(b, _NOISY, denoising=True),
 }

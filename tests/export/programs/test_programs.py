@@ -24,6 +24,7 @@ CASES = [
     ("wetok", "gq", "onnx"),
     ("onevae", "joint", "torch"),
     ("uniwetok", "gq", "torch"),
+    pytest.param("cosmos", "fsq", "onnx", marks=pytest.mark.slow),
     ("onevae_first_frame", "gq", "onnx"),
     ("ltx_generative", "kl_shared", "onnx"),
 ]

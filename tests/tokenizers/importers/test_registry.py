@@ -49,7 +49,7 @@ def toy_release(tmp_path, monkeypatch):
 
 
 def test_every_file_with_a_family_is_registered():
-    assert families() == ["diffusers", "ltx", "onevae", "uniwetok", "wan", "wetok"]
+    assert families() == ["cosmos", "diffusers", "ltx", "onevae", "uniwetok", "wan", "wetok"]
     names = [info.name for info in pkgutil.iter_modules(importers.__path__)]
     exporting = [name for name in names if hasattr(getattr(importers, name), "FAMILY")]
     assert exporting == families()
