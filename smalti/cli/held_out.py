@@ -29,10 +29,12 @@ def split_folder(folder: Path, out: Path, *, videos: bool) -> tuple[Path, Path]:
     Raises:
         SmaltiError: the folder has fewer than two files.
     """
+    from smalti.data.band_files import BAND_SUFFIXES, CHANNELS_FILE, is_band_folder
     from smalti.images import IMAGE_SUFFIXES  # imports PIL, which the help of the command does not need
     from smalti.video import VIDEO_SUFFIXES
 
-    files = find_files(folder, VIDEO_SUFFIXES if videos else IMAGE_SUFFIXES)
+    bands = not videos and is_band_folder(folder)
+    files = find_files(folder, VIDEO_SUFFIXES if videos else BAND_SUFFIXES if bands else IMAGE_SUFFIXES)
     if len(files) < 2:
         kind = "videos" if videos else "images"
         raise SmaltiError(
@@ -46,4 +48,6 @@ def split_folder(folder: Path, out: Path, *, videos: bool) -> tuple[Path, Path]:
             link = out / name / file.relative_to(folder)
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(file.resolve())
+        if bands:
+            (out / name / CHANNELS_FILE).symlink_to((folder / CHANNELS_FILE).resolve())
     return out / "train", out / "validation"

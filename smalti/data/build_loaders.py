@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from torchvision.transforms.v2.functional import pil_to_tensor
 
 from smalti.data.clip_transforms import ClipTransform, VideoEvaluationTransform
 from smalti.data.datasets import (
@@ -20,6 +19,7 @@ from smalti.data.datasets import (
     Transform,
     collate,
 )
+from smalti.data.image_transforms import EvaluationTransform
 from smalti.data.loader import Loader, TrainingOrder
 from smalti.data.sampler import LaneBatchSampler, TrainingPosition, TrainingSampler
 from smalti.data.shard_plan import ShardPlan
@@ -186,7 +186,9 @@ def evaluation_loader(
         raise SmaltiError(f"batch_size is {batch_size}: give at least 1.")
     if transform is None:
         batch_size = 1
-        transform = VideoEvaluationTransform(None, resize=None, crop=None) if source.videos else pil_to_tensor
+        transform = (
+            VideoEvaluationTransform(None, resize=None, crop=None) if source.videos else EvaluationTransform(None, None)
+        )
     _check_kind(source, transform)
     options = _worker_options(workers, keep_workers)
     samples = None

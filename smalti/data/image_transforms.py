@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as F
 
 from smalti.errors import SmaltiError
 from smalti.images import decode_tensor
-from smalti.pixels import uint8_to_pixels
+from smalti.pixels import to_pixels
 
 ImageTransform = Callable[[Image.Image], Tensor]
 """Function from an 8-bit RGB image to (3, H, W), either uint8 or float32 pixels in [-1, 1]."""
@@ -50,12 +50,15 @@ class Crop:
         The bicubic filter is that of Pillow, computed by torch, which is several times faster; levels differ by at most 2.
 
         Args:
-            image: RGB image, or (3, H, W) uint8.
+            image: RGB image, or (3, H, W) uint8, or (C, H, W) float32 in [-1, 1].
             factor: factor by which this image is smaller than the image that the crop was drawn for. The edges of the crop
                 are rounded to its pixels.
 
         Returns:
-            (3, size, size) uint8.
+            (3, size, size) uint8, or (C, size, size) float32.
+
+        Raises:
+            SmaltiError: the order of colors was drawn for an image with other channels than red, green and blue.
         """
         left, top = round(self.left / factor), round(self.top / factor)
         right, bottom = round((self.left + self.width) / factor), round((self.top + self.height) / factor)
@@ -63,7 +66,12 @@ class Crop:
             pixels = image[:, top:bottom, left:right]
         else:
             pixels = F.pil_to_tensor(image.crop((left, top, right, bottom)))
+        if self.colors is not None and len(pixels) != 3:
+            raise SmaltiError(
+                f"permute_colors is set, but the images have {len(pixels)} channels: set data.permute_colors to 0."
+            )
         pixels = F.resize(pixels, [self.size, self.size], interpolation=BICUBIC, antialias=True)
+        pixels = pixels.clamp(-1, 1) if pixels.is_floating_point() else pixels  # bicubic filters overshoot
         pixels = pixels if self.colors is None else pixels[list(self.colors)]
         return pixels.flip(-1) if self.flip else pixels
 
@@ -127,13 +135,17 @@ class TrainingTransform(nn.Module):
             raise SmaltiError(f"permute_colors is {permute_colors}: give a probability from 0 to 1, or true or false.")
         self._permute_colors = float(permute_colors)
 
-    def forward(self, image: Image.Image) -> Tensor:
-        """Transform an RGB image of any size to (3, size, size) float32 in [-1, 1]."""
-        return uint8_to_pixels(self.to_uint8(image))
+    def forward(self, image: Image.Image | Tensor) -> Tensor:
+        """Transform an RGB image, or (C, H, W) float32 in [-1, 1], of any size to (C, size, size) float32 in [-1, 1]."""
+        return to_pixels(self.to_uint8(image))
 
-    def to_uint8(self, image: Image.Image) -> Tensor:
-        """Transform an RGB image of any size to (3, size, size) uint8, which loaders convert after the transfer."""
-        return self.draw(image.size)(image)
+    def to_uint8(self, image: Image.Image | Tensor) -> Tensor:
+        """Transform an RGB image of any size to (3, size, size) uint8, which loaders convert after the transfer.
+
+        Images (C, H, W) of float32 remain float32: they may have more than 8 bits.
+        """
+        size = (image.shape[-1], image.shape[-2]) if isinstance(image, Tensor) else image.size
+        return self.draw(size)(image)
 
     def decode_to_uint8(self, file: Path | bytes) -> Tensor:
         """Decode and transform an image file. The crop and the flip are those of the decoded image.
@@ -204,12 +216,15 @@ class EvaluationTransform(nn.Module):
         self._resize = nn.Identity() if resize is None else v2.Resize(resize, interpolation=mode, antialias=antialias)
         self._crop = nn.Identity() if crop is None else v2.CenterCrop(crop)
 
-    def forward(self, image: Image.Image) -> Tensor:
-        """Transform an RGB image of any size to (3, H, W) float32 in [-1, 1]; H = W = crop unless `crop` is None."""
-        return uint8_to_pixels(self.to_uint8(image))
+    def forward(self, image: Image.Image | Tensor) -> Tensor:
+        """Transform an RGB image, or (C, H, W) float32 in [-1, 1], to (C, H, W) float32; H = W = crop if there is one."""
+        return to_pixels(self.to_uint8(image))
 
-    def to_uint8(self, image: Image.Image) -> Tensor:
-        """Transform an image as `forward`, to uint8, which loaders convert after the transfer."""
+    def to_uint8(self, image: Image.Image | Tensor) -> Tensor:
+        """Transform an image as `forward`, RGB images to uint8, which loaders convert after the transfer."""
+        if isinstance(image, Tensor):
+            # Padding is black, -1, as for RGB images.
+            return self._crop(self._resize(image).clamp(-1, 1) + 1) - 1
         return F.pil_to_tensor(self._crop(self._resize(image)))
 
 

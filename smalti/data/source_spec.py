@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from smalti.data.band_files import BandFolder, is_band_folder
 from smalti.data.file_lists import ImageFiles, VideoFiles
 from smalti.data.folder_index import index_folder
 from smalti.data.folders import empty_folder_error
@@ -25,7 +26,8 @@ def open_source(spec: str, videos: bool | None = None) -> Source:
     """Open a data source by its specification on the command line.
 
     The specification is one of:
-    - a folder, which contains images, videos, or shards (.tar files);
+    - a folder, which contains images, videos, or shards (.tar files); a folder with channels.yaml contains images with the
+      channels that this file names, see `BandFolder`;
     - an image file or a video file, distinguished by suffix;
     - shards: a path, pattern or URL that contains ".tar";
     - "images:" or "videos:" and one of the above, for shards and for a folder that contains both kinds;
@@ -92,6 +94,8 @@ def _open_folder(root: Path, *, videos: bool | None, forced: bool) -> Source:
     Raises:
         SmaltiError: the folder contains nothing of the kind, or both kinds where `videos` is None.
     """
+    if not videos and is_band_folder(root):
+        return BandFolder(root)
     image_paths, video_paths, shards = index_folder(root)
     if not image_paths and not video_paths and shards:
         return (VideoShards if videos else Shards)([str(shard) for shard in shards])

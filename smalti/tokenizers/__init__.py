@@ -2,6 +2,7 @@
 
 from smalti.tokenizers.adapters import LoRADecoder
 from smalti.tokenizers.base import Decoder, Encoder, StreamState
+from smalti.tokenizers.channels import ChannelDecoder, ChannelEncoder, with_channels
 from smalti.tokenizers.configurable import Configurable
 from smalti.tokenizers.models.cosmos import CosmosDecoder, CosmosEncoder, cosmos
 from smalti.tokenizers.models.diffusers import DiffusersDecoder, DiffusersEncoder
@@ -14,6 +15,8 @@ from smalti.tokenizers.tiling import TiledDecoder, TiledEncoder
 from smalti.tokenizers.tokenizer import Tokenizer
 
 __all__ = [
+    "ChannelDecoder",
+    "ChannelEncoder",
     "Configurable",
     "CosmosDecoder",
     "CosmosEncoder",
@@ -41,4 +44,5 @@ __all__ = [
     "pretrained",
     "uniwetok",
     "wetok",
+    "with_channels",
 ]

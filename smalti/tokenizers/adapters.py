@@ -38,6 +38,7 @@ class LoRADecoder(Decoder):
             raise SmaltiError(f"The rank of the adapters is {rank}: use at least 1, such as 8.")
         self.decoder, self.rank = decoder, rank
         self.in_dim, self.generative, self.streams = decoder.in_dim, decoder.generative, decoder.streams
+        self.channels = decoder.channels
         # Subclasses may pad their input: an adapter would see it without.
         names = [name for name, m in decoder.named_modules() if type(m) in _LAYERS and getattr(m, "groups", 1) == 1]
         if not names:

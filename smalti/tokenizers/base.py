@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from smalti.channel_groups import RGB, ChannelGroups
 from smalti.errors import SmaltiError
 from smalti.tokenizers.configurable import Configurable
 from smalti.tokenizers.linear_start.code import StartCode
@@ -76,11 +77,16 @@ class Encoder(Configurable):
         out_dim: channels C per position.
         streams: whether a clip can be encoded chunk by chunk. Otherwise `Tokenizer` passes whole clips, and memory grows
             with their length.
+        channels: groups of channels of the pixels. `smalti.tokenizers.channels` changes them.
+        bands_inside: order of the inputs of the first convolution if it reads patches: for each element of a patch all
+            channels (True), or for each channel all elements of a patch.
     """
 
     stride: tuple[int, int, int]
     out_dim: int
     streams: bool = True
+    channels: ChannelGroups = RGB
+    bands_inside: bool = False
 
     @property
     def outer_layers(self) -> tuple[nn.Module, ...]:
@@ -151,11 +157,15 @@ class Decoder(Configurable):
         in_dim: channels C per position.
         generative: whether the decoder draws noise, so that its output depends on a seed.
         streams: whether a clip can be decoded chunk by chunk, see `Encoder`.
+        channels: groups of channels of the pixels, see `Encoder`.
+        bands_inside: order of the outputs of the last convolution, see `Encoder`.
     """
 
     in_dim: int
     generative: bool = False
     streams: bool = True
+    channels: ChannelGroups = RGB
+    bands_inside: bool = False
 
     @property
     def last_layer(self) -> nn.Module:

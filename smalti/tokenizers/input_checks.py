@@ -24,12 +24,15 @@ def first_weight(module: nn.Module) -> Tensor | None:
     return next((weight for weight in module.parameters() if weight.is_floating_point()), None)
 
 
-def prepare_pixels(x: object, weight: Tensor | None, *, check_values: bool, stream: bool = False) -> Tensor:
+def prepare_pixels(
+    x: object, weight: Tensor | None, channels: int = 3, *, check_values: bool, stream: bool = False
+) -> Tensor:
     """Check pixels, and convert them to the dtype of the weights.
 
     Args:
         x: what the user passed: should be (B, 3, H, W) or (B, 3, T, H, W), floating point, in [-1, 1].
         weight: a weight of the encoder; None: keep the dtype, and do not check the device.
+        channels: number of channels that the tokenizer reads.
         check_values: whether to check the range of the values. This reads the pixels once (25 microseconds for 256 x 256
             pixels on one CPU core). On a GPU it also waits until the pixels are computed, as the check of ids does.
         stream: whether x is a chunk of a clip, which always has a time axis.
@@ -39,11 +42,11 @@ def prepare_pixels(x: object, weight: Tensor | None, *, check_values: bool, stre
     """
     if not isinstance(x, Tensor):
         raise SmaltiError(f"A tokenizer takes a tensor of pixels, not {_describe_object(x)}")
-    if x.ndim not in ((5,) if stream else (4, 5)) or x.shape[1] != 3 or 0 in x.shape:
-        accepted = "chunks (B, 3, T, H, W)" if stream else "pixels (B, 3, H, W) or (B, 3, T, H, W)"
-        raise SmaltiError(
-            f"A tokenizer takes {accepted} with no empty axis, not {tuple(x.shape)}: {_shape_advice(tuple(x.shape))}."
-        )
+    if x.ndim not in ((5,) if stream else (4, 5)) or x.shape[1] != channels or 0 in x.shape:
+        c = channels
+        accepted = f"chunks (B, {c}, T, H, W)" if stream else f"pixels (B, {c}, H, W) or (B, {c}, T, H, W)"
+        advice = _shape_advice(tuple(x.shape)) if c == 3 else f"this one was trained with {c} channels"
+        raise SmaltiError(f"A tokenizer takes {accepted} with no empty axis, not {tuple(x.shape)}: {advice}.")
     if not x.is_floating_point():
         raise SmaltiError(
             f"A tokenizer takes floating-point pixels in [-1, 1], not {x.dtype}: convert 8-bit images with x / 127.5 - 1."

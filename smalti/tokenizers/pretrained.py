@@ -6,6 +6,7 @@ from smalti.errors import SmaltiError
 from smalti.tokenizers.adapters import LoRADecoder
 from smalti.tokenizers.base import Decoder
 from smalti.tokenizers.bottlenecks import Bottleneck, Projected, Quantizer, Unquantized
+from smalti.tokenizers.channels import with_channels
 from smalti.tokenizers.checkpoints import load
 from smalti.tokenizers.tokenizer import Tokenizer
 
@@ -16,6 +17,7 @@ def pretrained(
     decoder: Decoder | None = None,
     continuous: bool = False,
     lora_rank: int | None = None,
+    channels: dict[str, int] | None = None,
 ) -> Tokenizer:
     """Load a tokenizer for training, and replace parts of it.
 
@@ -38,6 +40,9 @@ def pretrained(
         decoder: replaces that of the source, with random weights: a small decoder for the same latents.
         continuous: remove the quantizer of a discrete source, whose decoder then gets the vectors before rounding.
         lora_rank: rank of low-rank adapters, the only weights of the decoder that are trained; None: no adapters.
+        channels: groups of channels of the pixels in order, such as {rgb: 3, nir: 1, swir: 2}, whose first and last
+            convolutions replace those of the source. A group that the source has (rgb, for photos) keeps its weights.
+            None: the channels of the source.
 
     Returns:
         The tokenizer in training mode.
@@ -59,6 +64,13 @@ def pretrained(
         bottleneck = Unquantized(tokenizer.quantizer)
     if lora_rank is not None and decoder is not None:
         raise SmaltiError("lora_rank adapts the decoder of the source, and decoder replaces it: set one of the two.")
+    if channels is not None:
+        if lora_rank is not None or decoder is not None:
+            raise SmaltiError(
+                "channels adds weights to the decoder of the source, which lora_rank would freeze and decoder replace: set "
+                "only channels."
+            )
+        tokenizer = with_channels(tokenizer, channels)
     target = tokenizer.decoder if decoder is None else decoder
     if bottleneck is None:
         bottleneck = tokenizer.bottleneck

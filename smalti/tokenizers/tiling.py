@@ -68,6 +68,7 @@ class TiledEncoder(Encoder):
         super().__init__()
         self.encoder = encoder
         self.stride, self.out_dim, self.streams = encoder.stride, encoder.out_dim, encoder.streams
+        self.channels = encoder.channels
         _check_sizes(self.stride[1], tile, overlap)
         self.tile, self.overlap = tile, overlap
 
@@ -113,6 +114,7 @@ class TiledDecoder(Decoder):
         super().__init__()
         self.decoder = decoder
         self.in_dim, self.generative, self.streams = decoder.in_dim, decoder.generative, decoder.streams
+        self.channels = decoder.channels
         self.stride, self.first_scale = stride, first_scale
         _check_sizes(stride, tile, overlap)
         self.tile, self.overlap = tile, overlap

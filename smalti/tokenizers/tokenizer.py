@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from smalti.channel_groups import ChannelGroups, describe_groups
 from smalti.errors import SmaltiError
 from smalti.tokenizers.base import Decoder, Encoder, StreamState
 from smalti.tokenizers.bottlenecks.base import Bottleneck, Quantizer
@@ -71,9 +72,19 @@ class Tokenizer(Configurable):
                     f"{type(source).__name__} returns {out_dim} channels but {type(target).__name__} expects {in_dim}: "
                     "make the two equal in the recipe."
                 )
+        if encoder.channels != decoder.channels:
+            raise SmaltiError(
+                f"The encoder reads the channels {describe_groups(encoder.channels)}, but the decoder returns "
+                f"{describe_groups(decoder.channels)}: give both the same."
+            )
         self.encoder = encoder
         self.bottleneck = bottleneck
         self.decoder = decoder
+
+    @property
+    def channels(self) -> ChannelGroups:
+        """Groups of channels of the pixels, in order: {"rgb": 3} unless the tokenizer was given others."""
+        return self.encoder.channels
 
     @property
     def discrete(self) -> bool:
@@ -283,7 +294,8 @@ class Tokenizer(Configurable):
 
     def _prepare_pixels(self, x: object, *, stream: bool = False) -> Tensor:
         # Training checks the losses on all ranks at once. An error on one rank would leave the others waiting.
-        return prepare_pixels(x, first_weight(self.encoder), check_values=not self.training, stream=stream)
+        channels = sum(self.channels.values())
+        return prepare_pixels(x, first_weight(self.encoder), channels, check_values=not self.training, stream=stream)
 
     def _encode_chunks(self, chunks: Iterable[Tensor]) -> Iterator[Latents]:
         state = StreamState()

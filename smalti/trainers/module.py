@@ -39,6 +39,8 @@ from smalti.trainers.losses.provenance import (
 )
 from smalti.trainers.losses.reconstruction import (
     build_loss_dict,
+    check_colors,
+    colors,
     compute_latent_losses,
     latent_losses,
     reconstruction_loss_names,
@@ -143,11 +145,13 @@ class TokenizerTraining(pl.LightningModule):
         bottleneck = tokenizer.bottleneck
         is_frozen = "bottleneck" in self.frozen  # and in evaluation mode, without losses
         self.losses = build_loss_dict(losses or {}, bottleneck.loss_names)
+        self._channels = tokenizer.channels
+        check_colors(self.losses, gan, self._channels)
         for loss in latent_losses(self.losses).values():
             loss.connect(bottleneck.out_dim)
         self.latent_augmentations = nn.ModuleList((latent_augmentations or {}).values())
         names = LossNames(
-            reconstruction_loss_names(self.losses),
+            reconstruction_loss_names(self.losses, self._channels),
             () if is_frozen else bottleneck.loss_names,
             gan.loss_names if gan is not None else (),
             tuple(latent_losses(self.losses)),
@@ -361,15 +365,22 @@ class TokenizerTraining(pl.LightningModule):
         for augmentation in self.latent_augmentations if self.training else ():
             augmented, target = augmentation(augmented, target, tokenizer.encoder.stride)
         reconstruction = tokenizer.decode(augmented)
-        losses = reconstruction_losses(reconstruction, target, self.losses) | latents.code.losses
+        losses = reconstruction_losses(reconstruction, target, self.losses, self._channels) | latents.code.losses
         if self.training:
-            losses |= compute_latent_losses(self.losses, latents, original)
+            losses |= self._latent_losses(latents, original)
         if self.gan is not None and with_gan:
-            losses["adversarial"] = self.gan.generator_loss(reconstruction, target)
-            losses |= self.gan(reconstruction, target)
+            pair = (colors(reconstruction, self._channels), colors(target, self._channels))
+            losses["adversarial"] = self.gan.generator_loss(*pair)
+            losses |= self.gan(*pair)
         elif self.gan is not None:
             losses |= dict.fromkeys(self.gan.loss_names, original.new_zeros(()))
         return losses, latents
+
+    def _latent_losses(self, latents: Latents, original: Tensor) -> dict[str, Tensor]:
+        """Return the losses of latents, which compare them with red, green and blue."""
+        if not latent_losses(self.losses):
+            return {}
+        return compute_latent_losses(self.losses, latents, colors(original, self._channels))
 
     def _adaptive_losses(self) -> list[str]:
         """Return the names of the losses of latents that are scaled by `adaptive_factor`."""
@@ -395,7 +406,7 @@ class TokenizerTraining(pl.LightningModule):
 
     def _reconstruction_loss(self, losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
         """Return the weighted sum of the reconstruction losses."""
-        names = reconstruction_loss_names(self.losses)
+        names = reconstruction_loss_names(self.losses, self._channels)
         return weighted_sum(losses, {name: w for name, w in weights.items() if name in names})
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -562,7 +573,7 @@ class TokenizerTraining(pl.LightningModule):
         return tokenizer(batch.pixels, torch.Generator().manual_seed(batch_idx))
 
     def _update_metrics(self, suffix: str, original: Tensor, reconstruction: Tensor, latents: Latents) -> None:
-        values = sample_metrics(reconstruction, original, self.losses)
+        values = sample_metrics(reconstruction, original, self.losses, self._channels)
         self._validation_metrics.setdefault(suffix, ValidationMetrics()).update(values, latents.code.ids)
 
     def _log_metrics(self, stage: Literal["val", "test"]) -> None:

@@ -11,7 +11,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from smalti.channel_groups import RGB, ChannelGroups
 from smalti.distributed import combine_on_rank_0
+from smalti.eval.channel_evaluation import measure_groups
+from smalti.eval.channel_evaluation import psnr as channel_psnr
 from smalti.eval.codebook_usage import IdCounts
 from smalti.eval.functional import mean_over_frames, psnr
 from smalti.pixels import pixels_to_uint8
@@ -54,16 +57,21 @@ class ValidationMetrics:
         return combine_on_rank_0(self, lambda ranks: _combine(ranks, codebook_size))
 
 
-def sample_metrics(reconstruction: Tensor, original: Tensor, losses: nn.ModuleDict | None = None) -> dict[str, Tensor]:
-    """Compute `l1`, `mse`, `psnr` and the losses of the recipe.
+def sample_metrics(
+    reconstruction: Tensor, original: Tensor, losses: nn.ModuleDict | None = None, groups: ChannelGroups = RGB
+) -> dict[str, Tensor]:
+    """Compute `l1`, `mse`, `psnr` and the losses of the recipe; for other channels than RGB also `psnr_GROUP`.
+
+    Pixels of photos are rounded to 8 bits for the PSNR, other channels are not.
 
     The PSNR of a clip is the mean PSNR of its frames. A loss has one value per batch, which every sample of the batch gets:
     the mean over samples weights each batch by its size.
 
     Args:
-        reconstruction: (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1].
+        reconstruction: (B, C, H, W) or (B, C, T, H, W) in [-1, 1].
         original: pixels of the same shape.
         losses: modules by name, in evaluation mode.
+        groups: groups of channels of the pixels.
 
     Returns:
         (B,) float64 values by name.
@@ -73,9 +81,14 @@ def sample_metrics(reconstruction: Tensor, original: Tensor, losses: nn.ModuleDi
     values = {
         "l1": error.abs().flatten(1).mean(1),
         "mse": error.square().flatten(1).mean(1),
-        "psnr": mean_over_frames(psnr, pixels_to_uint8(original), pixels_to_uint8(reconstruction)),
     }
-    for name, value in compute_losses(losses or nn.ModuleDict(), reconstruction, original).items():
+    if groups == RGB:
+        values["psnr"] = mean_over_frames(psnr, pixels_to_uint8(original), pixels_to_uint8(reconstruction))
+    else:
+        everything = measure_groups(channel_psnr, "psnr", original, reconstruction, {"all": sum(groups.values())})
+        values["psnr"] = everything["psnr_all"]
+        values |= measure_groups(channel_psnr, "psnr", original, reconstruction, groups)
+    for name, value in compute_losses(losses or nn.ModuleDict(), reconstruction, original, groups).items():
         values[name] = value.expand(len(original))
     return {name: value.double() for name, value in values.items()}
 

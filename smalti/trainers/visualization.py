@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from smalti.channel_groups import RGB, ChannelGroups, visible_channels
 from smalti.eval.comparison_video import comparison_video
 from smalti.eval.contact_sheet import contact_sheet
 from smalti.eval.functional import mean_over_frames, psnr
@@ -31,7 +32,8 @@ class ReconstructionGrid(Callback):
     An image takes one row of three pictures. A clip takes three rows of frames. An mp4 shows each clip next to its
     reconstruction, at the frame rate of the data module (its attribute `rate`), or else at 24 frames per second. Files are
     written to `reconstructions` in the folder of the run; without a logger, a run has no folder, and nothing is written.
-    Contact sheets are also logged to TensorBoard. See `smalti.eval.contact_sheet`.
+    Contact sheets are also logged to TensorBoard. See `smalti.eval.contact_sheet`. Of other channels
+    than red, green and blue, the group rgb is shown, or else the first channel.
 
     Args:
         samples: number of images to show.
@@ -69,8 +71,12 @@ class ReconstructionGrid(Callback):
             return
         kept, limit = (self._clips, self.clips) if batch.pixels.ndim == 5 else (self._images, self.samples)
         count = max(limit - len(kept), 0)
-        for name, *pair in zip(batch.names[:count], batch.pixels[:count], outputs[:count], strict=True):
-            original, reconstruction = (pixels_to_uint8(pixels).cpu() for pixels in pair)
+        if not count:
+            return
+        groups: ChannelGroups = getattr(getattr(pl_module, "tokenizer", None), "channels", RGB)
+        pixels, outputs = (visible_channels(x[:count], groups) for x in (batch.pixels, outputs))
+        for name, *pair in zip(batch.names[:count], pixels, outputs, strict=True):
+            original, reconstruction = (pixels_to_uint8(image).cpu() for image in pair)
             kept.append(Example(name, original, reconstruction))
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

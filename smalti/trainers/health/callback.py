@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from smalti.channel_groups import RGB
 from smalti.distributed import combine_on_rank_0, compute_on_rank_0
 from smalti.errors import SmaltiError
 from smalti.eval.linear_codec import CODEC_FILE, LinearCodec
@@ -42,6 +43,8 @@ class Health(Callback):
       continuous tokenizer, as many components as it has channels.
 
     If a validation contains images and clips, each value is also logged per kind, as `val/psnr_linear_codec_images`.
+
+    A tokenizer for other channels than red, green and blue is neither compared nor checked.
 
     A problem is logged once, when two validations in a row or the last one of the run have it, and once more when it is
     over. `smalti doctor` runs the same checks on a checkpoint, see `smalti.trainers.health.checks`.
@@ -106,8 +109,8 @@ class Health(Callback):
         self._sums, self._steps = {}, 0
         log_dir = trainer.log_dir  # read on all ranks, because Lightning broadcasts it
         self._folder = Path(log_dir) if trainer.loggers and log_dir is not None else None
-        if not trainer.enable_validation:
-            self.baselines = None
+        if not trainer.enable_validation or module.tokenizer.channels != RGB:
+            self.baselines = None  # they are defined for 8-bit colors
             return
         batches = load_training_batches(trainer, max(1, self.samples), clips=-(-max(1, self.samples) // 4))
         color = mean_color(batches, trainer.strategy.root_device)

@@ -41,7 +41,13 @@ class ReconstructionLoss(Loss):
 
     A loss may have parameters. `TokenizerTraining` freezes them. A loss that compares only some of the frames or pixels in
     training should compare all of them in evaluation mode, because validation logs it too.
+
+    Attributes:
+        all_channels: whether the loss takes pixels with any channels. Otherwise, a tokenizer for more channels than red,
+            green and blue passes its group rgb only.
     """
+
+    all_channels: bool = False
 
     @abstractmethod
     def forward(self, reconstruction: Tensor, original: Tensor) -> Tensor:

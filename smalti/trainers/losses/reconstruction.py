@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from smalti.channel_groups import RGB, ChannelGroups, describe_groups, group_slices
 from smalti.errors import SmaltiError
 from smalti.trainers.gan import GANLoss
 from smalti.trainers.losses.base import LatentLoss
@@ -57,13 +58,49 @@ def build_loss_dict(losses: Mapping[str, nn.Module], bottleneck_losses: Collecti
     return modules
 
 
-def reconstruction_loss_names(losses: nn.ModuleDict) -> tuple[str, ...]:
+def check_colors(losses: nn.ModuleDict, gan: GANLoss | None, groups: ChannelGroups) -> None:
+    """Check that losses of colors get red, green and blue.
+
+    Args:
+        losses: modules by name, see `build_loss_dict`.
+        gan: the GAN loss; None: none.
+        groups: groups of channels of the tokenizer.
+
+    Raises:
+        SmaltiError: the channels have no group rgb, and a loss needs it.
+    """
+    if "rgb" in groups:
+        return
+    problem = " needs red, green and blue, but the channels of the tokenizer are " + describe_groups(groups)
+    for name, loss in losses.items():
+        if not getattr(loss, "all_channels", False):
+            raise SmaltiError(f"The loss '{name}'{problem}: remove it from model.losses.")
+    if gan is not None:
+        raise SmaltiError(f"The discriminator{problem}: remove model.gan.")
+
+
+def colors(pixels: Tensor, groups: ChannelGroups) -> Tensor:
+    """Return red, green and blue (B, 3, ...) of pixels (B, C, ...)."""
+    return pixels if groups == RGB else pixels[:, group_slices(groups)["rgb"]]
+
+
+def _group_names(groups: ChannelGroups) -> list[str]:
+    """Return the names of the losses of each group of channels, if there are several."""
+    return [f"{name}_{group}" for name in _BUILTIN for group in groups] if len(groups) > 1 else []
+
+
+def reconstruction_loss_names(losses: nn.ModuleDict, groups: ChannelGroups = RGB) -> tuple[str, ...]:
     """Return the names of the values of `reconstruction_losses`.
 
     Args:
         losses: modules by name, see `build_loss_dict`.
+        groups: groups of channels of the pixels.
     """
-    return (*_BUILTIN, *(name for name, loss in losses.items() if not isinstance(loss, LatentLoss)))
+    return (
+        *_BUILTIN,
+        *_group_names(groups),
+        *(name for name, loss in losses.items() if not isinstance(loss, LatentLoss)),
+    )
 
 
 def latent_losses(losses: nn.ModuleDict) -> dict[str, LatentLoss]:
@@ -75,13 +112,16 @@ def latent_losses(losses: nn.ModuleDict) -> dict[str, LatentLoss]:
     return {name: loss for name, loss in losses.items() if isinstance(loss, LatentLoss)}
 
 
-def compute_losses(losses: nn.ModuleDict, reconstruction: Tensor, original: Tensor) -> dict[str, Tensor]:
+def compute_losses(
+    losses: nn.ModuleDict, reconstruction: Tensor, original: Tensor, groups: ChannelGroups = RGB
+) -> dict[str, Tensor]:
     """Compute the losses that a recipe adds between reconstruction and original.
 
     Args:
         losses: modules by name, see `build_loss_dict`.
-        reconstruction: float32 pixels (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1].
+        reconstruction: float32 pixels (B, C, H, W) or (B, C, T, H, W) in [-1, 1].
         original: pixels of the same shape.
+        groups: groups of channels of the pixels. A loss gets the group rgb, unless it takes all channels.
 
     Returns:
         Unweighted scalars by name.
@@ -89,11 +129,15 @@ def compute_losses(losses: nn.ModuleDict, reconstruction: Tensor, original: Tens
     Raises:
         SmaltiError: a loss does not return a scalar.
     """
-    return {
-        name: _check_scalar(name, loss, loss(reconstruction, original))
-        for name, loss in losses.items()
-        if not isinstance(loss, LatentLoss)
-    }
+    computed: dict[str, Tensor] = {}
+    for name, loss in losses.items():
+        if isinstance(loss, LatentLoss):
+            continue
+        pair = (reconstruction, original)
+        if not getattr(loss, "all_channels", False):
+            pair = (colors(reconstruction, groups), colors(original, groups))
+        computed[name] = _check_scalar(name, loss, loss(*pair))
+    return computed
 
 
 def compute_latent_losses(losses: nn.ModuleDict, latents: Latents, original: Tensor) -> dict[str, Tensor]:
@@ -122,18 +166,23 @@ def _check_scalar(name: str, loss: nn.Module, value: object) -> Tensor:
 
 
 def reconstruction_losses(
-    reconstruction: Tensor, original: Tensor, losses: nn.ModuleDict | None = None
+    reconstruction: Tensor, original: Tensor, losses: nn.ModuleDict | None = None, groups: ChannelGroups = RGB
 ) -> dict[str, Tensor]:
-    """Compute `l1`, `mse`, and the losses that the recipe adds, in float32.
+    """Compute `l1`, `mse`, both for each of several groups of channels, and the losses that the recipe adds, in float32.
 
     Args:
-        reconstruction: pixels (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1], of any floating-point type.
+        reconstruction: pixels (B, C, H, W) or (B, C, T, H, W) in [-1, 1], of any floating-point type.
         original: pixels of the same shape.
         losses: modules by name, see `build_loss_dict`; None: no additional losses.
+        groups: groups of channels of the pixels.
 
     Returns:
         Unweighted scalars by name.
     """
     reconstruction, original = reconstruction.float(), original.float()
     builtin = {"l1": F.l1_loss(reconstruction, original), "mse": F.mse_loss(reconstruction, original)}
-    return builtin | compute_losses(losses or nn.ModuleDict(), reconstruction, original)
+    if len(groups) > 1:
+        slices = group_slices(groups).items()
+        builtin |= {f"l1_{g}": F.l1_loss(reconstruction[:, part], original[:, part]) for g, part in slices}
+        builtin |= {f"mse_{g}": F.mse_loss(reconstruction[:, part], original[:, part]) for g, part in slices}
+    return builtin | compute_losses(losses or nn.ModuleDict(), reconstruction, original, groups)

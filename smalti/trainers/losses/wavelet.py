@@ -38,6 +38,8 @@ class WaveletLoss(ReconstructionLoss):
         MissingExtraError: ptwt is not installed.
     """
 
+    all_channels = True
+
     def __init__(self, weights: dict[str, float] | None = None) -> None:
         super().__init__()
         weights = weights or {}

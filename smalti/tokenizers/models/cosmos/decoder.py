@@ -38,6 +38,8 @@ class CosmosDecoder(Decoder):
         SmaltiError: the arguments do not describe a valid network.
     """
 
+    bands_inside = True
+
     def __init__(
         self,
         in_dim: int,

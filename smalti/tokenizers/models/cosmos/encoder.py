@@ -40,6 +40,8 @@ class CosmosEncoder(Encoder):
         SmaltiError: the arguments do not describe a valid network.
     """
 
+    bands_inside = True
+
     def __init__(
         self,
         out_dim: int,

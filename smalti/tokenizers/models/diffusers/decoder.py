@@ -52,6 +52,7 @@ class DiffusersDecoder(Decoder):
         self.network: nn.Module = model.decoder
         self.post_quant_conv: nn.Module | None = getattr(model, "post_quant_conv", None)
         self._frames, self._batched = family.frames, family.batched
+        self.bands_inside = model.config.get("patch_type") == "haar"  # Cosmos
         self._patch = model.config.get("patch_size") if family.frames == "cached" else None
         self._repeated = family.stride(model)[0] - 1
         self._conditioned = bool(model.config.get("timestep_conditioning"))

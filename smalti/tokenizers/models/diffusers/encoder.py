@@ -49,6 +49,7 @@ class DiffusersEncoder(Encoder):
         self.network: nn.Module = model.encoder
         self.quant_conv: nn.Module | None = getattr(model, "quant_conv", None)
         self._frames, self._batched = family.frames, family.batched
+        self.bands_inside = model.config.get("patch_type") == "haar"  # Cosmos
         self._patch = model.config.get("patch_size") if family.frames == "cached" else None
         channels = model.config[family.channels]
         doubled = family.distribution == "gaussian" or model.config.get("regularizer") == "kl"
