@@ -26,7 +26,7 @@ from smalti.files import check_writable
 if TYPE_CHECKING:
     from torch import nn
 
-    from smalti.data import Source
+    from smalti.data import BandFolder, Source
     from smalti.eval.metrics import Metric
     from smalti.eval.metrics.registry import MetricBuilder
     from smalti.eval.protocols import Protocol
@@ -54,7 +54,7 @@ def run(name: str, arguments: list[str]) -> int:
     """
     options = _parse(name, arguments)
 
-    from smalti.data import open_source
+    from smalti.data import BandFolder, open_source
     from smalti.eval.metrics import find_metric
     from smalti.eval.protocols import get_protocol
     from smalti.eval.report import check_report_folder
@@ -71,6 +71,11 @@ def run(name: str, arguments: list[str]) -> int:
     transform = build_transform(protocol)
     requested = {name: find_metric(name) for name in options.metric}
     options.tokenizer = check_tokenizer(options.tokenizer)
+    if isinstance(source, BandFolder):
+        _evaluate_channels(
+            options, protocol, source, transform, [build(options.weights) for build in requested.values()]
+        )
+        return 0
     with _process_group() as rank:
         evaluation, skipped = _evaluate(options, source, transform, protocol, requested, rank)
     if rank == 0:
@@ -166,6 +171,43 @@ def _parse(name: str, arguments: list[str]) -> argparse.Namespace:
             f"--weights is {options.weights}, which is not a folder: give the folder that contains the weight files."
         )
     return options
+
+
+def _evaluate_channels(
+    options: argparse.Namespace, protocol: Protocol, source: BandFolder, transform: nn.Module, metrics: list[Metric]
+) -> None:
+    """Measure each group of channels, and write the report. Rivals and the default metrics know colors only.
+
+    Raises:
+        SmaltiError: the tokenizer has other channels than the data, or an option does not apply to them.
+    """
+    from rich.console import Console
+
+    from smalti.channel_groups import describe_groups
+    from smalti.data import evaluation_loader
+    from smalti.eval.channel_evaluation import check_color_metrics, evaluate_channels
+    from smalti.eval.channel_report import CHANNELS_REPORT, comparison_table, write_channel_report
+
+    if options.readiness:
+        raise SmaltiError(f"--readiness measures photos, but {options.data} has other channels: leave it out.")
+    if (options.out / CHANNELS_REPORT).exists() and not options.overwrite:
+        raise SmaltiError(f"{options.out / CHANNELS_REPORT} already exists: choose another --out, or pass --overwrite.")
+    color_metrics = check_color_metrics(metrics, source.channels)
+    device = open_device(options.device)
+    tokenizer = open_tokenizer(options.tokenizer, device, options.branch, options.tile)
+    if tokenizer.channels != source.channels:
+        raise SmaltiError(
+            f"The tokenizer has the channels {describe_groups(tokenizer.channels)}, but {options.data} has "
+            f"{describe_groups(source.channels)}: fine-tune it for these with `smalti finetune`."
+        )
+    loader = evaluation_loader(
+        source, transform, _batch_size(options, protocol), options.workers, max_bad=options.max_bad
+    )
+    evaluation = evaluate_channels(tokenizer, loader, color_metrics, seed=options.seed, device=device)
+    origin = {"tokenizer": str(options.tokenizer), "data": str(options.data), "protocol": protocol.name}
+    file = write_channel_report(evaluation, options.out, origin, loader.skipped.count)
+    Console().print(comparison_table({"value": evaluation.means}))
+    print(file)
 
 
 def _build_metrics(

@@ -20,11 +20,13 @@ _EXAMPLES = (
     "smalti finetune diffusers:stabilityai/sd-vae-ft-mse --data my/photos --out finetuned",
     "smalti finetune diffusers:path/to/wan --data my/videos --frames 17 --out finetuned -- --trainer.max_steps 300",
     "smalti finetune diffusers:path/to/vae --data my/photos -c finetune/flux_gq.yaml --out discrete",
+    "smalti finetune diffusers:path/to/vae --data my/bands --out satellite -- --model.weights.l1_nir 1.0",
 )
 _NOTES = (
     "Options after -- are those of `smalti fit`, such as --trainer.max_steps 300, --data.batch_size 1, "
     "--model.gradient_checkpointing true or --model.optimizer bitsandbytes.optim.AdamW8bit. The memory of a step is "
-    "estimated and printed before the first step. Without --validation, a tenth of the files of --data is held out."
+    "estimated and printed before the first step. Without --validation, a tenth of the files of --data is held out. In a "
+    "folder of satellite bands, depth or 16-bit images, channels.yaml names the channels: see docs/finetune.md."
 )
 _RECIPES = {
     "all": "finetune/all.yaml",
@@ -47,12 +49,16 @@ def run(name: str, arguments: list[str]) -> int:
     if options.out.exists() and any(options.out.iterdir() if options.out.is_dir() else [options.out]):
         raise SmaltiError(f"{options.out} already exists: choose another --out.")
     check_writable(options.out)
+    channels = _read_channels(options)
     train, validation = _split(options)
     recipe = _recipe(options, source, train, validation)
+    if channels is not None:
+        recipe["model"]["tokenizer"]["init_args"]["channels"] = channels
 
     from smalti.commands import compare, evaluate, export, fit
 
-    recipes = [word for c in options.config or [_RECIPES[options.train]] for word in ("-c", c)]
+    default = _RECIPES[options.train] if channels is None else "finetune/channels.yaml"
+    recipes = [word for c in options.config or [default] for word in ("-c", c)]
     precision = (
         [] if any(word.startswith("--trainer.precision") for word in others) else ["--trainer.precision", "auto"]
     )
@@ -60,11 +66,15 @@ def run(name: str, arguments: list[str]) -> int:
     checkpoint = _newest_checkpoint(options.out / "runs")
     tokenizer = options.out / "tokenizer"
     export.run("export", [str(checkpoint), "--out", str(tokenizer)])
-    reports = {"before": str(source), "after": str(tokenizer)}
+    before = source if channels is None else _write_start(source, channels, options.out / "start")
+    reports = {"before": str(before), "after": str(tokenizer)}
     protocol = options.protocol or (f"clip{options.frames}x128@{_RATE}" if options.frames else _PROTOCOL)
     for report, path in reports.items():
         common = ["--data", str(validation), "--protocol", protocol, "--workers", "0", "--rivals", "none"]
         evaluate.run("evaluate", ["--tokenizer", path, *common, "--out", str(options.out / report)])
+    if channels is not None:
+        _compare_channels(options.out, tuple(reports))
+        return 0
     page = options.out / "comparison.html"
     compare.run("compare", [*(str(options.out / report) for report in reports), "--out", str(page)])
     _export_to_diffusers(source, tokenizer, options.out / "diffusers")
@@ -96,9 +106,8 @@ def _parse(name: str, arguments: list[str]) -> tuple[argparse.Namespace, list[st
     training.add_argument(
         "--train",
         choices=tuple(_RECIPES),
-        default="decoder",
         help="what is trained: all (the latents change), the decoder, its last block, or low-rank adapters of the decoder "
-        "(default: %(default)s)",
+        "(default: decoder; all for other channels)",
     )
     training.add_argument(
         "-c",
@@ -110,6 +119,49 @@ def _parse(name: str, arguments: list[str]) -> tuple[argparse.Namespace, list[st
     output = parser.add_argument_group("output")
     output.add_argument("--out", "-o", type=Path, required=True, metavar="PATH", help="folder to write to")
     return parser.parse(own), others
+
+
+def _read_channels(options: argparse.Namespace) -> dict[str, int] | None:
+    """Return the channels of the data if they are described, and set the default of --train.
+
+    Raises:
+        SmaltiError: the description is invalid, or --train leaves out the layers of new channels.
+    """
+    from smalti.data.band_files import is_band_folder, read_channels_file
+
+    folder = Path(options.data).expanduser()
+    if options.frames is not None or not is_band_folder(folder):
+        options.train = options.train or "decoder"
+        return None
+    if options.train not in (None, "all"):
+        raise SmaltiError(
+            f"--train {options.train} does not train the layer that reads the channels of {options.data}: use --train all."
+        )
+    options.train = "all"
+    return read_channels_file(folder)[0]
+
+
+def _write_start(source: Path, channels: dict[str, int], out: Path) -> Path:
+    """Export the tokenizer as it is before the first step, with other channels, and return its folder."""
+    from smalti.tokenizers.channels import with_channels
+    from smalti.tokenizers.checkpoints import load, save
+
+    save(with_channels(load(source), channels), out, provenance={"source": str(source)})
+    return out
+
+
+def _compare_channels(out: Path, reports: tuple[str, ...]) -> None:
+    """Print the means of two reports of channels next to each other, and write them to comparison.json."""
+    from smalti.eval.channel_report import CHANNELS_REPORT, comparison_table
+    from smalti.files import atomic_write
+
+    means = {name: json.loads((out / name / CHANNELS_REPORT).read_text(encoding="utf-8"))["means"] for name in reports}
+    with atomic_write(out / "comparison.json") as partial:
+        partial.write_text(json.dumps(means, indent=2) + "\n", encoding="utf-8")
+    from rich.console import Console
+
+    Console().print(comparison_table(means))
+    print(out / "comparison.json")
 
 
 def _split(options: argparse.Namespace) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from typing import ClassVar, Protocol, TypeVar
 
 from lightning.pytorch import LightningDataModule, Trainer
 
+from smalti.channel_groups import RGB, ChannelGroups, describe_groups
 from smalti.data.build_loaders import evaluation_loader, preview_loader, training_loader
 from smalti.data.clip_transforms import VideoEvaluationTransform, VideoTrainingTransform
 from smalti.data.datasets import Transform
@@ -67,6 +68,11 @@ class TrainingData(LightningDataModule):
 
     def find_overlap(self) -> str | None:
         """Describe the validation samples that are also training samples; None if there are none."""
+        return None
+
+    @property
+    def channels(self) -> ChannelGroups | None:
+        """Groups of channels of the pixels; None if they are not known."""
         return None
 
     @abstractmethod
@@ -172,6 +178,22 @@ class SourceData(TrainingData):
     def find_overlap(self) -> str | None:
         """Describe the validation samples that are also training samples; None if there are none."""
         return describe_overlap(self._get("train"), self._get("validation"))
+
+    @property
+    def channels(self) -> ChannelGroups | None:
+        """Groups of channels of the pixels.
+
+        Raises:
+            SmaltiError: those of training and validation differ.
+        """
+        sources = [source for source in (self.train, self.validation) if source is not None]
+        groups = [getattr(source, "channels", RGB) for source in sources]
+        if any(other != groups[0] for other in groups):
+            raise SmaltiError(
+                f"The training data have the channels {describe_groups(groups[0])}, but those for validation "
+                f"{describe_groups(groups[1])}: give both the same."
+            )
+        return groups[0] if groups else None
 
     def digest(self) -> str:
         """Return the SHA-256 of the training data; see `Source.digest`."""

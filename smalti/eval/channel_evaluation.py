@@ -70,9 +70,9 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    x, y = x.float().clamp(-1, 1), y.float().clamp(-1, 1)
+    x, y = ((z.float().clamp(-1, 1) + 1) / 2 for z in (x, y))  # the term of the luminance takes values from 0 on
     with full_precision(x.device):
-        values = structural_similarity_index_measure(x, y, data_range=_PEAK, reduction="none")
+        values = structural_similarity_index_measure(x, y, data_range=1.0, reduction="none")
     return torch.as_tensor(values).reshape(-1).double()
 
 

@@ -153,6 +153,17 @@ def with_channels(tokenizer: Tokenizer, channels: ChannelGroups) -> Tokenizer:
     return adapted.train(training)
 
 
+def unread_groups(encoder: Encoder) -> list[str]:
+    """Return the groups of channels that an encoder does not read, because all weights are zero: new ones."""
+    if not isinstance(encoder, ChannelEncoder):
+        return []
+    weight = next(_convolutions(*encoder.outer_layers)).weight.detach()
+    count = sum(encoder.channels.values())
+    elements = weight.transpose(0, 1).unflatten(0, (-1, count) if encoder.bands_inside else (count, -1))
+    read = (elements if encoder.bands_inside else elements.transpose(0, 1)).flatten(2).any(2).any(0)  # (C,)
+    return [name for name, part in group_slices(encoder.channels).items() if not read[part].any()]
+
+
 def _probe_size(tokenizer: Tokenizer) -> tuple[int, int, int]:
     _, height, width = tokenizer.encoder.stride
     return tokenizer.encoder.padded_size((1, 2 * height, 2 * width))

@@ -16,10 +16,12 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from smalti.channel_groups import ChannelGroups, describe_groups
 from smalti.distributed import world_size
 from smalti.errors import DivergedError, SmaltiError
 from smalti.legacy import upgrade_checkpoint
 from smalti.seeds import derive_seed
+from smalti.tokenizers.channels import unread_groups
 from smalti.tokenizers.checkpoints import CHECKPOINT_KEY
 from smalti.tokenizers.configurable import Config, get_config
 from smalti.tokenizers.layers.activation_checkpointing import enable_activation_checkpointing
@@ -194,6 +196,11 @@ class TokenizerTraining(pl.LightningModule):
                 )
             modules[name].requires_grad_(requires_grad=False)
         if "encoder" in self.frozen:
+            if unread := unread_groups(self.tokenizer.encoder):
+                raise SmaltiError(
+                    f"The encoder does not read the channels {', '.join(unread)}, and it is frozen: remove encoder from "
+                    "model.frozen."
+                )
             disable_autocast(self.tokenizer.encoder)
         if not any(p.requires_grad for p in self.tokenizer.parameters()):
             raise SmaltiError(
@@ -240,8 +247,15 @@ class TokenizerTraining(pl.LightningModule):
         """Refuse strategies and settings that cannot work together, before Lightning does so.
 
         Raises:
-            SmaltiError: the strategy shards weights in another way than fsdp2, or a setting does not work with fsdp2.
+            SmaltiError: the strategy shards weights in another way than fsdp2, a setting does not work with fsdp2, or the
+                data have other channels than the tokenizer.
         """
+        given: ChannelGroups | None = getattr(getattr(self.trainer, "datamodule", None), "channels", None)
+        if given is not None and given != self._channels:
+            raise SmaltiError(
+                f"The data have the channels {describe_groups(given)}, but the tokenizer has "
+                f"{describe_groups(self._channels)}: set channels of model.tokenizer, or give other data."
+            )
         strategy = self.trainer.strategy
         if isinstance(strategy, (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)):
             raise SmaltiError(
