@@ -21,6 +21,7 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -173,8 +174,20 @@ def material(tmp_path_factory):
     save(onevae(joint, stride=(4, 8, 8), channels=8, blocks=1), folder / "my-video-tokenizer")
     write_text_tokenizer(folder / "my-language-model")
     runpy.run_path(str(ROOT / "tests" / "diffusers_models.py"))["write"]("sd", folder / "vae")
+    write_bands(folder / "my/bands")
     (folder / "wan.yaml").write_text(yaml.safe_dump(PUBLISHED["wan"]))
     return folder
+
+
+def write_bands(folder):
+    """Write images of 6 bands with 16 bits."""
+    from skimage import data
+
+    folder.mkdir()
+    for name in ("coffee", "rocket", "cat"):
+        photo = getattr(data, name)()[:96, :96].astype(np.uint16) * 39
+        np.save(folder / f"{name}.npy", np.concatenate([photo, 9945 - photo], axis=-1))
+    (folder / "channels.yaml").write_text("channels: {rgb: 3, nir: 1, swir: 2}\nrange: [0, 10000]\n")
 
 
 def write_text_tokenizer(folder):
@@ -202,6 +215,10 @@ PUBLISHED = {
     },
     "wan": {
         "dim": 4, "z_dim": 16, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 1, "temperal_downsample": [False, True, True],
+    },
+    "cosmos": {
+        "name": "DI", "spatial_compression": 8, "channels": 32, "channels_mult": [1, 1], "num_res_blocks": 1,
+        "z_channels": 8,
     },
     "diffusers": {
         "_class_name": "AutoencoderKLWan", "base_dim": 8, "z_dim": 4, "dim_mult": [1, 1], "num_res_blocks": 1,
@@ -285,7 +302,8 @@ def run_command(command, monkeypatch):
         if words[0] in ("fit", "check"):
             words += shrink(words)
         if words[0] == "finetune":
-            words += ["--protocol", "square32", "--", *shrink(["-c", "finetune/decoder.yaml"])]
+            recipe = "finetune/channels.yaml" if "my/bands" in words else "finetune/decoder.yaml"
+            words += ["--protocol", "square32", "--", *shrink(["-c", recipe])]
         if words[0] == "evaluate":
             words += ["--rival-samples", "1"]
         monkeypatch.setattr(sys, "argv", ["smalti"])

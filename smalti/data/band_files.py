@@ -11,7 +11,7 @@ Shapes: C channels; H, W pixels.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,8 @@ def read_channels_file(folder: Path) -> tuple[ChannelGroups, dict[str, tuple[flo
         raise SmaltiError(f"{file} must contain channels and, optionally, range: {example}.")
     channels = check_groups(content["channels"], f"channels in {file}")
     given: Any = content.get("range")
-    ranges = given if isinstance(given, Mapping) else {} if given is None else dict.fromkeys(channels, given)
+    same_for_all: dict[str, Any] = {} if given is None else dict.fromkeys(channels, given)
+    ranges = dict(given) if isinstance(given, Mapping) else same_for_all
     valid = all(
         isinstance(r, list) and len(r) == 2 and all(type(v) in (int, float) for v in r) and r[0] < r[1]
         for r in ranges.values()
@@ -126,20 +127,25 @@ def read_bands(file: Path) -> np.ndarray:
         UnreadableImageError: the file is damaged.
         MissingExtraError: tifffile is not installed.
     """
-    suffix = file.suffix.lower()
-    if suffix in (".tif", ".tiff"):
-        try:
-            import tifffile
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("tifffile", "bands", "Multi-band TIFF files") from error
+    readers: dict[str, Callable[[Path], np.ndarray]] = {".npy": _read_npy, ".png": _read_png}
     try:
-        if suffix == ".npy":
-            return np.load(file, allow_pickle=False)
-        if suffix == ".png":
-            return _read_png(file)
-        return tifffile.imread(file)
+        return readers.get(file.suffix.lower(), _read_tiff)(file)
+    except MissingExtraError:
+        raise
     except Exception as error:  # decoders raise errors of any kind for a damaged file
         raise UnreadableImageError(os.fspath(file), " ".join(str(error).split()).rstrip(".")[:200]) from error
+
+
+def _read_npy(file: Path) -> np.ndarray:
+    return np.load(file, allow_pickle=False)
+
+
+def _read_tiff(file: Path) -> np.ndarray:
+    try:
+        import tifffile
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("tifffile", "bands", "Multi-band TIFF files") from error
+    return tifffile.imread(file)
 
 
 def _read_png(file: Path) -> np.ndarray:

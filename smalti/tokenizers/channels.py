@@ -237,5 +237,6 @@ def _resize(network: Encoder | Decoder, conv: Any, channels: ChannelGroups, axis
 
 def _mixed(matrix: Tensor, weight: nn.Parameter, axis: int) -> nn.Parameter:
     """Return a parameter whose entries along an axis are linear combinations of those of another one."""
-    mixed = torch.tensordot(matrix.to(weight), weight.detach(), dims=([1], [axis])).movedim(0, axis)
-    return nn.Parameter(mixed.contiguous(), requires_grad=weight.requires_grad)
+    entries = weight.detach().movedim(axis, 0)
+    mixed = (matrix.to(weight) @ entries.reshape(len(entries), -1)).view(-1, *entries.shape[1:])
+    return nn.Parameter(mixed.movedim(0, axis).contiguous(), requires_grad=weight.requires_grad)
