@@ -66,7 +66,7 @@ def run(name: str, arguments: list[str]) -> int:
     check_writable(options.out)
     protocol = get_protocol(options.protocol)
     select_rivals(options.rivals, "clips" if protocol.clips else "images")  # before anything slow
-    source = open_source(options.data)
+    source = open_source(options.data, any_channels=True)
     check_protocol(source, protocol)
     transform = build_transform(protocol)
     requested = {name: find_metric(name) for name in options.metric}

@@ -413,7 +413,7 @@ def open_training_source(source: str | Path | Source, videos: bool) -> Source:
         SmaltiError: it cannot be opened, or contains the other kind only.
     """
     if not isinstance(source, Source):
-        source = open_source(str(source), videos)
+        source = open_source(str(source), videos, any_channels=True)
     if source.videos != videos:
         raise _wrong_kind_error(source, f"{len(source)} " if isinstance(source, IndexedSource) else "")
     if isinstance(source, Shards) and source.local and not source.contains_samples():

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from smalti.data.band_files import BandFolder, is_band_folder
+from smalti.data.band_files import CHANNELS_FILE, BandFolder, is_band_folder
 from smalti.data.file_lists import ImageFiles, VideoFiles
 from smalti.data.folder_index import index_folder
 from smalti.data.folders import empty_folder_error
@@ -22,7 +22,7 @@ from smalti.video import VIDEO_SUFFIXES
 _CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\._*[A-Z]\w*", re.ASCII)
 
 
-def open_source(spec: str, videos: bool | None = None) -> Source:
+def open_source(spec: str, videos: bool | None = None, *, any_channels: bool = False) -> Source:
     """Open a data source by its specification on the command line.
 
     The specification is one of:
@@ -43,6 +43,8 @@ def open_source(spec: str, videos: bool | None = None) -> Source:
         videos: whether to use the videos (True) or the images (False) of shards and of a folder that contains both kinds.
             None: shards contain images, and a folder that contains both kinds is an error.
 
+        any_channels: whether images may have other channels than red, green and blue.
+
     Raises:
         SmaltiError: the specification is none of these, or the source cannot be opened.
     """
@@ -62,6 +64,11 @@ def open_source(spec: str, videos: bool | None = None) -> Source:
             f"file, shards ('photos-{{000..009}}.tar', a glob or a URL; 'videos:clips-*.tar' if they contain videos), a "
             f"prefix with an argument such as photos:validation (prefixes: {prefixes}), or a class path "
             "(my_package.MySource or my_package.MySource:argument)."
+        )
+    if isinstance(source, BandFolder) and not any_channels:
+        raise SmaltiError(
+            f"{spec} has a file {CHANNELS_FILE}, but this command reads photos and videos only: such data are for "
+            "`smalti fit`, `smalti finetune` and `smalti evaluate`."
         )
     return source
 

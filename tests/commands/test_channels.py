@@ -59,7 +59,7 @@ def test_finetune_learns_new_bands_and_measures_each_group(bands, tmp_path, monk
 
     trained = smalti.load("out/tokenizer")
     assert trained.channels == {"rgb": 3, "nir": 1, "swir": 2}
-    x = open_source("out/data/validation")[0][None]
+    x = open_source("out/data/validation", any_channels=True)[0][None]
     assert trained(x)[0].shape == x.shape == (1, 6, 96, 96)
     assert list(Path("out/runs").rglob("reconstructions/*.png"))
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -119,7 +119,7 @@ def test_16_bit_grayscale_of_photos_with_colors_is_refused_where_colors_are_need
         values = getattr(data, name)()[:64, :64].astype(np.uint16) * 257 + 3  # not a multiple: 16 bits matter
         Image.fromarray(values).save(folder / f"{name}.png")
     (folder / "channels.yaml").write_text("channels: {gray: 1}")
-    x = open_source(str(folder))[0]
+    x = open_source(str(folder), any_channels=True)[0]
     expected = torch.from_numpy(np.asarray(data.camera()[:64, :64], dtype=np.float64) * 257 + 3) / 65535 * 2 - 1
     torch.testing.assert_close(x[0].double(), expected.clamp(-1, 1), rtol=0, atol=1e-7)
     assert to_pixels(x) is x

@@ -34,8 +34,10 @@ def test_npy_and_tiff_keep_16_bits(tmp_path, layout):
     stored = values if layout == "last" else values.transpose(2, 0, 1)
     np.save(folder / "a.npy", stored)
     tifffile.imwrite(folder / "b.tif", stored, photometric="minisblack")
-    source = open_source(str(folder))
+    source = open_source(str(folder), any_channels=True)
     assert isinstance(source, BandFolder)
+    with pytest.raises(SmaltiError, match="reads photos and videos only"):
+        open_source(str(folder))
     assert [source.name(i) for i in range(len(source))] == ["a.npy", "b.tif"]
     for image in (source[0], source[1]):
         torch.testing.assert_close(image, expected(values).permute(2, 0, 1), rtol=0, atol=1e-6)
@@ -45,7 +47,9 @@ def test_png_with_16_bits_per_color(tmp_path):
     folder = write(tmp_path / "png", "{rgb: 3}")
     values = random_values((7, 5, 3))
     (folder / "a.png").write_bytes(encode_png(values))
-    torch.testing.assert_close(open_source(str(folder))[0], expected(values).permute(2, 0, 1), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        open_source(str(folder), any_channels=True)[0], expected(values).permute(2, 0, 1), rtol=0, atol=1e-6
+    )
 
 
 def encode_png(values):
@@ -68,7 +72,7 @@ def test_each_group_has_its_range_and_values_outside_are_clamped(tmp_path):
     values = np.full((4, 4, 4), 255.0)
     values[..., 3] = np.arange(16).reshape(4, 4)
     np.save(folder / "a.npy", values)
-    image = open_source(str(folder))[0]
+    image = open_source(str(folder), any_channels=True)[0]
     assert (image[:3] == 1).all()
     torch.testing.assert_close(image[3], expected(np.arange(16).reshape(4, 4), 2, 10).clamp(-1, 1))
 
@@ -85,7 +89,7 @@ def test_wrong_files_are_one_sentence(tmp_path, values, message):
     folder = write(tmp_path / "a")
     np.save(folder / "a.npy", values)
     with pytest.raises(UnreadableImageError, match=message):
-        open_source(str(folder))[0]
+        open_source(str(folder), any_channels=True)[0]
 
 
 def test_nan_and_damaged_files_are_unreadable(tmp_path):
@@ -93,7 +97,7 @@ def test_nan_and_damaged_files_are_unreadable(tmp_path):
     np.save(folder / "a.npy", np.full((4, 4), np.nan))
     (folder / "b.npy").write_bytes(b"x" * 100)
     (folder / "c.png").write_bytes(b"x" * 100)
-    source = open_source(str(folder))
+    source = open_source(str(folder), any_channels=True)
     with pytest.raises(UnreadableImageError, match="contains NaN"):
         source[0]
     for index in (1, 2):
@@ -116,7 +120,7 @@ def test_a_wrong_description_is_one_sentence(tmp_path, text, message):
     (tmp_path / "channels.yaml").write_text(text)
     np.save(tmp_path / "a.npy", np.zeros((4, 4)))
     with pytest.raises(SmaltiError, match=message) as error:
-        open_source(str(tmp_path))
+        open_source(str(tmp_path), any_channels=True)
     assert "\n" not in str(error.value)
 
 
@@ -125,7 +129,7 @@ def test_folders_without_a_description_contain_photos_as_before(tmp_path):
 
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     np.save(tmp_path / "a.npy", np.zeros((4, 4)))
-    source = open_source(str(tmp_path))
+    source = open_source(str(tmp_path), any_channels=True)
     assert isinstance(source, ImageFiles)
     assert len(source) == 1
     with pytest.raises(SmaltiError, match=r"no file channels\.yaml"):
@@ -138,7 +142,9 @@ def test_a_part_is_held_out_with_the_description(tmp_path):
     folder = write(tmp_path / "a")
     for index in range(5):
         np.save(folder / f"{index}.npy", random_values((8, 8, 4)))
-    parts = [open_source(str(part)) for part in split_folder(folder, tmp_path / "split", videos=False)]
+    parts = [
+        open_source(str(part), any_channels=True) for part in split_folder(folder, tmp_path / "split", videos=False)
+    ]
     assert [len(part) for part in parts] == [4, 1]
     assert all(part.channels == {"rgb": 3, "nir": 1} for part in parts)
 
