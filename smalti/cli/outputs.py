@@ -128,7 +128,9 @@ def process_files(
 
 
 def print_example(tokenizer: Tokenizer, folder: Path) -> None:
-    """Print how to look at a reconstruction by an exported tokenizer."""
+    """Print how to look at a reconstruction by an exported tokenizer of photos or videos."""
+    if "rgb" not in tokenizer.channels or len(tokenizer.channels) > 1:
+        return
     name, suffix = ("video.mp4", ".mp4") if tokenizer.encoder.stride[0] > 1 else ("photo.jpg", ".png")
     print_next("To try it", "reconstruct", name, "--out", f"reconstruction{suffix}", "--tokenizer", folder)
 

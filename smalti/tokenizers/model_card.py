@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from smalti.channel_groups import RGB, describe_groups
 from smalti.tokenizers.summary import millions
 from smalti.tokenizers.tokenizer import Tokenizer
 
@@ -24,6 +25,14 @@ def model_card(tokenizer: Tokenizer, config: dict[str, Any]) -> str:
     )
     encode, decode = ("tokenize", "detokenize") if tokenizer.discrete else ("encode", "decode")
     result = "tokens" if tokenizer.discrete else "latents"
+    if tokenizer.channels == RGB:
+        load = 'pixels = smalti.load_image("photo.jpg")  # (1, 3, H, W) in [-1, 1], any size'
+        show = 'smalti.save_image({}, "reconstruction.png")  # the same size'
+    else:
+        count, names = sum(tokenizer.channels.values()), describe_groups(tokenizer.channels)
+        load = f'pixels = BandFolder("my/bands")[0][None]  # (1, {count}, H, W) in [-1, 1]: {names}'
+        load = f"from smalti.data import BandFolder\n\n{load}"
+        show = "reconstruction = {}  # the same size"
     provenance = json.dumps(config["provenance"], indent=2)
     return f"""---
 library_name: smalti
@@ -39,9 +48,9 @@ tags: [visual-tokenizer, {"discrete" if tokenizer.discrete else "continuous"}]
 import smalti
 
 tokenizer = smalti.load("path/to/this/folder")
-pixels = smalti.load_image("photo.jpg")  # (1, 3, H, W) in [-1, 1], any size
+{load}
 {result} = tokenizer.{encode}(pixels)
-smalti.save_image(tokenizer.{decode}({result}), "reconstruction.png")  # the same size
+{show.format(f"tokenizer.{decode}({result})")}
 ```
 {noise}
 ## Provenance

@@ -56,7 +56,7 @@ def is_torchscript(path: Path) -> bool:
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:
-    """Read the state dict of a TorchScript module to the CPU. Its program is loaded, but not run.
+    """Read the state dict of a TorchScript module to the CPU. Its program is loaded, but not called.
 
     Raises:
         SmaltiError: the file is damaged, or this version of torch cannot read its program.

@@ -9,6 +9,8 @@ import torch
 
 import smalti
 from smalti.errors import SmaltiError
+from smalti.export.diffusers import save_diffusers
+from smalti.export.programs import save_programs
 from smalti.tokenizers import cosmos, ltx, onevae, uniwetok, wetok, with_channels
 from smalti.tokenizers.bottlenecks import FSQ, KL
 from smalti.tokenizers.checkpoints import save
@@ -60,10 +62,11 @@ def test_old_channels_keep_their_function(family, tmp_path):
             torch.testing.assert_close(after, before, rtol=0, atol=1e-12)
         torch.testing.assert_close(reconstruction[:, 2:5], expected, rtol=0, atol=1e-12)
         assert not reconstruction[:, [0, 1, 5]].any()
-    assert adapted.channels == BANDS
+    assert adapted.channels == adapted.tiled(8 * side, side).channels == BANDS
     save(adapted.float(), tmp_path / "adapted")
     loaded = smalti.load(tmp_path / "adapted")
     assert loaded.channels == BANDS
+    assert "rgb 3" in (tmp_path / "adapted" / "README.md").read_text()
     assert torch.equal(run(loaded, x.float())[1], run(adapted, x.float())[1])
 
 
@@ -136,3 +139,14 @@ def test_a_network_that_cannot_keep_its_function_is_refused():
     tokenizer = with_channels(build("wetok"), BANDS)
     with pytest.raises(SmaltiError, match=r"pixels \(B, 6, H, W\)"):
         tokenizer.encode(torch.zeros(1, 3, 8, 8))
+
+
+def test_what_cannot_have_other_channels_is_one_sentence(tmp_path):
+    with pytest.raises(SmaltiError, match="Programs take red, green and blue"):
+        save_programs(with_channels(build("wetok"), BANDS), tmp_path / "programs", "torch")
+    save(build("wetok").float(), tmp_path / "wetok")
+    with pytest.raises(SmaltiError, match="set only channels"):
+        pretrained(str(tmp_path / "wetok"), lora_rank=2, channels=BANDS)
+    source = TINY["write"]("sd", tmp_path / "sd")
+    with pytest.raises(SmaltiError):
+        save_diffusers(pretrained(source, channels=BANDS), tmp_path / "out")
