@@ -150,15 +150,19 @@ def is_clip(file: Path) -> bool:
         return "rate" in metadata
 
 
-def check_tokenizer(file: Path, fingerprint: str) -> None:
+def check_origin(
+    file: Path, fingerprint: str, size: tuple[int, int] | None = None, frames: int | None = None
+) -> None:
     """Check that a token file is complete, and was made by a tokenizer, without reading the ids.
 
     Args:
         file: the token file.
         fingerprint: fingerprint of the tokenizer.
+        size: expected height and width in pixels; None for any.
+        frames: expected number of frames; None for any.
 
     Raises:
-        SmaltiError: it was made by another one; see also `load_tokens`.
+        SmaltiError: it was made by another tokenizer, or from another size; see also `load_tokens`.
     """
     with _open_token_file(file) as (_, metadata):
         if metadata.get("fingerprint") != fingerprint:
@@ -166,6 +170,13 @@ def check_tokenizer(file: Path, fingerprint: str) -> None:
                 f"{file} was made by another tokenizer ({metadata.get('fingerprint', '')[:12]}, not {fingerprint[:12]}): "
                 "choose another --out, or replace it with --overwrite."
             )
+        for name, value in (("size", size), ("frames", frames)):
+            expected, found = json.dumps(value), metadata.get(name)
+            if value is not None and found != expected:
+                raise SmaltiError(
+                    f"{file} was made with another protocol ({name} {found}, not {expected}): choose another --out, or "
+                    "replace it with --overwrite."
+                )
 
 
 @contextmanager
