@@ -45,7 +45,9 @@ class PackedTokens:
         """
         first = self._tokens[0] if self._tokens else tokens
         if tokens.layout() != first.layout() or (self._tokens and rate != self._rate):
-            protocol, needed = ("square256", "one size") if rate is None else ("clip17x256@24", "one size and frame rate")
+            protocol, needed = (
+                ("square256", "one size") if rate is None else ("clip17x256@24", "one size and frame rate")
+            )
             raise StopError(
                 f"{name} is {_describe(tokens, rate)}, but {self._names[0]} is {_describe(first, self._rate)}, and "
                 f"--pack needs {needed}: choose it with --protocol, such as {protocol}."

@@ -150,9 +150,7 @@ def is_clip(file: Path) -> bool:
         return "rate" in metadata
 
 
-def check_origin(
-    file: Path, fingerprint: str, size: tuple[int, int] | None = None, frames: int | None = None
-) -> None:
+def check_origin(file: Path, fingerprint: str, size: tuple[int, int] | None = None, frames: int | None = None) -> None:
     """Check that a token file is complete, and was made by a tokenizer, without reading the ids.
 
     Args:
