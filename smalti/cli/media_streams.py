@@ -153,9 +153,9 @@ def _check_any(frames: Iterator[Tensor], file: Path, part: TimeRange) -> Iterato
     """
     first = next(frames, None)
     if first is None:
+        end = "" if part.stop is None else f" and before {float(part.stop):g} s"
         raise SmaltiError(
-            f"{file} has no frames from {float(part.start or 0):g} s on and before {float(part.stop or 0):g} s: give "
-            "another --start or --stop."
+            f"{file} has no frames from {float(part.start or 0):g} s on{end}: give another --start or --stop."
         )
     yield first
     del first  # the caller decides how long frames stay in memory

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from smalti.tokenizers.tokenizer import Tokenizer
 
 
+class StopError(SmaltiError):
+    """An error of one file for which `process_files` stops: the result of all files is impossible."""
+
+
 @dataclass(frozen=True)
 class FileKind:
     """A kind of file that commands write.
@@ -76,9 +80,18 @@ def plan_outputs(
         pairs = [(source, result)]
     check_writable(out if source.is_dir() else pairs[0][1].parent)
     for _, result in pairs:
-        if result.exists() and not overwrite:
-            raise SmaltiError(f"{result} already exists: choose another --out, or pass --overwrite.")
+        _check_absent(result, overwrite=overwrite)
     return pairs
+
+
+def check_new_file(file: Path, *, overwrite: bool) -> None:
+    """Check that a file can be written.
+
+    Raises:
+        SmaltiError: its folder cannot be written, or it exists and `overwrite` is False.
+    """
+    check_writable(file.parent)
+    _check_absent(file, overwrite=overwrite)
 
 
 def process_files(
@@ -89,6 +102,8 @@ def process_files(
     finish: Callable[[], str] | None = None,
 ) -> None:
     """Process every pair, show progress, and print what was written. A file that fails does not stop the others.
+
+    A `StopError` stops all of them, and `finish` is not called.
 
     Args:
         pairs: (file, result) each, as `plan_outputs` returns them.
@@ -114,6 +129,8 @@ def process_files(
         for done, (file, result) in enumerate(pairs, start=1):
             try:
                 process(file, result, progress)
+            except StopError:
+                raise
             except SmaltiError as error:
                 failures.append(str(error))
                 progress.message(f"Skipped: {error}")
@@ -149,6 +166,11 @@ def print_files(folder: Path) -> None:
     """Print the files of a folder and their sizes."""
     for file in sorted(folder.iterdir()):
         print(f"{file}  ({file.stat().st_size / 2**20:.2f} MiB)")
+
+
+def _check_absent(file: Path, *, overwrite: bool) -> None:
+    if file.exists() and not overwrite:
+        raise SmaltiError(f"{file} already exists: choose another --out, or pass --overwrite.")
 
 
 def _plan_folder(

@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 
 from smalti.cli.media_streams import TOKENS
-from smalti.errors import SmaltiError
+from smalti.cli.outputs import StopError, check_new_file
 from smalti.export.token_files import TokenFile, save_tokens
-from smalti.files import check_writable
 from smalti.types import TokenGrid
 
 
@@ -42,13 +41,16 @@ class PackedTokens:
             rate: frames per second of a clip; None for an image.
 
         Raises:
-            SmaltiError: its size, number of frames or frame rate is not that of the first one.
+            StopError: its size, number of frames or frame rate is not that of the first one.
         """
         first = self._tokens[0] if self._tokens else tokens
         if tokens.layout() != first.layout() or (self._tokens and rate != self._rate):
-            raise SmaltiError(
+            protocol, needed = (
+                ("square256", "one size") if rate is None else ("clip17x256@24", "one size and frame rate")
+            )
+            raise StopError(
                 f"{name} is {_describe(tokens, rate)}, but {self._names[0]} is {_describe(first, self._rate)}, and "
-                "--pack needs one size: choose it with --protocol, such as square256."
+                f"--pack needs {needed}: choose it with --protocol, such as {protocol}."
             )
         self._rate = rate
         self._names.append(name)
@@ -75,9 +77,7 @@ def check_packed_file(file: Path, *, overwrite: bool) -> None:
         SmaltiError: it has another suffix, exists, or cannot be written.
     """
     TOKENS.check_suffix(file)
-    check_writable(file.parent)
-    if file.exists() and not overwrite:
-        raise SmaltiError(f"{file} already exists: choose another --out, or pass --overwrite.")
+    check_new_file(file, overwrite=overwrite)
 
 
 def _describe(tokens: TokenGrid, rate: Fraction | None) -> str:

@@ -15,10 +15,10 @@ from smalti.cli.options import (
     open_device,
     open_tokenizer,
 )
-from smalti.cli.outputs import print_next
+from smalti.cli.outputs import check_new_file, print_next
 from smalti.cli.parser import CommandParser
 from smalti.errors import SmaltiError
-from smalti.files import atomic_write, check_writable
+from smalti.files import atomic_write
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,9 +65,7 @@ def run(name: str, arguments: list[str]) -> int:
         raise SmaltiError(
             f"{options.input} to {options.out}: convert a token file (.safetensors) to ids (.npy), or ids to a token file."
         )
-    check_writable(options.out.parent)
-    if options.out.exists() and not options.overwrite:
-        raise SmaltiError(f"{options.out} already exists: choose another --out, or pass --overwrite.")
+    check_new_file(options.out, overwrite=options.overwrite)
     return _to_ids(options) if expected == ".npy" else _from_ids(options)
 
 

@@ -50,8 +50,7 @@ def run(name: str, arguments: list[str]) -> int:
 
     from smalti.cli.media_streams import TimeRange, describe, encode_file, find_media, media_kind, with_progress
     from smalti.cli.packing import PackedTokens
-    from smalti.export.token_files import TokenFile, portable_path, save_tokens
-    from smalti.export.token_files import check_tokenizer as check_token_file
+    from smalti.export.token_files import TokenFile, check_origin, portable_path, save_tokens
     from smalti.tokenizers.checkpoints import fingerprint
     from smalti.tokenizers.tokenizer import get_tokens
     from smalti.types import TokenGrid
@@ -59,7 +58,9 @@ def run(name: str, arguments: list[str]) -> int:
     part, protocol = TimeRange(options.start, options.stop), _find_protocol(options)
     files = find_media(options.input)
     tokenizer_fingerprint = fingerprint(tokenizer_file)
-    pairs = _plan(options, files, lambda file: check_token_file(file, tokenizer_fingerprint))
+    size = None if protocol is None or protocol.crop is None else (protocol.crop, protocol.crop)
+    frames = None if protocol is None else protocol.frames
+    pairs = _plan(options, files, lambda file: check_origin(file, tokenizer_fingerprint, size, frames))
     if not pairs:
         print(f"{options.out}: all {len(files)} files were tokenized before")
         return 0
@@ -152,7 +153,7 @@ def _plan(options: argparse.Namespace, files: list[Path], check: Callable[[Path]
     """Return the pairs (file, result) that are left to do.
 
     Raises:
-        SmaltiError: see `plan_outputs`; or a result that exists was made by another tokenizer.
+        SmaltiError: see `plan_outputs`; or a result that exists was made by another tokenizer or with another size.
     """
     from smalti.cli.media_streams import TOKENS
     from smalti.cli.packing import check_packed_file

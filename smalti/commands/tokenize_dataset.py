@@ -272,9 +272,13 @@ def _run_on_ray(options: argparse.Namespace, job: Job) -> int:
 def _print_summary(job: Job, rank: Rank, summary: Summary) -> None:
     who = f"process {rank.rank} of {rank.world_size}: " if rank.world_size > 1 else ""
     skipped = f", of which {summary.skipped} were done before" if summary.skipped else ""
-    print(f"{job.out}: {who}{summary.rows} rows in {len(summary.markers)} shards{skipped}")
+    shards = "1 shard" if len(summary.markers) == 1 else f"{len(summary.markers)} shards"
+    print(f"{job.out}: {who}{summary.rows} rows in {shards}{skipped}")
     if failures := summary.failures:
-        print(f"{len(failures)} could not be read, listed in the .json files of their shards; the first: {failures[0]}")
+        (key, reason), *_ = failures
+        print(
+            f"{len(failures)} could not be read, listed in the .json files of their shards; the first: {key} ({reason})"
+        )
 
 
 def print_next_command(job: Job) -> None:

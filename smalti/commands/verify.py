@@ -84,7 +84,7 @@ def run(name: str, arguments: list[str]) -> int:
     with ProgressDisplay() as progress, progress.task("Verifying", len(batches), "batches") as update:
         result = verify(options.folder, batches, update)
     file = write_verification(result, options.folder, {"sources": sources})
-    _print_table(result)
+    print_table(result)
     print(file)
     return 0 if result.passed else 1
 
@@ -118,15 +118,20 @@ def _read_batches(source_name: str, contract: Contract, options: argparse.Namesp
     return batches
 
 
-def _print_table(result: Verification) -> None:
+def print_table(result: Verification) -> None:
+    """Print what differs, one row per program and mode."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{result.samples} samples")
+    # Without lines between columns, every number is complete in a terminal of 80 characters.
+    title = f"{result.samples} samples"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     discrete = any(difference.tokens for difference in result.rows.values())
-    columns = ("tokens", "different", "largest margin", "broken") if discrete else ("latents differ by",)
+    columns = ("tokens", "differ", "margin up to", "broken") if discrete else ("latents differ by",)
     for column in ("runtime", "mode", *columns, "pixels differ by", "promise"):
-        table.add_column(column, no_wrap=column in ("runtime", "mode", "promise"))
+        text = column in ("runtime", "mode", "promise")
+        table.add_column(column, no_wrap=text, justify="left" if text else "right", min_width=7)
     for (runtime, mode), difference in result.rows.items():
         margin = "-" if difference.largest_margin is None else f"{difference.largest_margin:.2g}"
         counts = (str(difference.tokens), str(difference.mismatches), margin, str(difference.broken))

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from smalti.errors import SmaltiError
+from smalti.export.file_metadata import origin_metadata, read_layout, read_rate
 from smalti.files import atomic_write
 from smalti.reducers import Reduced
 from smalti.tokenizers.configurable import Config
@@ -62,13 +63,8 @@ def save_reduced(file: Path, content: ReducedFile) -> None:
     metadata = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
-        "grids": json.dumps(content.layout.grids),
-        "size": json.dumps(content.layout.size),
-        "frames": json.dumps(content.layout.frames),
+        **origin_metadata(content.layout, content.tokenizer, content.fingerprint, content.rate),
         "reducer": json.dumps(content.reducer),
-        "tokenizer": content.tokenizer,
-        "fingerprint": content.fingerprint,
-        **({} if content.rate is None else {"rate": str(content.rate)}),
     }
     try:
         with atomic_write(file) as partial:
@@ -95,23 +91,22 @@ def load_reduced(file: Path) -> ReducedFile:
             raise SmaltiError(
                 f"{file} has format version {metadata.get('format_version')}: install a newer version of smalti."
             )
-        grids = tuple((t, h, w) for t, h, w in json.loads(metadata["grids"]))
-        height, width = json.loads(metadata["size"])
+        layout = read_layout(metadata)
         reduced = [
             Reduced(**{field: tensors.get(_name(field, index)) for field in _FIELDS})  # pyright: ignore
-            for index in range(len(grids))
+            for index in range(len(layout.grids))
         ]
         if any(part.tokens is None or part.lengths is None for part in reduced):
             raise ValueError("tokens")
         return ReducedFile(
             reduced,
-            Layout(grids=grids, size=(height, width), frames=json.loads(metadata["frames"])),
+            layout,
             json.loads(metadata["reducer"]),
             metadata["tokenizer"],
             metadata["fingerprint"],
-            Fraction(metadata["rate"]) if "rate" in metadata else None,
+            read_rate(metadata),
         )
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, ZeroDivisionError) as error:
         raise SmaltiError(f"{file} is damaged ({error}): reduce again.") from error
 
 

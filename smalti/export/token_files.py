@@ -23,6 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from smalti.errors import SmaltiError
+from smalti.export.file_metadata import origin_metadata, read_layout, read_rate
+from smalti.export.id_types import smallest_id_type
 from smalti.export.packed_bits import bits_per_id, pack_positions, unpack_positions
 from smalti.files import atomic_write
 from smalti.types import TokenGrid
@@ -96,18 +98,13 @@ def save_tokens(file: Path, content: TokenFile, codebook_size: int, *, pack: boo
         tensors = {"packed": pack_positions(tokens.ids.cpu(), bits).contiguous()}
         packing = {"packed_bits": str(bits), "tokens_per_position": str(tokens.ids.shape[-1])}
     else:
-        tensors = {"ids": tokens.ids.cpu().to(_smallest_type(codebook_size)).contiguous()}
+        tensors = {"ids": tokens.ids.cpu().to(getattr(torch, smallest_id_type(codebook_size))).contiguous()}
         packing = {}
     metadata = {
         "format": FORMAT,
         "format_version": str(PACKED_FORMAT_VERSION if pack else FORMAT_VERSION),
-        "grids": json.dumps(tokens.grids),
-        "size": json.dumps(tokens.size),
-        "frames": json.dumps(tokens.frames),
+        **origin_metadata(tokens.layout(), content.tokenizer, content.fingerprint, content.rate),
         "codebook_size": str(codebook_size),
-        "tokenizer": content.tokenizer,
-        "fingerprint": content.fingerprint,
-        **({} if content.rate is None else {"rate": str(content.rate)}),
         **({} if content.names is None else {"names": json.dumps(content.names)}),
         **packing,
     }
@@ -128,12 +125,11 @@ def load_tokens(file: Path) -> TokenFile:
         stored = content.get_tensor(_tensor_name(metadata))
     try:
         ids = stored.long() if _tensor_name(metadata) == "ids" else _unpack(stored, metadata)
-        grids = tuple((t, h, w) for t, h, w in json.loads(metadata["grids"]))
-        height, width = json.loads(metadata["size"])
-        tokens = TokenGrid(ids=ids, grids=grids, size=(height, width), frames=json.loads(metadata["frames"]))
+        layout = read_layout(metadata)
+        tokens = TokenGrid(ids=ids, grids=layout.grids, size=layout.size, frames=layout.frames)
         if ids.ndim != 3 or ids.shape[1] != tokens.positions:
             raise ValueError(f"ids {tuple(ids.shape)} for {tokens.positions} positions")
-        rate = Fraction(metadata["rate"]) if "rate" in metadata else None
+        rate = read_rate(metadata)
         names = tuple(json.loads(metadata["names"])) if "names" in metadata else None
         return TokenFile(tokens, metadata["tokenizer"], metadata["fingerprint"], rate, names)
     except (KeyError, ValueError, TypeError, ZeroDivisionError, SmaltiError) as error:
@@ -150,15 +146,17 @@ def is_clip(file: Path) -> bool:
         return "rate" in metadata
 
 
-def check_tokenizer(file: Path, fingerprint: str) -> None:
+def check_origin(file: Path, fingerprint: str, size: tuple[int, int] | None = None, frames: int | None = None) -> None:
     """Check that a token file is complete, and was made by a tokenizer, without reading the ids.
 
     Args:
         file: the token file.
         fingerprint: fingerprint of the tokenizer.
+        size: expected height and width in pixels; None for any.
+        frames: expected number of frames; None for any.
 
     Raises:
-        SmaltiError: it was made by another one; see also `load_tokens`.
+        SmaltiError: it was made by another tokenizer, or from another size; see also `load_tokens`.
     """
     with _open_token_file(file) as (_, metadata):
         if metadata.get("fingerprint") != fingerprint:
@@ -166,6 +164,13 @@ def check_tokenizer(file: Path, fingerprint: str) -> None:
                 f"{file} was made by another tokenizer ({metadata.get('fingerprint', '')[:12]}, not {fingerprint[:12]}): "
                 "choose another --out, or replace it with --overwrite."
             )
+        for name, value in (("size", size), ("frames", frames)):
+            expected, found = json.dumps(value), metadata.get(name)
+            if value is not None and found != expected:
+                raise SmaltiError(
+                    f"{file} was made with another protocol ({name} {found}, not {expected}): choose another --out, or "
+                    "replace it with --overwrite."
+                )
 
 
 @contextmanager
@@ -194,11 +199,3 @@ def _tensor_name(metadata: dict[str, str]) -> str:
 
 def _unpack(packed: torch.Tensor, metadata: dict[str, str]) -> torch.Tensor:
     return unpack_positions(packed, int(metadata["packed_bits"]), int(metadata["tokens_per_position"]))
-
-
-def _smallest_type(codebook_size: int) -> torch.dtype:
-    """Return the smallest integer type for all ids: 4 x 8 bits per position take 4 bytes, and no id overflows."""
-    for dtype, values in ((torch.uint8, 2**8), (torch.uint16, 2**16), (torch.uint32, 2**32)):
-        if codebook_size <= values:
-            return dtype
-    return torch.int64

@@ -99,19 +99,20 @@ def _add_edits(gradio: Any, tokenizer: Tokenizer, view: Any, outputs: list[Any])
         bottom = gradio.Slider(0, 1, 0.75, label="Bottom")
         right = gradio.Slider(0, 1, 0.75, label="Right")
     region = [top, left, bottom, right]
+    ids = {"precision": 0, "minimum": 0, "maximum": tokenizer.quantizer.codebook_size - 1}
     with gradio.Row():
         with gradio.Column():
-            first = gradio.Number(0, label="Id", precision=0)
-            second = gradio.Number(1, label="Other id", precision=0)
+            first = gradio.Number(0, label="Id", **ids)
+            second = gradio.Number(1, label="Other id", **ids)
             swap = gradio.Button("Swap the two ids", elem_id="swap")
         with gradio.Column():
-            value = gradio.Number(0, label="Id", precision=0)
+            value = gradio.Number(0, label="Id", **ids)
             mask = gradio.Button("Set all tokens to this id", elem_id="mask")
         with gradio.Column():
             probability = gradio.Slider(0, 1, 0.2, label="Probability")
             noise = gradio.Button("Replace tokens by random ids", elem_id="noise")
         with gradio.Column():
-            reset = gradio.Button("Undo all edits", elem_id="reset")
+            reset = gradio.Button("Undo the edit", elem_id="reset")
 
     def edit(opened: View | None, change: Any) -> list[Any]:
         with _Errors(gradio):

@@ -8,6 +8,7 @@ from typing import Any
 
 from smalti.data import Source, open_source
 from smalti.errors import SmaltiError
+from smalti.export.id_types import smallest_id_type
 from smalti.export.packed_bits import bits_per_id
 from smalti.export.vocabulary import VisualVocabulary
 from smalti.export.vocabulary.manifest_file import FILE_NAME as VOCABULARY_FILE
@@ -19,7 +20,7 @@ from smalti.tokenization.formats.megatron import sequence_type
 from smalti.tokenization.preprocessing import Preprocessing, check_protocol, plan_versions
 from smalti.tokenization.reduction import ARRAYS, Reduction
 from smalti.tokenization.shard_output import merge_sums, read_json, write_json
-from smalti.tokenization.storage import FLOAT_TYPES, smallest_id_type
+from smalti.tokenization.storage import FLOAT_TYPES
 from smalti.tokenization.units import MANIFEST, Unit, plan_units
 from smalti.tokenization.vocabulary import digest_vocabulary, open_vocabulary
 from smalti.tokenizers.bottlenecks import KL

@@ -1,4 +1,4 @@
-"""How ids and latents are stored: the smallest safe type, bit packing, bfloat16 as 16-bit integers.
+"""How ids and latents are stored: bit packing, bfloat16 as 16-bit integers.
 
 Shapes: B samples, N positions, G tokens per position, C channels.
 """
@@ -11,32 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from smalti.errors import SmaltiError
 from smalti.export.packed_bits import pack_positions, unpack_positions
 
 FLOAT_TYPES = ("float32", "float16", "bfloat16")
 """Types of stored latents."""
-
-ID_TYPES = ("uint8", "uint16", "uint32", "int64")
-"""Types of stored ids, the smallest first."""
-
-
-def smallest_id_type(num_values: int) -> str:
-    """Return the smallest type that holds every id in [0, num_values).
-
-    >>> smallest_id_type(256), smallest_id_type(257), smallest_id_type(2**32 + 1)
-    ('uint8', 'uint16', 'int64')
-
-    Raises:
-        SmaltiError: no type holds them.
-    """
-    for name in ID_TYPES:
-        if num_values - 1 <= np.iinfo(name).max:
-            return name
-    raise SmaltiError(
-        f"A token has {num_values} values, more than 2^63: no integer type holds them; use a quantizer with more "
-        "tokens per position."
-    )
 
 
 def pack_samples(ids: np.ndarray, bits: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from smalti.export.token_files import load_tokens as load_token_file
 from smalti.folders import find_files
 from smalti.tokenization.token_dataset import TokenDataset
 from smalti.tokenization.units import MANIFEST
+from smalti.types import TokenGrid
 
 
 def load_tokens(path: str | Path) -> np.ndarray:
@@ -37,9 +38,15 @@ def load_tokens(path: str | Path) -> np.ndarray:
         if content.fingerprint != contents[0].fingerprint:
             raise SmaltiError(f"{file} was made by another tokenizer than {files[0]}: keep them in separate folders.")
         if content.tokens.layout() != contents[0].tokens.layout():
-            sizes = [f"{c.tokens.size[1]} x {c.tokens.size[0]}" for c in (content, contents[0])]
+            clips = content.tokens.frames is not None
             raise SmaltiError(
-                f"{file} is of {sizes[0]} pixels and {files[0]} of {sizes[1]}, which no array holds: tokenize with one "
-                "size, such as --protocol square256."
+                f"{file} is of {_describe(content.tokens)} and {files[0]} of {_describe(contents[0].tokens)}, which no "
+                f"array holds: tokenize with one size, such as --protocol {'clip17x256' if clips else 'square256'}."
             )
     return np.concatenate([content.tokens.ids.numpy() for content in contents])
+
+
+def _describe(tokens: TokenGrid) -> str:
+    height, width = tokens.size
+    frames = "" if tokens.frames is None else f"{tokens.frames} frames of "
+    return f"{frames}{width} x {height} pixels"

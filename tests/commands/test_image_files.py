@@ -101,9 +101,9 @@ def test_a_protocol_gives_one_size_in_batches_and_with_workers(work):
 
 def test_a_folder_packs_into_one_file(work, error_message):
     pack = ("tokenize", "photos", "-o", "photos.safetensors", *WITH_TOKENIZER, "--pack")
-    assert "1 of 3 files was skipped" in (message := error_message(*pack, "--overwrite"))
-    assert "b.webp is 60 x 40, but a.jpg is 75 x 50, and --pack needs one size" in message
-    assert main([*pack, "--protocol", "square32", "--overwrite"]) == 0
+    assert "b.webp is 60 x 40, but a.jpg is 75 x 50, and --pack needs one size" in error_message(*pack)
+    assert not (work / "photos.safetensors").exists()  # never with the files of the first size only
+    assert main([*pack, "--protocol", "square32"]) == 0
     content = load_tokens(work / "photos.safetensors")
     assert content.names == ("a.jpg", "a.png", "subfolder/b.webp")
     assert main(["tokenize", "photos", "-o", "single", *WITH_TOKENIZER, "--protocol", "square32"]) == 0
@@ -126,6 +126,12 @@ def test_existing_files_are_skipped_if_they_are_complete_and_of_this_tokenizer(w
     (work / "tokens" / "subfolder" / "b.safetensors").write_bytes(b"cut")
     assert "b.safetensors is damaged" in error_message(*again, *WITH_TOKENIZER)
     assert "exclude each other" in error_message(*again, *WITH_TOKENIZER, "--overwrite")
+
+
+def test_existing_files_of_another_size_are_refused(work, error_message):
+    again = ["tokenize", "photos", "-o", "tokens", *WITH_TOKENIZER, "--skip-existing", "--protocol"]
+    assert main([*again, "square32"]) == main([*again, "square32"]) == 0
+    assert "was made with another protocol (size [32, 32], not [16, 16])" in error_message(*again, "square16")
 
 
 def test_tokens_that_no_array_holds_are_refused(work):

@@ -7,7 +7,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from smalti.__main__ import main
+from smalti.commands.verify import print_table
+from smalti.export.programs.comparison import Difference
 from smalti.export.programs.manifest import MANIFEST
+from smalti.export.programs.verify import Verification
 from smalti.files import sha256
 from smalti.tokenizers.checkpoints import save
 
@@ -45,6 +48,16 @@ def test_verify_counts_ids_and_writes_its_result(programs, capsys):
         assert row["broken"] == 0
         assert row["pixels"] <= 1e-4
         assert row["median_margin"] > 1e-5
+
+
+def test_no_number_of_the_table_is_cut(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    ids = Difference(tokens=1_234_567, mismatches=123_456, broken=12_345, largest_margin=1.2e-06, pixels=3.4e-06)
+    latents = Difference(latents=5.6e-06, pixels=7.8e-06)
+    for difference in (ids, latents):
+        print_table(Verification({("ONNX Runtime", "one by one"): difference}, 4))
+    words = capsys.readouterr().out.split()
+    assert {"1234567", "123456", "12345", "1.2e-06", "3.4e-06", "5.6e-06", "7.8e-06", "BROKEN"} <= set(words)
 
 
 def test_verify_finds_programs_of_other_weights(programs, tmp_path, capsys):

@@ -61,7 +61,7 @@ def test_one_command_starts_several_processes(work, bulk, content):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "process 0 of 2: 13 rows in 2 shards" in done.stdout
-    assert "process 1 of 2: 10 rows in 1 shards" in done.stdout
+    assert "process 1 of 2: 10 rows in 1 shard\n" in done.stdout
     assert content(work / "one") == content(work / "two")
 
 

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smalti.errors import SmaltiError
+from smalti.export.id_types import smallest_id_type
 from smalti.tokenization.storage import (
     latents_from_numpy,
     latents_to_numpy,
     pack_samples,
-    smallest_id_type,
     unpack_sample,
 )
 

@@ -68,6 +68,14 @@ class Difference:
         """Record the maximum difference of pixels."""
         self.pixels = _maximum(self.pixels, (pixels - expected).abs())
 
+    def __str__(self) -> str:
+        """Return what differs, in words."""
+        parts = [f"{self.mismatches} of {self.tokens} ids differ"] if self.tokens else []
+        if self.largest_margin is not None:
+            parts.append(f"with margins up to {self.largest_margin:.2g}")
+        values = (("latents", self.latents), ("pixels", self.pixels))
+        return ", ".join(parts + [f"{name} differ by {value:.2g}" for name, value in values if value is not None])
+
     def to_json(self) -> dict[str, Any]:
         """Return the counts, the quantiles of the margins and whether the promise holds."""
         content = asdict(self)

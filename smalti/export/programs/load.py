@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from smalti.errors import SmaltiError
@@ -35,6 +36,6 @@ def load_programs(folder: str | Path, kind: str | None = None, *, check: bool = 
     return programs
 
 
-def program_kinds(files: dict[str, str]) -> list[str]:
-    """Return the kinds of programs among the files of a manifest, in the order of `RUNTIMES`."""
+def program_kinds(files: Collection[str]) -> list[str]:
+    """Return the kinds of programs among names of files, in the order of `RUNTIMES`."""
     return [kind for kind, (suffix, _) in RUNTIMES.items() if f"encoder{suffix}" in files]

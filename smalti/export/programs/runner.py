@@ -88,14 +88,11 @@ class Programs:
         pixels = pixels[:, :, : frames or 1, : size[0], : size[1]]
         return pixels.squeeze(2) if frames is None else pixels
 
-    def check(self) -> Difference:
-        """Compare the programs with their golden vectors.
-
-        Returns:
-            The differences.
+    def compare(self) -> Difference:
+        """Return the differences between the programs and their golden vectors.
 
         Raises:
-            SmaltiError: an id differs although its margin is large, or values differ by more than the tolerance.
+            SmaltiError: the golden vectors cannot be read.
         """
         difference = Difference()
         for case in read_golden(self.folder, self.contract):
@@ -105,6 +102,18 @@ class Programs:
             else:
                 difference.add_latents(case.grids, grids)
             difference.add_pixels(case.reconstruction, self.runtime.decode(case.grids, case.noise))
+        return difference
+
+    def check(self) -> Difference:
+        """Compare the programs with their golden vectors.
+
+        Returns:
+            The differences.
+
+        Raises:
+            SmaltiError: an id differs although its margin is large, or values differ by more than the tolerance.
+        """
+        difference = self.compare()
         if not difference.passed:
             raise SmaltiError(
                 f"The programs in {self.folder} do not reproduce their golden vectors with {self.runtime.name} "

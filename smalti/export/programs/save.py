@@ -15,9 +15,11 @@ from smalti.channel_groups import RGB, describe_groups
 from smalti.errors import SmaltiError
 from smalti.export.programs.contract import Contract, describe
 from smalti.export.programs.golden import GOLDEN, make_golden
+from smalti.export.programs.load import program_kinds
 from smalti.export.programs.manifest import MANIFEST, manifest_content, read_manifest
 from smalti.export.programs.modules import DecoderProgram, EncoderProgram, record_noise
-from smalti.export.programs.runtimes import COMPILED_SUFFIX, EXPORTED_SUFFIX, ONNX_SUFFIX, EagerRuntime
+from smalti.export.programs.runner import Programs
+from smalti.export.programs.runtimes import COMPILED_SUFFIX, EXPORTED_SUFFIX, ONNX_SUFFIX, RUNTIMES, EagerRuntime
 from smalti.export.programs.trace import (
     EXAMPLE,
     check_onnx_installed,
@@ -46,7 +48,8 @@ def save_programs(
     """Write the tokenizer, an encoder and a decoder as programs, and golden vectors.
 
     A folder with the programs of the same tokenizer in the other format is extended: both share the golden vectors. Files
-    are written atomically. Programs compute in float32 on the CPU, and ids in int64, whatever the data type of the weights.
+    are written atomically, after the programs have reproduced the golden vectors. Programs compute in float32 on the CPU,
+    and ids in int64, whatever the data type of the weights.
 
     Args:
         tokenizer: a tokenizer in evaluation mode. A joint tokenizer is exported as its discrete branch.
@@ -57,8 +60,8 @@ def save_programs(
         overwrite: whether to replace an exported tokenizer and its programs.
 
     Raises:
-        SmaltiError: the tokenizer cannot be traced or converted, or has other channels than RGB; the folder must not be
-            overwritten or cannot be written.
+        SmaltiError: the tokenizer cannot be traced or converted, or has other channels than RGB; a program computes
+            something else; the folder must not be overwritten or cannot be written.
         MissingExtraError: the packages of the extra `onnx` are not installed.
     """
     folder = Path(folder)
@@ -97,6 +100,7 @@ def save_programs(
         content = manifest_content(contract, fingerprint(staged), staged, programs)
         content["files"] = dict(sorted((content["files"] | kept).items()))
         (staged / MANIFEST).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        _check_programs(staged, contract, programs)
         names += [WEIGHTS, CARD, *sorted(programs), CONFIG, MANIFEST]
     if not kept:
         _remove_outdated(folder, content["files"])
@@ -113,6 +117,18 @@ def make_contract(tokenizer: Tokenizer) -> Contract:
     size = (1 + s * EXAMPLE["k"], a * EXAMPLE["h"], b * EXAMPLE["w"])
     noise = record_noise(tokenizer, list(tokenizer.encoder.latent_grids(size)), EXAMPLE["batch"])
     return describe(tokenizer, noise, EXAMPLE)
+
+
+def _check_programs(folder: Path, contract: Contract, files: Sequence[str]) -> None:
+    """Raise a SmaltiError if a program does not reproduce the golden vectors: exporters and compilers have bugs."""
+    for kind in program_kinds(files):
+        runtime = RUNTIMES[kind][1](folder)
+        difference = Programs(contract, runtime, folder).compare()
+        if not difference.passed:
+            raise SmaltiError(
+                f"The programs of {runtime.name} do not compute what the tokenizer computes ({difference}), and were not "
+                "written: choose another --format, or leave out --compile."
+            )
 
 
 def _programs_to_keep(folder: Path, tokenizer: Tokenizer, format: Format, *, overwrite: bool) -> dict[str, str]:  # noqa: A002

@@ -19,6 +19,9 @@ from smalti.export.programs.contract import Contract, TensorSpec, linear_form
 EXAMPLE = {"batch": 2, "k": 3, "h": 4, "w": 5}
 """Sizes of the inputs with which a module is traced. Sizes of 1 would be taken as constant."""
 
+_COMPILER_OPTIONS = {"layout_optimization": False}
+"""Options of AOTInductor. With dynamic sizes, its choice of memory layouts reads wrong strides for a batch of one clip."""
+
 _MAX_EMBEDDED = 2**30
 """Bytes of weights up to which an ONNX file contains them. A protobuf message is limited to 2 GiB."""
 
@@ -63,7 +66,9 @@ def write_compiled(program: ExportedProgram, file: Path) -> None:
 
     try:
         with quiet():
-            _inductor.aoti_compile_and_package(program, package_path=str(file))
+            _inductor.aoti_compile_and_package(
+                program, package_path=str(file), inductor_configs=dict(_COMPILER_OPTIONS)
+            )
     except Exception as error:  # any: the compiler raises errors of many kinds
         raise SmaltiError(
             f"AOTInductor cannot compile {file.name} ({_first_line(error)}): install a C++ compiler (apt install g++), or "

@@ -18,7 +18,7 @@ from smalti.export.programs.comparison import MARGIN
 from smalti.export.programs.modules import DecoderProgram, EncoderProgram
 from smalti.export.programs.runtimes import RUNTIMES, EagerRuntime, OnnxRuntime
 from smalti.export.programs.save import make_contract
-from smalti.export.programs.trace import trace, write_onnx
+from smalti.export.programs.trace import trace, write_exported, write_onnx
 
 CASES = [
     ("wetok", "gq", "onnx"),
@@ -184,6 +184,20 @@ def test_a_failed_export_leaves_nothing(build, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_program_that_computes_something_else_is_not_written(build, tmp_path, monkeypatch):
+    def write_other(program, file):
+        state = program.state_dict
+        state["encoder.conv.weight" if file.name == "encoder.pt2" else "decoder.conv.weight"].neg_()
+        write_exported(program, file)
+
+    monkeypatch.setattr("smalti.export.programs.save.write_exported", write_other)
+    with pytest.raises(
+        SmaltiError, match=r"of torch\.export do not compute .* ids differ, with margins .* not written"
+    ):
+        save_programs(build("patches", "gq"), tmp_path / "programs", "torch")
+    assert not list(tmp_path.iterdir())
+
+
 def test_wrong_inputs_are_one_sentence(exported):
     programs = load_programs(exported("wetok", "gq", "onnx"), check=False)
     with pytest.raises(SmaltiError, match="takes floating-point pixels"):
@@ -217,5 +231,6 @@ def test_damaged_folders_are_one_sentence(exported, tmp_path):
 def test_compiled_programs(build, tmp_path):
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("AOTInductor needs a C++ compiler")
-    save_programs(build("patches", "gq"), tmp_path / "programs", "torch", compiled=True)
+    # A causal network: a batch of one clip once had wrong ids. `save_programs` checks the golden vectors.
+    save_programs(build("onevae", "gq"), tmp_path / "programs", "torch", compiled=True)
     assert load_programs(tmp_path / "programs").runtime.name == "AOTInductor"
