@@ -28,8 +28,13 @@ BUILDERS = {name: f"smalti.tokenizers.{name}" for name in ("ltx", "onevae", "pre
     "reduced": "smalti.reducers.reduced"
 }
 """Functions that build tokenizers. jsonargparse finds classes by their name alone, but not functions."""
-OPTIMIZERS = {"Muon": "smalti.trainers.Muon"}
-"""Optimizers whose name is also the name of another class: torch.optim.Muon, which takes no convolutions."""
+OPTIMIZERS = {
+    "Muon": "smalti.trainers.Muon",
+    "Adam8bit": "bitsandbytes.optim.Adam8bit",
+    "AdamW8bit": "bitsandbytes.optim.AdamW8bit",
+}
+"""Optimizers that jsonargparse does not find by their name: torch has a Muon too, which takes no convolutions, and
+bitsandbytes is not imported. Its optimizers keep their state in 8 bits (arXiv 2110.02861)."""
 _load_yaml = get_loader("yaml")  # reads 1e-3 as a number, which YAML 1.1 does not
 
 
