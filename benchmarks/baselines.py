@@ -8,7 +8,8 @@ Each autoencoder is built on the meta device first, where weights take no memory
 multiplication and addition) are counted there. Then it is built with random weights in a process of its own, and encodes
 and decodes one image, or one clip if it is made for videos, once, in float32. Time is CPU time on a CPU, and wall time on
 CUDA. Memory is the peak of a call on top of the weights. A step that reaches `--cap` is stopped. A step of the same
-autoencoder with more operations than a stopped one is not tried.
+autoencoder with more operations than a stopped one is not run, nor is one with more than `--most-tflop`. With `--rows`, an
+interrupted run continues.
 
 `--weights NAME=PATH` gives weights to an entry, or adds a row under a new name: whatever `smalti.load` accepts. Only rows
 with weights have PSNR, SSIM and LPIPS (or its proxy, under its own name), on `--images` or `--videos`.
@@ -152,6 +153,10 @@ def measure(request: dict[str, Any]) -> None:
     print(json.dumps(row), flush=True)
     if request["counts"]:
         return
+    row |= dict.fromkeys(("encode", "decode"), "not run")
+    if min(row["flop"]) > request["most_tflop"] * 1e12:
+        print(json.dumps(row), flush=True)
+        return
     if request["device"] == "cpu":
         resource.setrlimit(resource.RLIMIT_DATA, (int(request["memory"] * GIB),) * 2)
     try:
@@ -168,12 +173,12 @@ def measure(request: dict[str, Any]) -> None:
     latents = Latents.from_grids(z, layout.size, layout.frames)
     calls = {"encode": lambda: tokenizer.encode(x), "decode": lambda: tokenizer.decode(latents)}
     flop = dict(zip(calls, row["flop"], strict=True))
-    stopped: list[int] = []
     for name in sorted(calls, key=flop.__getitem__):
-        row[name] = "not tried" if stopped else measure_step(calls[name], request)
-        if isinstance(row[name], str):
-            stopped.append(flop[name])
+        if flop[name] <= request["most_tflop"] * 1e12:
+            row[name] = measure_step(calls[name], request)
         print(json.dumps(row), flush=True)
+        if isinstance(row[name], str):
+            break
     if request["path"]:
         row["quality"] = measure_quality(tokenizer, medium, request)
         print(json.dumps(row), flush=True)
@@ -235,11 +240,24 @@ def format_row(name: str, row: dict[str, Any], *, weights: bool) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def make_table(requests: list[dict[str, Any]]) -> str:
-    """Measure every autoencoder in a process of its own, and return a Markdown table for images and one for videos."""
+def make_table(requests: list[dict[str, Any]], file: Path | None) -> str:
+    """Measure every autoencoder in a process of its own, and return a Markdown table for images and one for videos.
+
+    Args:
+        requests: see `make_requests`.
+        file: file with a row as JSON per line; rows that it has are not measured again, and new ones are added.
+    """
+    known: dict[str, dict[str, Any]] = {}
+    if file is not None and file.is_file():
+        known = {row["name"]: row for row in map(json.loads, file.read_text(encoding="utf-8").splitlines())}
     rows: dict[str, list[str]] = {"image": [], "video": []}
     for request in requests:
-        row = run_in_subprocess(__file__, request, partial=True)
+        row = known.get(request["name"])
+        if row is None:
+            row = {"name": request["name"], **run_in_subprocess(__file__, request, partial=True)}
+            if file is not None:
+                with file.open("a", encoding="utf-8") as stream:
+                    print(json.dumps(row), file=stream)
         rows[row["medium"]].append(format_row(request["name"], row, weights=request["path"] is not None))
         print(rows[row["medium"]][-1], flush=True)
     size, frames = requests[0]["size"], requests[0]["frames"]
@@ -300,7 +318,7 @@ def make_requests(options: argparse.Namespace) -> list[dict[str, Any]]:
     selected = [n for n in names if not options.only or any(text in n for text in options.only)]
     if not selected:
         raise SmaltiError(f"No name contains {' or '.join(options.only)}: the names are {'; '.join(names)}.")
-    own = ("only", "weights", "update", "measure")
+    own = ("only", "weights", "rows", "update", "measure")
     shared = {name: value for name, value in vars(options).items() if name not in own}
     return [{"name": name, "path": weights.get(name), **shared} for name in selected]
 
@@ -311,7 +329,7 @@ def main() -> None:
     if options.measure:
         measure(options.measure)
         return
-    table = make_table(make_requests(options))
+    table = make_table(make_requests(options), options.rows)
     machine = (
         torch.cuda.get_device_name() if options.device == "cuda" else f"{platform.machine()}, {os.cpu_count()} cores"
     )

@@ -34,6 +34,7 @@ from smalti.images import UnreadableImageError, decode_image
 if TYPE_CHECKING:
     from smalti.data.data_modules import ImageData, VideoData
     from smalti.data.mixed_data import MixedData
+    from smalti.data.multi_size_data import MultiSizeImageData
 
 __all__ = [
     "Clip",
@@ -47,6 +48,7 @@ __all__ = [
     "IndexedSource",
     "Loader",
     "MixedData",
+    "MultiSizeImageData",
     "Photos",
     "Pictures",
     "Shards",
@@ -79,4 +81,8 @@ def __getattr__(name: str) -> Any:
         from smalti.data.mixed_data import MixedData
 
         return MixedData
+    if name == "MultiSizeImageData":
+        from smalti.data.multi_size_data import MultiSizeImageData
+
+        return MultiSizeImageData
     raise AttributeError(f"module 'smalti.data' has no attribute '{name}'")
