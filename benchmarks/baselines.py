@@ -292,6 +292,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=256, help="height and width (default: %(default)s)")
     parser.add_argument("--frames", type=int, default=17, help="frames of a clip (default: %(default)s)")
     parser.add_argument("--cap", type=float, default=60, help="most seconds of a step (default: %(default)s)")
+    parser.add_argument("--most-tflop", type=float, default=1e9, metavar="N", help="most operations (default: any)")
+    parser.add_argument("--rows", type=Path, metavar="FILE", help="file that keeps the rows, to continue a run")
     parser.add_argument(
         "--memory", type=float, default=14, help="most GiB of a process on a CPU (default: %(default)s)"
     )

@@ -75,13 +75,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300, help="training steps per run (default: %(default)s)")
     parser.add_argument("--channels", type=int, default=8, help="latent channels (default: %(default)s)")
     options = parser.parse_args()
-    print(f"| regularizer | {' | '.join(COLUMNS)} |")
-    print("|---" * (len(COLUMNS) + 1) + "|")
+    print(f"| regularizer | cost in PSNR, dB | {' | '.join(COLUMNS)} |")
+    print("|---" * (len(COLUMNS) + 2) + "|")
+    plain: float | None = None
     for name, variant in VARIANTS.items():
         run = train(make_recipe(variant, options.channels), options.steps)
         row = measure(run)
         run.close()
-        print(f"| {name} | {' | '.join(f'{row[column]:.4g}' for column in COLUMNS)} |", flush=True)
+        plain = row["psnr"] if plain is None else plain
+        cells = [name, f"{plain - row['psnr']:.2f}", *(f"{row[column]:.4g}" for column in COLUMNS)]
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
