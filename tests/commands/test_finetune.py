@@ -1,6 +1,7 @@
 """`smalti finetune` and its recipes train the parts that they name, and write everything that the user compares."""
 
 import json
+import math
 import runpy
 from pathlib import Path
 
@@ -181,3 +182,21 @@ def test_the_sizes_of_a_run_alternate(source, photos, tmp_path, monkeypatch):
         name.startswith("decoder.")
         for name in changed_parts(smalti.load(source), smalti.load(tmp_path / "runs/version_0/checkpoints/last.ckpt"))
     )
+
+
+def test_a_video_autoencoder_becomes_discrete_on_clips(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["smalti"])
+    monkeypatch.chdir(tmp_path)
+    source = write("wan21", tmp_path / "vae")
+    data = ["--data.train", "clips:train", "--data.validation", "clips:validation", "--data.frames", "5"]
+    data += ["--data.rate", "null", "--trainer.limit_val_batches", "1", "--start.samples", "4"]
+    command = ["fit", "-c", "finetune/wan_fsq.yaml", *PIXELS_ONLY, "--model.tokenizer.source", source, *data, *SMALL]
+    assert main(command) == 0
+    trained = smalti.load(tmp_path / "runs/version_0/checkpoints/last.ckpt")
+    assert trained.quantizer.bits_per_position == pytest.approx(math.log2(64000))
+    clip = torch.rand(1, 3, 5, 32, 32) * 2 - 1
+    tokens = trained.tokenize(clip)
+    assert tokens.grids == ((2, 8, 8),)
+    assert torch.equal(trained.detokenize(tokens), trained(clip)[0])
+    changed = changed_parts(smalti.load(source), trained)
+    assert {name.partition(".")[0] for name in changed} == {"encoder", "decoder"}
