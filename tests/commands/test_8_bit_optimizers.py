@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from smalti.__main__ import main
-from smalti.cli import training_errors
 
 TINY = str(Path(__file__).with_name("tiny.yaml"))
 WIDE = "{model: {tokenizer: {init_args: {channels: 32}}}}"
@@ -51,11 +50,21 @@ def test_the_state_has_8_bits_and_a_resumed_run_continues_it():
     assert sum(x.nbytes for x in averages(whole)) < 0.4 * sum(x.nbytes for x in averages(load(2)))
 
 
+class NotInstalled:
+    """A finder of modules that raises the error of a machine without bitsandbytes."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "bitsandbytes":
+            raise ModuleNotFoundError("No module named 'bitsandbytes'", name=name)
+
+
 @pytest.mark.parametrize("name", ["Adam8bit", "bitsandbytes.optim.AdamW8bit"])
 def test_without_bitsandbytes_a_sentence_names_the_extra(name, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    for module in [module for module in sys.modules if module.partition(".")[0] == "bitsandbytes"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setattr(sys, "meta_path", [NotInstalled, *sys.meta_path])
     assert main(["fit", "-c", TINY, "--model.optimizer", name]) == 2
     assert (
         "need bitsandbytes, which is not installed: run `pip install -e '.[bitsandbytes]'`" in capsys.readouterr().err
     )
-    assert training_errors._EXTRAS["bitsandbytes"]
