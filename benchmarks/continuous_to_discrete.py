@@ -4,8 +4,8 @@
 
 Trains a small continuous autoencoder (KL, WeTok's networks) on the packaged photos. Then trains a discrete tokenizer (FSQ)
 with the same networks from random weights, from the autoencoder with random projections around FSQ, and from the
-autoencoder with projections that are fitted to its latents. Each has the same data, seed, optimizer and number of steps.
-Prints PSNR in dB on crops of held-out photos.
+autoencoder with projections that are fitted to its latents. Each has the same data, seed, optimizer, number of steps, and
+ramp of the quantizer from continuous to discrete. Prints PSNR in dB on crops of held-out photos.
 """
 
 from __future__ import annotations
@@ -60,16 +60,15 @@ def measure(tokenizer: Tokenizer, validation: list[Tensor]) -> float:
 
 
 def train(
-    tokenizer: Tokenizer, data: list[Tensor], validation: list[Tensor], *, points: int, ramp: bool
+    tokenizer: Tokenizer, data: list[Tensor], validation: list[Tensor], *, points: int
 ) -> list[tuple[int, float]]:
-    """Train, and return pairs of a step and PSNR.
+    """Train, and return pairs of a step and PSNR. The hardness of a quantizer rises from 0 to 1.
 
     Args:
         tokenizer: trained in place.
         data: one batch per step.
         validation: held-out batches.
         points: number of measurements after the first one.
-        ramp: whether the hardness of the quantizer rises from 0 to 1.
     """
     torch.manual_seed(0)
     tokenizer.requires_grad_().train()
@@ -78,7 +77,7 @@ def train(
     for step, pixels in enumerate(data):
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1.0, (step + 1) / WARMUP)
-        if ramp and isinstance(tokenizer.bottleneck, Projected):
+        if isinstance(tokenizer.bottleneck, Projected):
             tokenizer.bottleneck.quantizer.hardness = min(1.0, step / max(1, HARDNESS_SHARE * len(data)))
         x = to_pixels(pixels)
         reconstruction, latents = tokenizer(x)
@@ -114,7 +113,7 @@ def main() -> None:
     data.setup("fit")
     validation = [batch.pixels for batch in data.val_dataloader()]
     source = build(KL(CHANNELS, initial_std=0.1), options.width)
-    curve = train(source, batches(data, options.source_steps), validation, points=2, ramp=False)
+    curve = train(source, batches(data, options.source_steps), validation, points=2)
     print(f"continuous autoencoder, {options.source_steps} steps: {curve[-1][1]:.2f} dB", flush=True)
     training = batches(data, options.steps)
     with tempfile.TemporaryDirectory() as folder:
@@ -128,7 +127,7 @@ def main() -> None:
                 starts[name] = pretrained(str(path), FSQ(LEVELS))
             if name.endswith("fitted projections"):
                 fit_projections(starts[name], training[:16])
-            curve = train(starts[name], training, validation, points=4, ramp=name.startswith("continuous"))
+            curve = train(starts[name], training, validation, points=4)
             print(f"{name}: " + ", ".join(f"step {step} {psnr:.2f} dB" for step, psnr in curve), flush=True)
 
 

@@ -42,12 +42,14 @@ def peak_memory(call: Callable[[], object], device: str) -> float:
     return (_peak_resident_kib() - before) / 1024
 
 
-def run_in_subprocess(script: str, request: Any) -> Any:
+def run_in_subprocess(script: str, request: Any, *, partial: bool = False) -> Any:
     """Run `python script --measure REQUEST` in a new process whose allocator returns freed memory to the system.
 
     Args:
         script: a script that parses the JSON of `--measure` and prints its result as JSON, on the last line.
         request: what JSON can represent.
+        partial: whether a script that was killed after it printed something, such as for its memory, still has a result:
+            what it printed last, a dictionary, with the reason as `failure`.
 
     Returns:
         The result of the script.
@@ -59,9 +61,12 @@ def run_in_subprocess(script: str, request: Any) -> Any:
         env=environment,
         stdout=subprocess.PIPE,
         text=True,
-        check=True,
     )
-    return json.loads(process.stdout.splitlines()[-1])
+    lines = process.stdout.splitlines()
+    killed = process.returncode < 0 and bool(lines) and partial
+    if process.returncode and not killed:
+        sys.exit(process.returncode)  # the script has printed why
+    return {**json.loads(lines[-1]), "failure": "killed"} if killed else json.loads(lines[-1])
 
 
 def _synchronize(device: str) -> None:

@@ -278,7 +278,11 @@ def shrink(arguments):
     images = {"size": 64, "batch_size": 2, "workers": 0}
     videos = {"size": 32, "batch_size": 1, "workers": 0, "frames": 9}
     data = recipe["data"]["class_path"].rpartition(".")[2]
-    parts = {"ImageData": {"": images}, "VideoData": {"": videos}, "MixedData": {"images.": images, "videos.": videos}}
+    sizes = {"sizes": "[32,64]", "batch_sizes": "[2,1]", "workers": 0}
+    parts = {
+        "ImageData": {"": images}, "VideoData": {"": videos}, "MixedData": {"images.": images, "videos.": videos},
+        "MultiSizeImageData": {"": sizes},
+    }  # fmt: skip
     options |= {f"data.{part}{name}": value for part, small in parts[data].items() for name, value in small.items()}
     return [word for name, value in options.items() for word in (f"--{name}", str(value))]
 

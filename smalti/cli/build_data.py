@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 from jsonargparse import ArgumentParser
 
 from smalti.cli.recipes import load_recipes
-from smalti.data import ImageData, MixedData, Source, VideoData  # noqa: F401 - classes are found if they are imported
+from smalti.data import ImageData, MixedData, MultiSizeImageData, Source, VideoData  # noqa: F401 - classes are found if they are imported
 from smalti.errors import SmaltiError
 
 T = TypeVar("T")

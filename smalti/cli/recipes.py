@@ -29,8 +29,15 @@ BUILDERS = {name: f"smalti.tokenizers.{name}" for name in (*_FAMILIES, "pretrain
     "reduced": "smalti.reducers.reduced"
 }
 """Functions that build tokenizers. jsonargparse finds classes by their name alone, but not functions."""
-OPTIMIZERS = {"Muon": "smalti.trainers.Muon"}
-"""Optimizers whose name is also the name of another class: torch.optim.Muon, which takes no convolutions."""
+OPTIMIZERS = {
+    "Muon": "smalti.trainers.Muon",
+    "Adam8bit": "bitsandbytes.optim.Adam8bit",
+    "AdamW8bit": "bitsandbytes.optim.AdamW8bit",
+}
+"""Optimizers that jsonargparse does not find by their name: torch has a Muon too, which takes no convolutions, and
+bitsandbytes is not imported. Its optimizers keep their state in 8 bits (arXiv 2110.02861)."""
+TORCH_OPTIMIZERS = {name: f"torch.optim.{name}" for name in ("Adagrad", "Adam", "AdamW", "RMSprop", "SGD")}
+"""Optimizers of torch whose names bitsandbytes has too, which diffusers imports if it is installed."""
 _load_yaml = get_loader("yaml")  # reads 1e-3 as a number, which YAML 1.1 does not
 
 
@@ -169,7 +176,8 @@ def _expand_optimizer(recipe: Recipe) -> Recipe:
     if not (isinstance(model, dict) and isinstance(optimizer, dict) and isinstance(optimizer.get("class_path"), str)):
         return recipe
     path = optimizer["class_path"]
-    return {**recipe, "model": {**model, "optimizer": {**optimizer, "class_path": OPTIMIZERS.get(path, path)}}}
+    path = {**TORCH_OPTIMIZERS, **OPTIMIZERS}.get(path, path)
+    return {**recipe, "model": {**model, "optimizer": {**optimizer, "class_path": path}}}
 
 
 def _drop_removed_entries(recipe: Recipe) -> Recipe:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from smalti.cli.last_good import KEYWORD, find_last_good, find_requeued
 from smalti.cli.precision import AUTO, fastest_precision
-from smalti.cli.recipes import BUILDERS, OPTIMIZERS, Recipe, format_recipe, load_recipes
+from smalti.cli.recipes import BUILDERS, OPTIMIZERS, TORCH_OPTIMIZERS, Recipe, format_recipe, load_recipes
 from smalti.cli.run_folder import CONFIG, find_run
 from smalti.errors import SmaltiError
 
@@ -17,7 +17,8 @@ _CONFIG_OPTIONS = ("-c", "--config")
 _OPTIMIZER_OPTIONS = ("--model.optimizer", "--model.optimizer.class_path")
 _SHORT_NAMES = {
     **dict.fromkeys(("--model.tokenizer", "--model.tokenizer.class_path"), BUILDERS),
-    "--model.optimizer.help": OPTIMIZERS,
+    **dict.fromkeys(_OPTIMIZER_OPTIONS, TORCH_OPTIMIZERS),
+    "--model.optimizer.help": {**TORCH_OPTIMIZERS, **OPTIMIZERS},
 }
 """Options whose values may be short names that jsonargparse does not know, and the paths of these names."""
 _INFORMATIVE_OPTIONS = ("-h", "--help", "--print_config")

@@ -34,7 +34,7 @@ from smalti.cli.run_folder import CONFIG, find_run
 from smalti.cli.training_arguments import split_options
 from smalti.cli.training_errors import explain_error
 from smalti.cli.training_help import TrainingParser, arrange_help
-from smalti.data import ImageData, MixedData, Source, VideoData  # noqa: F401 - `--help` lists the classes that are imported
+from smalti.data import ImageData, MixedData, MultiSizeImageData, Source, VideoData  # noqa: F401 - `--help` lists the classes that are imported
 from smalti.data.data_modules import TrainingData
 from smalti.errors import SmaltiError, find_cause
 from smalti.extensions import (

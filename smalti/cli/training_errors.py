@@ -15,10 +15,13 @@ from importlib import import_module
 from jsonargparse import ArgumentParser
 from jsonargparse._typehints import get_all_subclass_paths
 
+from smalti.errors import MissingExtraError
 from smalti.extensions import is_untrusted, refuse_code, trusted_packages
 
 _KEY = re.compile(r'Parser key "([^"]+)"')
 _CLASS = re.compile(r"class_path(?: |=|': )'([\w.]+)'")
+_EXTRAS = {"bitsandbytes": "Optimizers with a state in 8 bits"}
+"""Optional packages whose classes a recipe may name, which are also the names of their extras, and what needs them."""
 _TYPES = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "a text", "list": "a list"}
 
 
@@ -38,6 +41,7 @@ def explain_error(message: str, parser: ArgumentParser) -> str:
         _explain_argument,
         _explain_required,
         _explain_value,
+        _explain_extra,
         _explain_class,
     ):
         sentence = explain(text, parser)
@@ -138,6 +142,12 @@ def _explain_value(text: str, parser: ArgumentParser) -> str | None:
         return f"{place} is '{value[1]}'{_suggest(value[1], choices)}. Valid values are {', '.join(choices)}."
     kinds = [_TYPES[name] for name in dict.fromkeys(re.findall(r"Expected a <class '(\w+)'>", text)) if name in _TYPES]
     return f"{place} is '{value[1]}': give {' or '.join(kinds)}." if kinds else None
+
+
+def _explain_extra(text: str, parser: ArgumentParser) -> str | None:
+    """Explain an optimizer of a package that is not installed."""
+    match = re.search(rf"No module named '({'|'.join(_EXTRAS)})'", text)
+    return None if match is None else str(MissingExtraError(match[1], match[1], _EXTRAS[match[1]]))
 
 
 def _explain_class(text: str, parser: ArgumentParser) -> str | None:

@@ -151,6 +151,11 @@ def _parse(name: str, arguments: list[str]) -> argparse.Namespace:
         "statistics of the channels, posterior collapse",
     )
     metrics.add_argument(
+        "--neighbors",
+        metavar="SOURCE",
+        help="data in which iFID searches neighbors, the training set as in its paper (default: the evaluated samples)",
+    )
+    metrics.add_argument(
         "--lpips",
         default="lpips_vgg",
         choices=("lpips_vgg", "lpips_alex"),
@@ -227,7 +232,36 @@ def _build_metrics(
     metrics += [build(options.weights) for name, build in requested.items() if name not in names]
     for metric in metrics:
         metric.check_medium("clips" if protocol.clips else "images")
+    if options.neighbors is not None:
+        _add_reference(options, protocol, metrics)
     return metrics
+
+
+def _add_reference(options: argparse.Namespace, protocol: Protocol, metrics: list[Metric]) -> None:
+    """Let iFID search the data of `--neighbors`.
+
+    Raises:
+        SmaltiError: iFID is not measured, or the data cannot be opened or does not fit the protocol.
+    """
+    from smalti.data import evaluation_loader, open_source
+    from smalti.eval.metrics import InterpolatedFrechetDistance
+    from smalti.tokenization.preprocessing import build_transform, check_protocol
+
+    interpolated = [metric for metric in metrics if isinstance(metric, InterpolatedFrechetDistance)]
+    if not interpolated:
+        raise SmaltiError("--neighbors is for iFID, which is not measured: add --readiness or --metric ifid.")
+    source = open_source(options.neighbors)
+    check_protocol(source, protocol)
+    for metric in interpolated:
+        metric.search_in(
+            evaluation_loader(
+                source,
+                build_transform(protocol),
+                _batch_size(options, protocol),
+                options.workers,
+                max_bad=options.max_bad,
+            )
+        )
 
 
 def _evaluate(
@@ -300,6 +334,8 @@ def _write_report(options: argparse.Namespace, protocol: Protocol, evaluation: E
         "fingerprint": fingerprint(options.tokenizer),
     }
     data = {"source": options.data, "max_bad": options.max_bad, "batch_size": _batch_size(options, protocol)}
+    if options.neighbors is not None:
+        data["neighbors"] = options.neighbors
     report_provenance = Provenance(
         protocol=protocol, tokenizer=origin | provenance(options.tokenizer), data=data, skipped=skipped
     )

@@ -35,6 +35,7 @@ from smalti.images import UnreadableImageError, decode_image
 if TYPE_CHECKING:
     from smalti.data.data_modules import ImageData, VideoData
     from smalti.data.mixed_data import MixedData
+    from smalti.data.multi_size_data import MultiSizeImageData
 
 __all__ = [
     "BandFolder",
@@ -49,6 +50,7 @@ __all__ = [
     "IndexedSource",
     "Loader",
     "MixedData",
+    "MultiSizeImageData",
     "Photos",
     "Pictures",
     "Shards",
@@ -81,4 +83,8 @@ def __getattr__(name: str) -> Any:
         from smalti.data.mixed_data import MixedData
 
         return MixedData
+    if name == "MultiSizeImageData":
+        from smalti.data.multi_size_data import MultiSizeImageData
+
+        return MultiSizeImageData
     raise AttributeError(f"module 'smalti.data' has no attribute '{name}'")

@@ -1,8 +1,8 @@
-"""Training on images and videos in one run: every batch contains either images or clips, in a fixed ratio."""
+"""Training on several kinds of batches in one run, in a fixed ratio: every batch contains either images or clips."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,69 +37,68 @@ class EndlessBatches:
 
 
 class MixedLoader:
-    """Iterates over complete batches of images or of clips. The kind of each depends only on seed, epoch and index.
+    """Iterates over complete batches of several loaders. Which loader is next depends only on seed, epoch and index.
 
-    An epoch contains the batches of one epoch of videos, and as many batches of images as the ratio requires, in random
-    order. Images have their own epochs: an epoch starts with the image batch that follows the last one of the epoch before.
+    An epoch contains a fixed number of batches of each loader, in random order. Each loader has its own epochs: it
+    continues with the batch that follows its last one of the epoch before.
 
     Args:
-        images: image batches of this process.
-        videos: video batches of this process; the same number on every process.
-        image_share: fraction of the batches that contain images, between 0 and 1.
-        seed: seed for the order of image and video batches.
+        parts: batches of this process, by name.
+        batches_per_epoch: number of batches of each part in an epoch, the same on every process.
+        seed: seed for the order of the parts.
         get_position: returns the training position. It is called at the start of each iteration.
+        settings: what else determines the order, for checkpoints.
     """
 
     def __init__(
         self,
-        images: EndlessBatches,
-        videos: EndlessBatches,
+        parts: Mapping[str, EndlessBatches],
+        batches_per_epoch: Sequence[int],
         *,
-        image_share: float,
         seed: int,
         get_position: Callable[[], TrainingPosition],
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
-        self._images = images
-        self._videos = videos
+        self._parts = dict(parts)
+        self._batches_per_epoch = tuple(batches_per_epoch)
         self._seed = seed
         self._get_position = get_position
-        self.video_batches_per_epoch = len(videos.loader)
-        self.image_batches_per_epoch = max(1, round(self.video_batches_per_epoch * image_share / (1 - image_share)))
+        self._settings = {**(settings or {}), "seed": seed}
 
     @property
     def error(self) -> Exception | None:
         """Why no batch can be loaded anymore, see `Loader`."""
-        return self._images.loader.error or self._videos.loader.error
+        return next((part.loader.error for part in self._parts.values() if part.loader.error), None)
 
     def __len__(self) -> int:
         """Return the number of batches of a complete epoch, wherever it starts."""
-        return self.image_batches_per_epoch + self.video_batches_per_epoch
+        return sum(self._batches_per_epoch)
 
     def __iter__(self) -> Iterator[Batch]:
         # As in `Loader`, this runs when the first batch is requested.
         epoch, batches_done = self._get_position()
         order = self.draw_order(epoch)
-        images_done = sum(order[:batches_done])
-        videos_done = batches_done - images_done
-        images = self._images.iterate_from(epoch * self.image_batches_per_epoch + images_done)
-        videos = self._videos.iterate_from(epoch * self.video_batches_per_epoch + videos_done)
-        for is_image_batch in order[batches_done:]:
-            yield next(images if is_image_batch else videos)
+        parts = [
+            part.iterate_from(epoch * count + order[:batches_done].count(index))
+            for index, (part, count) in enumerate(zip(self._parts.values(), self._batches_per_epoch, strict=True))
+        ]
+        for index in order[batches_done:]:
+            yield next(parts[index])
 
-    def draw_order(self, epoch: int) -> list[bool]:
-        """Return for each batch of an epoch whether it contains images."""
+    def draw_order(self, epoch: int) -> list[int]:
+        """Return for each batch of an epoch the index of its part."""
         generator = torch.Generator().manual_seed(derive_seed(self._seed, epoch))
-        return (torch.randperm(len(self), generator=generator) < self.image_batches_per_epoch).tolist()
+        ends = torch.tensor(self._batches_per_epoch).cumsum(0)
+        return torch.bucketize(torch.randperm(len(self), generator=generator), ends, right=True).tolist()
 
     def close(self) -> None:
         """Stop the workers."""
-        self._images.loader.close()
-        self._videos.loader.close()
+        for part in self._parts.values():
+            part.loader.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the settings that determine the order, as in `Loader`."""
-        own = {"image_batches": self.image_batches_per_epoch, "seed": self._seed}
-        return own | {"images": self._images.loader.state_dict(), "videos": self._videos.loader.state_dict()}
+        return self._settings | {name: part.loader.state_dict() for name, part in self._parts.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Compare the settings with those of a checkpoint, and warn if the run cannot resume exactly."""
@@ -158,12 +157,14 @@ class MixedData(TrainingData):
         """
         rank, world_size = self.rank_and_world_size()
         as_uint8 = self.is_running
+        parts = {
+            "images": EndlessBatches(lambda get: self.images.build_training_loader(rank, world_size, get, as_uint8)),
+            "videos": EndlessBatches(lambda get: self.videos.build_training_loader(rank, world_size, get, as_uint8)),
+        }
+        videos = len(parts["videos"].loader)
+        images = max(1, round(videos * self.image_share / (1 - self.image_share)))
         loader = MixedLoader(
-            EndlessBatches(lambda position: self.images.build_training_loader(rank, world_size, position, as_uint8)),
-            EndlessBatches(lambda position: self.videos.build_training_loader(rank, world_size, position, as_uint8)),
-            image_share=self.image_share,
-            seed=self.seed,
-            get_position=self.position,
+            parts, (images, videos), seed=self.seed, get_position=self.position, settings={"image_batches": images}
         )
         return self.close_at_teardown(loader)
 

@@ -110,8 +110,11 @@ def _optimizer_state(module: TokenizerTraining) -> int:
 
 
 def _optimizer_state_ratio(module: TokenizerTraining, *, is_matrix: bool) -> float:
-    """Return the size of the optimizer's state relative to the parameters, measured on a small parameter."""
-    parameter = nn.Parameter(torch.zeros(32, 32, device=module.device))
+    """Return the size of the optimizer's state relative to the parameters, measured on one parameter.
+
+    It is large enough for optimizers that keep the state of small parameters in float32, and of others in 8 bits.
+    """
+    parameter = nn.Parameter(torch.zeros(128, 128, device=module.device))
     optimizer = module.optimizer([{"name": "tokenizer", "params": [parameter], MATRIX_KEY: [is_matrix]}])
     parameter.grad = torch.zeros_like(parameter)
     optimizer.step()

@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser
 from smalti.__main__ import main
 from smalti.cli.recipe_files import recipe_folder, recipe_names
 from smalti.cli.recipes import load_recipes
-from smalti.data import ImageData, MixedData, VideoData  # noqa: F401 - recipes name the classes that are imported
+from smalti.data import ImageData, MixedData, MultiSizeImageData, VideoData  # noqa: F401 - recipes name the classes that are imported
 from smalti.tokenizers import wetok
 from smalti.tokenizers.bottlenecks import KL
 from smalti.tokenizers.checkpoints import save

@@ -63,7 +63,7 @@ def test_muon_replaces_the_optimizer_of_the_recipe_with_all_its_arguments():
         assert prepared[2:] == ["--model.optimizer.momentum", "0.9"]
         assert prepare_arguments("fit", prepared) == prepared
     kept = prepare_arguments("fit", ["-c", recipe, "--model.optimizer", "AdamW"])
-    assert kept[2:] == ["--model.optimizer", "AdamW"]
+    assert kept[2:] == ["--model.optimizer", "torch.optim.AdamW"]
 
 
 def test_short_names_of_builders_are_expanded():

@@ -168,3 +168,17 @@ def test_a_codec_of_another_tokenizer_is_left_out(exported_codec, workspace):
     assert evaluate("photos:validation", "square32", "--rivals", "linear_codec") == 0
     reason = read_report(workspace)["left_out"]["linear_codec"]
     assert "3 channels per 4 x 4 pixels, but the tokenizer has 8 bits per 4 x 4 pixels" in reason
+
+
+def test_ifid_searches_neighbors_in_the_training_set(workspace, capsys):
+    assert evaluate("photos:validation", "square32", "--neighbors", "photos:train") == 2
+    assert "--neighbors is for iFID" in capsys.readouterr().err
+    options = ["--metric", "ifd_efflite0", "--overwrite", "--neighbors"]
+    values = []
+    for neighbors in ("photos:train", "photos:validation"):
+        assert evaluate("photos:validation", "square32", *options, neighbors) == 0
+        report = read_report(workspace)
+        assert report["data"]["neighbors"] == neighbors
+        assert "in the reference data" in report["definitions"]["ifd_efflite0"]
+        values.append(report["metrics"]["ifd_efflite0"]["value"])
+    assert values[0] != values[1]

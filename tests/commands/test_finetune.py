@@ -1,6 +1,7 @@
 """`smalti finetune` and its recipes train the parts that they name, and write everything that the user compares."""
 
 import json
+import math
 import runpy
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from smalti.__main__ import main
 from smalti.cli.held_out import split_folder
 from smalti.errors import SmaltiError
 from smalti.tokenizers.checkpoints import provenance
+from smalti.trainers import TokenizerTraining
 
 write = runpy.run_path(str(Path(__file__).parents[1] / "diffusers_models.py"))["write"]
 SMALL = [
@@ -146,3 +148,55 @@ def test_wrong_input_is_one_sentence(error_message, source, photos, tmp_path):
     (tmp_path / "one").mkdir()
     with pytest.raises(SmaltiError, match="too few to hold one out"):
         split_folder(tmp_path / "one", tmp_path / "split", videos=False)
+
+
+def test_the_sizes_of_a_run_alternate(source, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["smalti"])
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    step = TokenizerTraining.training_step
+
+    def record(self, batch, *arguments):
+        seen.append(batch.pixels.shape[-1])
+        return step(self, batch, *arguments)
+
+    monkeypatch.setattr(TokenizerTraining, "training_step", record)
+    small = [
+        word for pair in zip(SMALL[::2], SMALL[1::2], strict=True) if not pair[0].startswith("--data") for word in pair
+    ]
+    data = ["--data.train", str(photos), "--data.validation", str(photos), "--data.workers", "0"]
+    data += [
+        "--data.sizes",
+        "[16,32]",
+        "--data.batch_sizes",
+        "[2,1]",
+        "--trainer.max_steps",
+        "8",
+        "--data.repeats",
+        "4",
+    ]
+    command = ["fit", "-c", "finetune/sizes.yaml", *PIXELS_ONLY, "--model.tokenizer.source", source, *small, *data]
+    assert main(command) == 0
+    assert set(seen[-8:]) == {16, 32}
+    assert all(
+        name.startswith("decoder.")
+        for name in changed_parts(smalti.load(source), smalti.load(tmp_path / "runs/version_0/checkpoints/last.ckpt"))
+    )
+
+
+def test_a_video_autoencoder_becomes_discrete_on_clips(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["smalti"])
+    monkeypatch.chdir(tmp_path)
+    source = write("wan21", tmp_path / "vae")
+    data = ["--data.train", "clips:train", "--data.validation", "clips:validation", "--data.frames", "5"]
+    data += ["--data.rate", "null", "--trainer.limit_val_batches", "1", "--start.samples", "4"]
+    command = ["fit", "-c", "finetune/wan_fsq.yaml", *PIXELS_ONLY, "--model.tokenizer.source", source, *data, *SMALL]
+    assert main(command) == 0
+    trained = smalti.load(tmp_path / "runs/version_0/checkpoints/last.ckpt")
+    assert trained.quantizer.bits_per_position == pytest.approx(math.log2(64000))
+    clip = torch.rand(1, 3, 5, 32, 32) * 2 - 1
+    tokens = trained.tokenize(clip)
+    assert tokens.grids == ((2, 8, 8),)
+    assert torch.equal(trained.detokenize(tokens), trained(clip)[0])
+    changed = changed_parts(smalti.load(source), trained)
+    assert {name.partition(".")[0] for name in changed} == {"encoder", "decoder"}

@@ -12,6 +12,7 @@ from smalti.errors import SmaltiError
 from smalti.eval.evaluate import evaluate
 from smalti.eval.feature_networks.frechet import FrechetNetwork
 from smalti.eval.frechet import FeatureStatistics, frechet_distance
+from smalti.eval.latent_neighbors import NeighborSearch
 from smalti.eval.metrics import (
     PSNR,
     EquivarianceError,
@@ -196,3 +197,46 @@ def test_ifid_needs_samples_of_one_size(averages, photo):
     batches = [Batch(photo[..., :32, :32], ["a"]), Batch(photo[..., :32, :16], ["b"])]
     with pytest.raises(SmaltiError, match="they differ in size"):
         evaluate(averages, batches, [ifid()])
+
+
+def test_the_search_in_reference_data_is_exact_in_any_batches():
+    torch.manual_seed(0)
+    queries, data = torch.randn(5, 3, 2), torch.randn(40, 3, 2)
+    search = NeighborSearch(queries, 4)
+    for part in data.split([1, 2, 30, 7]):
+        search.add(part)
+    similarity = F.cosine_similarity(queries.flatten(1)[:, None], data.flatten(1)[None], dim=-1)
+    for row, best in enumerate(similarity.topk(4).indices):
+        torch.testing.assert_close(search._neighbors[row], data[best])
+    drawn = search.draw([f"{i}" for i in range(5)])
+    assert torch.equal(drawn, search.draw([f"{i}" for i in range(5)]))
+    assert all(any(torch.equal(drawn[row], x) for x in search._neighbors[row]) for row in range(5))
+    few = NeighborSearch(queries, 4)
+    few.add(data[:1])
+    assert torch.equal(few.draw(["a", "b", "c", "d", "e"]), data[:1].expand(5, 3, 2))
+
+
+def test_near_neighbors_are_drawn_more_often():
+    search = NeighborSearch(torch.ones(1, 1, 4), 2)
+    search.add(torch.stack([torch.full((1, 4), 1.5), torch.full((1, 4), 3.0)]))
+    near = sum(float(search.draw([f"{i}"])[0, 0, 0]) == 1.5 for i in range(300)) / 300
+    assert near == pytest.approx(1 / (1 + math.exp(0.25 - 4)), abs=0.03)
+
+
+def test_ifid_searches_the_reference_data(averages):
+    torch.manual_seed(0)
+    pixels = torch.rand(4, 3, 1, 1).mul(2).sub(1).expand(4, 3, 16, 16)
+    batches = [Batch(pixels, [f"{i}" for i in range(4)])]
+    metric = InterpolatedFrechetDistance(Colors(), reference=[Batch(pixels[:1], ["train"])])
+    result = evaluate(averages, batches, [metric]).metrics["interpolated_colors"]
+    z = averages.encode(pixels).z
+    between = slerp(z, z[:1].expand_as(z))[:, 0, :, None, None].expand(4, 3, 16, 16)
+    originals, interpolated = FeatureStatistics(3), FeatureStatistics(3)
+    originals.add(Colors()(pixels_to_uint8(pixels)))
+    interpolated.add(Colors()(pixels_to_uint8(between)))
+    assert result.value == pytest.approx(frechet_distance(originals, interpolated), rel=1e-4)
+    assert "reference data" in metric.definition
+    assert "neighbors from 1 samples" in metric.note
+    for reference, message in (([], "has no samples"), ([Batch(pixels[..., :8], ["train"])], "differ in size")):
+        with pytest.raises(SmaltiError, match=message):
+            evaluate(averages, batches, [InterpolatedFrechetDistance(Colors(), reference)])
