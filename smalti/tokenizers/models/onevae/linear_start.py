@@ -23,10 +23,10 @@ from torch.nn import functional as F
 from smalti.errors import SmaltiError
 from smalti.tokenizers.base import StreamState
 from smalti.tokenizers.layers.convolution import convolve
-from smalti.tokenizers.linear_start.causal_components import CausalComponents
+from smalti.tokenizers.linear_start.causal_components import CausalComponents, Layout
 from smalti.tokenizers.linear_start.code import StartCode
 from smalti.tokenizers.linear_start.fitting import CODE_RIDGE, Errors, apply_affine
-from smalti.tokenizers.linear_start.least_squares import fit_convolution
+from smalti.tokenizers.linear_start.least_squares import RIDGE, fit_convolution
 from smalti.tokenizers.linear_start.patches import Stride
 from smalti.tokenizers.linear_start.pyramid import Pyramid
 from smalti.tokenizers.models.onevae.blocks import CausalResidualBlock, FrameAttention
@@ -41,6 +41,7 @@ from smalti.tokenizers.models.onevae.linear_resampling import (
     fit_upsample,
     prepend_zeros,
 )
+from smalti.tokenizers.models.onevae.norms import RMSNorm
 from smalti.tokenizers.models.onevae.resampling import Downsample, Upsample
 
 _TrunkLayer = Downsample | Upsample | nn.Conv3d
@@ -86,7 +87,7 @@ def fit_encoder(encoder: OneVAEEncoder, pyramid: Pyramid, code: StartCode) -> Er
     x = [F.silu(encoder.norm_out(h)) for h in x]
     coefficients = pyramid.coefficients(encoder.stride, code.count)
     targets = [code.target(c.movedim(1, -1)).movedim(-1, 1) for c in coefficients]
-    errors["conv_out"] = _fit_current_frame(encoder.conv_out, x, targets)
+    errors["conv_out"] = _fit_current_frame(encoder.conv_out, x, targets, CODE_RIDGE)
     _set_identity(encoder.head)
     return errors
 
@@ -111,9 +112,9 @@ def fit_decoder(decoder: OneVAEDecoder, pyramid: Pyramid, latents: Sequence[tupl
     _set_identity(decoder.head)
     layers = _trunk(decoder, "middle", "layers")
     layout = components.choose(_stride(decoder), decoder.conv_in.out_channels)
-    x = prepend_zeros([grid for (grid,) in latents])
-    errors["conv_in"] = fit_noisy(decoder.conv_in, x, components.targets(layout))
-    x = [convolve(decoder.conv_in, h) for h in x]
+    x = [grid for (grid,) in latents]
+    errors["conv_in"] = fit_noisy(decoder.conv_in, prepend_zeros(x), components.targets(layout))
+    x = [convolve(decoder.conv_in, h) for h in prepend_zeros(x)]
     for index, (name, layer) in enumerate(layers):
         norm = decoder.norm_out if index == len(layers) - 1 else None
         if not isinstance(layer, nn.Conv3d):
@@ -125,8 +126,11 @@ def fit_decoder(decoder: OneVAEDecoder, pyramid: Pyramid, latents: Sequence[tupl
             layout, targets = choose_targets(components, layout.stride, width, norm)
             errors[name] = fit_noisy(layer, x, targets, used)
         x = [_pass(layer, h) for h in x]
-    x = prepend_zeros([F.silu(decoder.norm_out(h)) for h in x])
-    errors["conv_out"] = fit_noisy(decoder.conv_out, x, pyramid.batches)
+    x = [F.silu(decoder.norm_out(h)) for h in x]
+    if layout.signed and not isinstance(decoder.norm_out, RMSNorm):
+        errors["conv_out"] = _fit_pairs(decoder.conv_out, x, pyramid.batches, layout)
+    else:
+        errors["conv_out"] = fit_noisy(decoder.conv_out, prepend_zeros(x), pyramid.batches, layout.channels)
     return errors
 
 
@@ -159,14 +163,26 @@ def _stride(decoder: OneVAEDecoder) -> Stride:
     return time, space, space
 
 
-def _fit_current_frame(conv: CausalConv3d, x: Sequence[Tensor], targets: Sequence[Tensor]) -> float:
+def _fit_current_frame(conv: CausalConv3d, x: Sequence[Tensor], targets: Sequence[Tensor], ridge: float) -> float:
     """Fit the weights of a causal convolution for the current frame and position, and set all others to zero."""
-    pointwise = nn.Conv3d(conv.in_channels, conv.out_channels, 1).to(conv.weight)
-    error = fit_convolution(pointwise, x, targets, ridge=CODE_RIDGE)
+    channels = x[0].shape[1]
+    pointwise = nn.Conv3d(channels, conv.out_channels, 1).to(conv.weight)
+    error = fit_convolution(pointwise, x, targets, ridge=ridge)
     assert conv.bias is not None
     assert pointwise.bias is not None
-    conv.weight.zero_()[:, :, -1, 1, 1] = pointwise.weight[..., 0, 0, 0]
+    conv.weight.zero_()[:, :channels, -1, 1, 1] = pointwise.weight[..., 0, 0, 0]
     conv.bias.copy_(pointwise.bias)
+    return error
+
+
+def _fit_pairs(conv: CausalConv3d, x: Sequence[Tensor], targets: Sequence[Tensor], layout: Layout) -> float:
+    """Fit a causal convolution after SiLU to signed pairs (see `Layout`), whose differences are linear.
+
+    Separate weights for x and -x would bend the values, as it suits the training data.
+    """
+    half = layout.channels // 2
+    error = _fit_current_frame(conv, [h[:, :half] - h[:, half : 2 * half] for h in x], targets, RIDGE)
+    conv.weight[:, half : 2 * half] = -conv.weight[:, :half]
     return error
 
 
