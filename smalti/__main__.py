@@ -29,7 +29,6 @@ _COMMANDS = {
     "tokenize-dataset": ("tokenize_dataset", "tokenize images or videos in bulk, for training other models"),
     "detokenize": ("detokenize", "convert token files to images and videos"),
     "reduce": ("reduce", "write the latents of images and videos in fewer tokens, for a language model"),
-    "evaluate-reducers": ("evaluate_reducers", "measure what reducers of tokens lose, against the number of tokens"),
     "vocabulary": ("vocabulary", "describe the tokens of a tokenizer as ids of a language model"),
     "ids": ("ids", "convert a token file to ids of a language model, and back"),
     "export": ("export", "convert a training checkpoint to a folder for smalti.load"),

@@ -10,12 +10,14 @@ REDUCER_HELP = (
 )
 
 
-def add_saliency_option(parser: argparse.ArgumentParser) -> None:
-    """Add `--saliency`."""
-    parser.add_argument_group("reducer").add_argument(
+def add_saliency_option(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add `--saliency` in a group for options of reducers, and return the group."""
+    group = parser.add_argument_group("reducer")
+    group.add_argument(
         "--saliency",
         default="contrast",
         choices=("contrast", "norm", "error", "surprise"),
         help="what topk and prumerge keep: latents that differ from their neighborhood, that are large, whose pixels are "
         "reconstructed badly, or whose ids are rare (default: %(default)s)",
     )
+    return group

@@ -19,6 +19,8 @@ from smalti.cli.options import (
 )
 from smalti.cli.outputs import print_next
 from smalti.cli.parser import CommandParser, fraction, whole_number
+from smalti.cli.reducer_evaluation import evaluate_reduced
+from smalti.cli.reducer_options import REDUCER_HELP, add_saliency_option
 from smalti.cli.rivals import add_rival_options, open_rivals, select_rival_samples
 from smalti.errors import SmaltiError
 from smalti.files import check_writable
@@ -35,11 +37,14 @@ if TYPE_CHECKING:
 _EXAMPLES = (
     "smalti evaluate --tokenizer my-tokenizer --data my/photos --out report",
     "smalti evaluate --tokenizer my-tokenizer --data videos:my/clips --protocol clip17x128@24 --out report",
+    "smalti evaluate --tokenizer my-tokenizer --data my/photos --reduce m3 --reduce topk:keep=0.25 --out reducers",
     "torchrun --nproc-per-node 8 -m smalti evaluate --tokenizer my-tokenizer --data imagenet/val --out report",
 )
 _NOTES = (
     "To compare tokenizers, or the checkpoints of a run, evaluate each on the same data with the same protocol, and pass "
-    "the reports to `smalti compare`. With torchrun, several GPUs share the data."
+    "the reports to `smalti compare`. With torchrun, several GPUs share the data. With --reduce, the report is a page with "
+    "curves of PSNR, SSIM and LPIPS against the number of tokens. Tokens are spread back over the latent grid before they "
+    "are decoded: what a language model would see cannot be decoded directly."
 )
 
 
@@ -53,6 +58,8 @@ def run(name: str, arguments: list[str]) -> int:
             report exists and may not be replaced.
     """
     options = _parse(name, arguments)
+    if options.reduce:
+        return evaluate_reduced(options)
 
     from smalti.data import BandFolder, open_source
     from smalti.eval.metrics import find_metric
@@ -167,6 +174,24 @@ def _parse(name: str, arguments: list[str]) -> argparse.Namespace:
         metavar="PATH",
         help="folder with the pretrained weights of the metrics' networks (default: the folder in the environment variable "
         "SMALTI_WEIGHTS, else they are downloaded)",
+    )
+    reducers = add_saliency_option(parser)
+    reducers.add_argument(
+        "--reduce",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="instead of the tokenizer, measure what a reducer loses: "
+        + REDUCER_HELP
+        + "; repeat the option for several. A "
+        "reducer without options is measured at several sizes",
+    )
+    reducers.add_argument(
+        "--pictures",
+        type=whole_number(0),
+        default=2,
+        metavar="N",
+        help="images on the page of the reducers (default: %(default)s)",
     )
     add_rival_options(parser)
     add_output_options(parser, "folder to write the report to", "replace an existing report")

@@ -1,4 +1,4 @@
-"""The report of `smalti evaluate-reducers`: metrics.json, pictures, and one page with curves for all reducers."""
+"""The report of `smalti evaluate --reduce`: metrics.json, pictures, and one page with curves for all reducers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`smalti reduce` and `smalti evaluate-reducers`: real commands on photos."""
+"""`smalti reduce` and `smalti evaluate --reduce`: real commands on photos."""
 
 import json
 
@@ -61,7 +61,7 @@ def test_a_folder_with_a_discrete_tokenizer(folder, tmp_path):
 def test_the_report_has_all_reducers_and_fewer_tokens_lose_more(folder, tmp_path, capsys):
     out = tmp_path / "report"
     arguments = [
-        "evaluate-reducers", "--tokenizer", str(folder / "kl"), "--data", str(folder / "photos"), "--protocol", "square64",
+        "evaluate", "--tokenizer", str(folder / "kl"), "--data", str(folder / "photos"), "--protocol", "square64",
         "--workers", "0", "--reduce", "m3", "--reduce", "topk:keep=0.25", "--reduce", "fold:window=2", "--pictures", "1",
         "--out", str(out),
     ]  # fmt: skip
@@ -80,6 +80,8 @@ def test_the_report_has_all_reducers_and_fewer_tokens_lose_more(folder, tmp_path
     assert "m3:scale=16" in capsys.readouterr().out
     assert main(arguments) == 2
     assert "already exists" in capsys.readouterr().err
+    assert main([*arguments, "--readiness", "--overwrite"]) == 2
+    assert "leave them out with --reduce" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
