@@ -17,7 +17,7 @@ import torch
 from smalti.cli.build_tokenizer import build_tokenizer
 from smalti.tokenizers.importers.diffusers_folder import build_bottleneck
 from smalti.tokenizers.models.diffusers import DiffusersDecoder, DiffusersEncoder
-from smalti.tokenizers.models.diffusers.families import FAMILIES, find_class
+from smalti.tokenizers.models.diffusers.families import find_class
 from smalti.tokenizers.tokenizer import Tokenizer
 
 Medium = Literal["image", "video"]
@@ -45,8 +45,6 @@ class PublishedAutoencoder:
         """Return the tokenizer on the meta device, for counts."""
         if not self.on_meta:
             return self.build().to("meta").eval()
-        if self.origin in FAMILIES:
-            find_class({"_class_name": self.origin})  # imports constants, which must not be on the meta device
         with torch.device("meta"):
             return self.build().eval()
 

@@ -307,6 +307,7 @@ def run_command(command, monkeypatch):
             words += shrink(words)
         if words[0] == "finetune":
             recipe = "finetune/channels.yaml" if "my/bands" in words else "finetune/decoder.yaml"
+            recipe = "finetune/sizes.yaml" if "finetune/sizes.yaml" in words else recipe
             words += ["--protocol", "square32", "--", *shrink(["-c", recipe])]
         if words[0] == "evaluate":
             words += ["--rival-samples", "1"]

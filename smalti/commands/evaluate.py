@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 _EXAMPLES = (
     "smalti evaluate --tokenizer my-tokenizer --data my/photos --out report",
     "smalti evaluate --tokenizer my-tokenizer --data videos:my/clips --protocol clip17x128@24 --out report",
-    "smalti evaluate --tokenizer my-tokenizer --data my/photos --reduce m3 --reduce topk:keep=0.25 --out reducers",
     "torchrun --nproc-per-node 8 -m smalti evaluate --tokenizer my-tokenizer --data imagenet/val --out report",
 )
 _NOTES = (

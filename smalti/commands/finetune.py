@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 _EXAMPLES = (
     "smalti finetune diffusers:stabilityai/sd-vae-ft-mse --data my/photos --out finetuned",
     "smalti finetune diffusers:path/to/wan --data my/videos --frames 17 --out finetuned -- --trainer.max_steps 300",
-    "smalti finetune diffusers:path/to/vae --data my/photos -c finetune/flux_gq.yaml --out discrete",
     "smalti finetune diffusers:path/to/vae --data my/bands --out satellite -- --model.weights.l1_nir 1.0",
 )
 _NOTES = (

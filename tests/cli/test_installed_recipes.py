@@ -145,9 +145,11 @@ def test_model_recipes_need_only_the_data_that_a_user_gives(name):
         sources = data["init_args"] if data["class_path"] == "ImageData" else data["init_args"]["images"]
         assert required <= sources.keys()
     else:
-        assert data["class_path"] in ("ImageData", "VideoData")
+        assert data["class_path"] in ("ImageData", "VideoData", "MultiSizeImageData")
         assert not required & data["init_args"].keys()
-        assert {"size", "batch_size", "workers"} <= data["init_args"].keys()
+        several = data["class_path"] == "MultiSizeImageData"
+        sizes = {"sizes", "batch_sizes"} if several else {"size", "batch_size"}
+        assert {*sizes, "workers"} <= data["init_args"].keys()
 
 
 def test_a_variant_states_only_what_differs():

@@ -136,7 +136,7 @@ def test_existing_files_of_another_size_are_refused(work, error_message):
 
 def test_tokens_that_no_array_holds_are_refused(work):
     assert main(["tokenize", "photos", "-o", "tokens", *WITH_TOKENIZER]) == 0
-    with pytest.raises(SmaltiError, match=r"60 x 40 pixels and .* of 75 x 50, which no array holds"):
+    with pytest.raises(SmaltiError, match=r"60 x 40 pixels and .* of 75 x 50 pixels, which no array"):
         smalti.load_tokens("tokens")
     assert main(["tokenize", "photo.jpg", "-o", "mixed/a.safetensors", *WITH_TOKENIZER]) == 0
     assert main(["tokenize", "photo.jpg", "-o", "mixed/b.safetensors", "--tokenizer", "other"]) == 0

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from smalti.errors import MissingExtraError, SmaltiError
@@ -117,12 +118,15 @@ def find_class(config: PublishedConfig) -> Any:
     find_family(config)
     try:
         import diffusers
+
+        with torch.device("cpu"):  # modules have constants, which must not be on the caller's device, such as meta
+            found = getattr(diffusers, config["_class_name"], None)
     except ModuleNotFoundError as error:
         raise MissingExtraError("diffusers", "diffusers", "The autoencoders of diffusers") from error
     name = config["_class_name"]
-    if not hasattr(diffusers, name):
+    if found is None:
         raise SmaltiError(f"diffusers {diffusers.__version__} has no {name}: run `pip install -U diffusers`.")
-    return getattr(diffusers, name)
+    return found
 
 
 def build_model(config: PublishedConfig) -> Any:
