@@ -11,12 +11,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 STEPS ?= 1300
 
-.PHONY: demo test lint format install clean
+.PHONY: demo test test-all lint format install clean
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/demo.py --steps $(STEPS) --out demo
 
 test: $(VENV)/installed
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-all: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/installed

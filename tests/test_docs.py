@@ -36,6 +36,13 @@ from smalti.cli.recipes import load_recipes
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+SLOW = {
+    f"docs/{name}.md"
+    for name in (
+        "change_the_quantizer", "evaluate", "export_programs", "extending", "train_at_scale", "train_images", "train_videos"
+    )
+}  # fmt: skip
+"""Pages whose commands take many seconds."""
 NO_COMMANDS = {"docs/design.md": "its indented blocks are diagrams"}
 SKIPPED = {
     "make demo": "takes minutes; .ci/run runs a short one",
@@ -337,7 +344,10 @@ def workplace(page, material, tmp_path, monkeypatch, no_network):
         del sys.modules[name]
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page not in NO_COMMANDS])
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=pytest.mark.slow if page in SLOW else ()) for page in PAGES if page not in NO_COMMANDS],
+)
 def test_commands_and_snippets_run(page, workplace, monkeypatch):
     blocks, namespace = read_blocks(page), {"__name__": "__main__"}
     for index, block in enumerate(blocks):

@@ -63,6 +63,7 @@ def test_counts_of_a_row(baselines):
     assert same[0] == same[1]
 
 
+@pytest.mark.slow
 def test_a_row_with_weights_is_measured_and_written_to_a_page(tmp_path):
     pytest.importorskip("diffusers")
     path = runpy.run_path(str(ROOT / "tests" / "diffusers_models.py"))["write"]("sd", tmp_path / "vae")

@@ -22,11 +22,11 @@ from smalti.export.programs.trace import trace, write_exported, write_onnx
 
 CASES = [
     ("wetok", "gq", "onnx"),
-    ("onevae", "joint", "torch"),
-    ("uniwetok", "gq", "torch"),
+    pytest.param("onevae", "joint", "torch", marks=pytest.mark.slow),
+    pytest.param("uniwetok", "gq", "torch", marks=pytest.mark.slow),
     pytest.param("cosmos", "fsq", "onnx", marks=pytest.mark.slow),
-    ("onevae_first_frame", "gq", "onnx"),
-    ("ltx_generative", "kl_shared", "onnx"),
+    pytest.param("onevae_first_frame", "gq", "onnx", marks=pytest.mark.slow),
+    pytest.param("ltx_generative", "kl_shared", "onnx", marks=pytest.mark.slow),
 ]
 
 
@@ -81,6 +81,7 @@ class AllDecoders(nn.Module):
         return tuple(program(grid) for program, grid in zip(self.programs, grids, strict=True))
 
 
+@pytest.mark.slow
 def test_programs_of_every_bottleneck(build, bottlenecks, tmp_path):
     """In torch.export and ONNX. The networks are one convolution each."""
     tokenizers = {name: build("patches", name) for name in bottlenecks}
