@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import sys
@@ -82,6 +83,7 @@ def _run(arguments: list[str]) -> int:
         if str(Path.cwd()) not in sys.path:  # a user's own module is found in the working directory, as with python -m
             sys.path.append(str(Path.cwd()))
         apply_cpu_settings()
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it recommends packages that no tokenizer uses
         rest = import_requested_modules(rest)
         return import_module(f"smalti.commands.{_COMMANDS[name][0]}").run(name, rest)
     except SmaltiError as error:
