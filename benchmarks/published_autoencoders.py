@@ -142,7 +142,9 @@ AUTOENCODERS: tuple[PublishedAutoencoder, ...] = (
     _diffusers("HunyuanVideo", "video", "AutoencoderKLHunyuanVideo"),
     _diffusers("HunyuanVideo 1.5", "video", "AutoencoderKLHunyuanVideo15"),
     _diffusers("Cosmos CV8x8x8", "video", "AutoencoderKLCosmos", on_meta=False),
-    _diffusers("Cosmos CV4x8x8", "video", "AutoencoderKLCosmos", temporal_compression_ratio=4, patch_size=2, on_meta=False),
+    _diffusers(
+        "Cosmos CV4x8x8", "video", "AutoencoderKLCosmos", temporal_compression_ratio=4, patch_size=2, on_meta=False
+    ),
     _diffusers("LTX-Video 0.9.0", "video", "AutoencoderKLLTXVideo"),
     # VidTok's class computes with its constants when it is built.
     _diffusers("VidTok KL 4x8x8, 4 channels", "video", "AutoencoderVidTok", on_meta=False),
