@@ -34,12 +34,13 @@ def evaluate_reduced(options: argparse.Namespace) -> int:
     tokenizer_file = check_tokenizer(options.tokenizer)
 
     from smalti.cli.progress import ProgressDisplay
-    from smalti.data import EvaluationTransform, IndexedSource, evaluation_loader, open_source
+    from smalti.data import IndexedSource, evaluation_loader, open_source
     from smalti.eval.feature_networks.selection import perceptual_network
     from smalti.eval.metrics import PSNR, SSIM, PerceptualDistance
     from smalti.eval.reducer_page import write_reducer_report
     from smalti.eval.reducers import evaluate_reducers
     from smalti.reducers import parse_reducer
+    from smalti.tokenization.preprocessing import build_transform
     from smalti.tokenizers.checkpoints import fingerprint
 
     for text in options.reduce:
@@ -50,11 +51,10 @@ def evaluate_reduced(options: argparse.Namespace) -> int:
         raise SmaltiError(f"{options.data} contains videos: pass images.")
     device = open_device(options.device)
     tokenizer = open_tokenizer(tokenizer_file, device, options.branch, options.tile)
-    transform = EvaluationTransform(
-        resize=protocol.resize, crop=protocol.crop, interpolation=protocol.interpolation, antialias=protocol.antialias
-    )
     metrics = [PSNR(), SSIM(), PerceptualDistance(perceptual_network(options.lpips, options.weights))]
-    loader = evaluation_loader(source, transform, options.batch_size, options.workers, max_bad=options.max_bad)
+    loader = evaluation_loader(
+        source, build_transform(protocol), options.batch_size, options.workers, max_bad=options.max_bad
+    )
     total = len(source) if isinstance(source, IndexedSource) else None
     with ProgressDisplay() as progress, progress.task("Evaluating", total, "images") as update:
         evaluation = evaluate_reducers(

@@ -1,12 +1,38 @@
-"""Metadata that files of tokens and files of reduced latents share: the layout, the frame rate and the tokenizer."""
+"""What files of tokens and files of reduced latents share: writing, and the layout, frame rate and tokenizer."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from fractions import Fraction
+from pathlib import Path
 
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from smalti.errors import SmaltiError
+from smalti.files import atomic_write
 from smalti.types import Layout
+
+
+def write_tensors(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str], content: str) -> None:
+    """Write a safetensors file atomically.
+
+    Args:
+        file: the file to write or replace.
+        tensors: contiguous tensors on the CPU.
+        metadata: its metadata.
+        content: what the file contains, for the message of an error: "tokens".
+
+    Raises:
+        SmaltiError: the file cannot be written.
+    """
+    try:
+        with atomic_write(file) as partial:
+            save_file(tensors, partial, metadata)
+    except (OSError, SafetensorError) as error:
+        raise SmaltiError(f"The {content} cannot be written to {file}: {error}.") from error
 
 
 def origin_metadata(layout: Layout, tokenizer: str, fingerprint: str, rate: Fraction | None) -> dict[str, str]:

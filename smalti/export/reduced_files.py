@@ -13,11 +13,9 @@ from fractions import Fraction
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from smalti.errors import SmaltiError
-from smalti.export.file_metadata import origin_metadata, read_layout, read_rate
-from smalti.files import atomic_write
+from smalti.export.file_metadata import origin_metadata, read_layout, read_rate, write_tensors
 from smalti.reducers import Reduced
 from smalti.tokenizers.configurable import Config
 from smalti.types import Layout
@@ -66,11 +64,7 @@ def save_reduced(file: Path, content: ReducedFile) -> None:
         **origin_metadata(content.layout, content.tokenizer, content.fingerprint, content.rate),
         "reducer": json.dumps(content.reducer),
     }
-    try:
-        with atomic_write(file) as partial:
-            save_file(tensors, partial, metadata)
-    except (OSError, SafetensorError) as error:
-        raise SmaltiError(f"The reduced latents cannot be written to {file}: {error}.") from error
+    write_tensors(file, tensors, metadata, "reduced latents")
 
 
 def load_reduced(file: Path) -> ReducedFile:

@@ -20,13 +20,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from smalti.errors import SmaltiError
-from smalti.export.file_metadata import origin_metadata, read_layout, read_rate
+from smalti.export.file_metadata import origin_metadata, read_layout, read_rate, write_tensors
 from smalti.export.id_types import smallest_id_type
 from smalti.export.packed_bits import bits_per_id, pack_positions, unpack_positions
-from smalti.files import atomic_write
 from smalti.types import TokenGrid
 
 FORMAT = "smalti-tokens"
@@ -108,11 +106,7 @@ def save_tokens(file: Path, content: TokenFile, codebook_size: int, *, pack: boo
         **({} if content.names is None else {"names": json.dumps(content.names)}),
         **packing,
     }
-    try:
-        with atomic_write(file) as partial:
-            save_file(tensors, partial, metadata)
-    except (OSError, SafetensorError) as error:
-        raise SmaltiError(f"The tokens cannot be written to {file}: {error}.") from error
+    write_tensors(file, tensors, metadata, "tokens")
 
 
 def load_tokens(file: Path) -> TokenFile:

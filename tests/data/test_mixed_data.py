@@ -1,19 +1,13 @@
 """Mixed batches: each contains images or clips, in a fixed ratio, and the order is the same on every process."""
 
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
 from smalti.data import Folder, ImageData, MixedData, VideoData, VideoFolder
 from smalti.data.sampler import TrainingPosition
 from smalti.errors import SmaltiError
-
-
-class FakeTrainer:
-    """The part of a trainer that data modules use."""
-
-    def __init__(self, rank: int, world_size: int):
-        self.global_rank, self.world_size = rank, world_size
 
 
 @pytest.fixture
@@ -28,7 +22,7 @@ def make_data(make_folder, make_videos):
             image_share=image_share,
             seed=7,
         )
-        data.trainer = FakeTrainer(rank, world_size)
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size)
         return data
 
     return make

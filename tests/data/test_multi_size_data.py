@@ -1,6 +1,7 @@
 """Images of several sizes: every batch has one size, on every process the same, and a run resumes at any batch."""
 
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,20 +10,13 @@ from smalti.data.sampler import TrainingPosition
 from smalti.errors import SmaltiError
 
 
-class FakeTrainer:
-    """The part of a trainer that data modules use."""
-
-    def __init__(self, rank, world_size):
-        self.global_rank, self.world_size = rank, world_size
-
-
 @pytest.fixture
 def make_data(make_folder):
     source = Folder(make_folder(6))
 
     def make(rank=0, world_size=1, **settings):
         data = MultiSizeImageData(source, source, **{"sizes": (8, 16), "batch_sizes": (3, 1), "workers": 0, **settings})
-        data.trainer = FakeTrainer(rank, world_size)
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size)
         return data
 
     return make

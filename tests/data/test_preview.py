@@ -1,5 +1,7 @@
 """Batches that are loaded before training: the same in every call, and without effect on training."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -7,16 +9,9 @@ from smalti.data import Folder, ImageData, MixedData, Shards, VideoData, VideoFo
 from smalti.data.sampler import TrainingPosition
 
 
-class FakeTrainer:
-    """The part of a trainer that data modules use."""
-
-    def __init__(self, rank: int, world_size: int):
-        self.global_rank, self.world_size = rank, world_size
-
-
 def images(source, rank=0, world_size=1) -> ImageData:
     data = ImageData(source, source, size=8, batch_size=3, seed=1, workers=0)
-    data.trainer = FakeTrainer(rank, world_size)
+    data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size)
     data.is_running = True
     return data
 
@@ -61,5 +56,5 @@ def test_mixed_data_previews_both_kinds(make_folder, make_videos):
     data = MixedData(
         images(Folder(make_folder(10))), VideoData(videos, videos, frames=3, size=8, batch_size=2, workers=0)
     )
-    data.trainer = FakeTrainer(0, 1)
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1)
     assert {tuple(batch.shape) for batch in preview(data, 2)} == {(3, 3, 8, 8), (2, 3, 3, 8, 8)}

@@ -4,6 +4,7 @@ import logging
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -33,13 +34,6 @@ SMALL = {
     },
     "data": {"class_path": "ImageData", "init_args": {"size": 16, "batch_size": 2, "workers": 0, "repeats": 2}},
 }
-
-
-class FakeTrainer:
-    """The part of a trainer that data modules use."""
-
-    def __init__(self, rank: int, world_size: int):
-        self.global_rank, self.world_size = rank, world_size
 
 
 @pytest.fixture
@@ -186,7 +180,7 @@ def test_all_processes_count_the_same_and_only_the_first_logs_it(files, caplog):
     with caplog.at_level(logging.INFO, "smalti.data"):
         for rank in range(2):
             data = ImageData("shards", "shards/000.tar", size=8, batch_size=2, workers=0)
-            data.trainer = FakeTrainer(rank, 2)
+            data.trainer = SimpleNamespace(global_rank=rank, world_size=2)
             data.position = TrainingPosition
             data.setup("fit")
             names.append([name for batch in data.train_dataloader() for name in batch.names])
@@ -240,7 +234,7 @@ def test_missing_sources_are_one_sentence_with_the_options_to_add(files):
 
 def overlap(data, caplog, rank=0):
     caplog.clear()
-    data.trainer = FakeTrainer(rank, 2)
+    data.trainer = SimpleNamespace(global_rank=rank, world_size=2)
     with caplog.at_level(logging.WARNING, "smalti.data"):
         data.setup("fit")
     return "\n".join(record.message for record in caplog.records)

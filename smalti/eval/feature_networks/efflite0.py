@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from smalti.errors import MissingExtraError
 from smalti.eval.feature_networks.base import preserve_random_state
@@ -67,3 +68,7 @@ class EffLite0(nn.Module):
         """Return the features (B, 1280, h, w) before global pooling and the classifier, of x (B, 3, H, W) in [-1, 1]."""
         (h,) = self.feature_maps(x, (len(self.blocks) - 1,))
         return self.head(h)
+
+    def resized_features(self, x: Tensor) -> Tensor:
+        """Return `final_features` (B, 1280, 7, 7) at 224 x 224, the size that the network was trained on."""
+        return self.final_features(F.interpolate(x, size=(224, 224), mode="bilinear", antialias=True))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from smalti.eval.feature_networks.base import file_provenance
 from smalti.eval.feature_networks.efflite0 import EffLite0
@@ -41,8 +40,7 @@ class EffLite0Network(FrechetNetwork):
 
     def feature_maps(self, images: Tensor) -> Tensor:
         """Return the features before pooling, (B, 1280, 7, 7) float32, of (B, 3, H, W) uint8."""
-        pixels = F.interpolate(uint8_to_pixels(images), size=(224, 224), mode="bilinear", antialias=True)
-        return self.network.final_features(pixels)
+        return self.network.resized_features(uint8_to_pixels(images))
 
 
 class EffLite0MotionNetwork(EffLite0Network):

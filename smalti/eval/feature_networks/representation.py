@@ -66,8 +66,8 @@ class EffLite0Representation(RepresentationNetwork):
 
     def forward(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
         """See `RepresentationNetwork.forward`."""
-        pixels = F.interpolate(images.float(), size=(224, 224), mode="bilinear", antialias=True)
-        return F.interpolate(self.network.final_features(pixels), size=grid, mode="bilinear", align_corners=False)
+        features = self.network.resized_features(images.float())
+        return F.interpolate(features, size=grid, mode="bilinear", align_corners=False)
 
 
 class TransformersRepresentation(RepresentationNetwork):

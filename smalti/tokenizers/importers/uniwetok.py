@@ -8,15 +8,11 @@ weights.
 
 from __future__ import annotations
 
-from smalti.tokenizers.importers.family import (
-    LIT_EMA_STATE,
-    Family,
-    PublishedConfig,
-    lit_ema_key,
-    map_names,
-    substitute,
-)
+from dataclasses import replace
+
+from smalti.tokenizers.importers.family import PublishedConfig, map_names, substitute
 from smalti.tokenizers.importers.published_config import check_constants, config_errors
+from smalti.tokenizers.importers.wetok import FAMILY as WETOK
 from smalti.tokenizers.importers.wetok import quantizer_without_groups
 from smalti.tokenizers.importers.wetok import to_published_key as to_wetok_key
 from smalti.tokenizers.models.uniwetok.decoder import UniWeTokDecoder
@@ -64,13 +60,11 @@ def to_published_key(name: str) -> str:
     return to_wetok_key(substitute(name, _RULES))
 
 
-FAMILY = Family(
+FAMILY = replace(
+    WETOK,
     name="uniwetok",
     description="UniWeTok's image tokenizers",
     build=build,
     keys=map_names(to_published_key),
-    # The discriminator, the perceptual network, and the state of the moving average.
-    ignored_prefixes=("loss.", *LIT_EMA_STATE),
-    ema_key=lit_ema_key,
     mixed_ema=True,
 )

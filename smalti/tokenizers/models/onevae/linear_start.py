@@ -112,10 +112,10 @@ def fit_decoder(decoder: OneVAEDecoder, pyramid: Pyramid, latents: Sequence[tupl
     _set_identity(decoder.head)
     layers = _trunk(decoder, "middle", "layers")
     layout = components.choose(_stride(decoder), decoder.conv_in.out_channels)
-    x = [grid for (grid,) in latents]
+    x = prepend_zeros([grid for (grid,) in latents])
     # With weights at the center only, the start is as good, but training is much slower (benchmarks/RESULTS.md).
-    errors["conv_in"] = fit_noisy(decoder.conv_in, prepend_zeros(x), components.targets(layout))
-    x = [convolve(decoder.conv_in, h) for h in prepend_zeros(x)]
+    errors["conv_in"] = fit_noisy(decoder.conv_in, x, components.targets(layout))
+    x = [convolve(decoder.conv_in, h) for h in x]
     for index, (name, layer) in enumerate(layers):
         norm = decoder.norm_out if index == len(layers) - 1 else None
         if not isinstance(layer, nn.Conv3d):
