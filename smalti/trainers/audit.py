@@ -72,8 +72,8 @@ class Audit(Callback):
 
     - The gradient of each weighted loss reaches the parts that it should train, and no others. Reconstruction losses and
       `adversarial` train encoder and decoder; losses of the bottleneck train encoder or bottleneck, and so do losses of
-      latents, besides their own parameters; `discriminator` and `lecam` train the discriminator. A loss that is computed
-      without gradient, or a quantizer that stops the gradient, is found here.
+      latents, besides their own parameters; `LatentRestoration` trains the decoder; `discriminator` and `lecam` train the
+      discriminator. A loss that is computed without gradient, or a quantizer that stops the gradient, is found here.
     - All ranks have the same weights and the same training data.
     - The memory of a step is estimated.
 
@@ -229,6 +229,10 @@ def _find_problem(loss: LossAudit, module: TokenizerTraining) -> str | None:
         allowed = {"encoder", "bottleneck"}
         is_complete = bool(allowed.intersection(loss.parts))
         wanted = "encoder or bottleneck"
+    elif loss.name in names.restoration:
+        allowed = {"decoder", "losses"}
+        is_complete = "decoder" in loss.parts
+        wanted = "the decoder"
     elif loss.name in names.latent:
         allowed = {"encoder", "bottleneck", "losses"}
         is_complete = bool({"encoder", "bottleneck"}.intersection(loss.parts))

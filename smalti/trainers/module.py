@@ -150,13 +150,14 @@ class TokenizerTraining(pl.LightningModule):
         self._channels = tokenizer.channels
         check_colors(self.losses, gan, self._channels)
         for loss in latent_losses(self.losses).values():
-            loss.connect(bottleneck.out_dim)
+            loss.connect(tokenizer)
         self.latent_augmentations = nn.ModuleList((latent_augmentations or {}).values())
         names = LossNames(
             reconstruction_loss_names(self.losses, self._channels),
             () if is_frozen else bottleneck.loss_names,
             gan.loss_names if gan is not None else (),
             tuple(latent_losses(self.losses)),
+            tuple(name for name, loss in latent_losses(self.losses).items() if loss.reconstructs),
         )
         self.weights = select_weights(weights, names)
         bottleneck_name = "the frozen bottleneck" if is_frozen else type(bottleneck).__name__

@@ -7,15 +7,18 @@ import torch
 
 from smalti import reducers
 from smalti.__main__ import main
+from smalti.errors import SmaltiError
 from smalti.export.reduced_files import load_reduced
 from smalti.tokenizers import wetok
 from smalti.tokenizers.bottlenecks import KL
 from smalti.tokenizers.checkpoints import load, save
+from smalti.tokenizers.tokenizer import Tokenizer
+from smalti.trainers import LatentRestoration
 
-RECIPES = ["uhd", "llava_mini", "quecc", "convllava"]
+RECIPES = ["uhd", "latents", "llava_mini", "quecc", "convllava"]
 KINDS = {
-    "uhd": reducers.SpatialResampler, "llava_mini": reducers.QueryCompressor, "quecc": reducers.QueCC,
-    "convllava": reducers.ConvNeXtStage,
+    "uhd": reducers.SpatialResampler, "latents": reducers.SpatialResampler, "llava_mini": reducers.QueryCompressor,
+    "quecc": reducers.QueCC, "convllava": reducers.ConvNeXtStage,
 }  # fmt: skip
 TINY = (
     "--trainer.max_steps 1 --trainer.limit_val_batches 0 --data.batch_size 1 --data.workers 0 --trainer.accelerator cpu "
@@ -82,6 +85,37 @@ def test_training_reconstructs_the_latents():
         optimizer.step()
         losses.append(loss.item())
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
+
+
+def test_latents_as_the_only_target(base, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["fit", "-c", "reducers/latents.yaml", "--model.tokenizer.tokenizer", str(base), *TINY.split()]
+    assert main([*arguments, "--trainer.logger.init_args.save_dir", "run"]) == 0
+    assert len(list(Path("run").rglob("last.ckpt"))) == 1
+
+
+def test_the_loss_of_latents_is_the_share_of_lost_variance(base):
+    torch.manual_seed(0)
+    before = load(base)
+    restorer = reducers.LatentRestorer(4, 4, width=16, heads=2, layers=1)
+    decoder = reducers.ReducedDecoder(before.decoder, reducers.M3(12), restorer)
+    tokenizer = Tokenizer(before.encoder, before.bottleneck, decoder)
+    loss = LatentRestoration()
+    loss.connect(tokenizer)
+    latents = tokenizer.encode(torch.rand(2, 3, 64, 48) * 2 - 1)
+    (z,), (restored,) = latents.to_grids(), decoder.restore(latents.to_grids())
+    variance = z.var((0, 2, 3, 4), correction=0).sum()
+    expected = ((restored - z) ** 2).mean((0, 2, 3, 4)).sum() / variance
+    torch.testing.assert_close(loss(latents, torch.zeros(())), expected)
+    for parameter in restorer.parameters():
+        parameter.data.zero_()
+    restorer.out[-1].bias.data = z.mean((0, 2, 3, 4))
+    torch.testing.assert_close(loss(latents, torch.zeros(())), torch.tensor(1.0))
+
+
+def test_the_loss_of_latents_needs_a_reducer(base):
+    with pytest.raises(SmaltiError, match="LatentRestoration needs a tokenizer with a reducer"):
+        LatentRestoration().connect(load(base))
 
 
 def test_clips_are_reduced_frame_by_frame():

@@ -7,6 +7,7 @@ lists any number of them under `model.losses` and their weights under `model.wei
 from smalti.trainers.losses.base import LatentLoss, Loss, ReconstructionLoss
 from smalti.trainers.losses.distillation import DistillationLoss
 from smalti.trainers.losses.latent_alignment import LatentAlignment
+from smalti.trainers.losses.latent_restoration import LatentRestoration
 from smalti.trainers.losses.perceptual import PerceptualLoss
 from smalti.trainers.losses.wavelet import WaveletLoss
 
@@ -14,6 +15,7 @@ __all__ = [
     "DistillationLoss",
     "LatentAlignment",
     "LatentLoss",
+    "LatentRestoration",
     "Loss",
     "PerceptualLoss",
     "ReconstructionLoss",

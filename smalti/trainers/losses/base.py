@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.types import Latents
 
 
@@ -68,15 +69,20 @@ class LatentLoss(Loss):
     Attributes:
         adaptive: whether the loss is scaled in each step so that its gradient at the latents is as large as that of the
             weighted reconstruction losses (`adaptive_factor`), before its weight applies.
+        reconstructs: whether the loss can train the tokenizer without a reconstruction loss of pixels.
     """
 
     adaptive: bool = False
+    reconstructs: bool = False
 
-    def connect(self, dim: int) -> None:
-        """Create the layers that depend on the number of latent channels. `TokenizerTraining` calls it once.
+    def connect(self, tokenizer: Tokenizer) -> None:
+        """Create the layers that depend on the tokenizer. `TokenizerTraining` calls it once.
 
         Args:
-            dim: number of latent channels, `Bottleneck.out_dim`.
+            tokenizer: the tokenizer that is trained. Its latents have `tokenizer.bottleneck.out_dim` channels.
+
+        Raises:
+            SmaltiError: the loss does not fit the tokenizer.
         """
 
     @abstractmethod

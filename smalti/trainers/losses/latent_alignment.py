@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from smalti.errors import SmaltiError
 from smalti.eval.feature_networks.representation import find_transformers_folder, representation_network
+from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.trainers.keep_dtype import keep_dtype
 from smalti.trainers.losses.base import LatentLoss
 from smalti.trainers.losses.provenance import describe_provenance
@@ -75,9 +76,9 @@ class LatentAlignment(LatentLoss):
         if network != "efflite0":
             find_transformers_folder(network)
 
-    def connect(self, dim: int) -> None:
+    def connect(self, tokenizer: Tokenizer) -> None:
         """Create W, the linear map from latents to features. See `LatentLoss.connect`."""
-        self.projection = nn.Linear(dim, self._networks[0].dim, bias=False)
+        self.projection = nn.Linear(tokenizer.bottleneck.out_dim, self._networks[0].dim, bias=False)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         self._networks[0]._apply(keep_dtype(fn), recurse)

@@ -36,12 +36,14 @@ class LossNames:
         bottleneck: losses of the bottleneck; empty if it is frozen.
         gan: losses of the GAN loss; empty without one.
         latent: losses of latents that the recipe adds.
+        restoration: those of them that can train without a reconstruction loss (`LatentLoss.reconstructs`).
     """
 
     reconstruction: Sequence[str]
     bottleneck: Sequence[str] = ()
     gan: Sequence[str] = ()
     latent: Sequence[str] = ()
+    restoration: Sequence[str] = ()
 
     @property
     def all(self) -> tuple[str, ...]:
@@ -71,7 +73,7 @@ def select_weights(weights: Mapping[str, float], names: LossNames) -> dict[str, 
                 f"model.weights contains '{name}', which is not a loss of this model: {suggestion} losses are "
                 f"{_join(names.all)} (a bottleneck declares its own in loss_names)."
             )
-    if not any(weights.get(name, 0) > 0 for name in names.reconstruction):
+    if not any(weights.get(name, 0) > 0 for name in (*names.reconstruction, *names.restoration)):
         weighted = ", ".join(f"'{name}'" for name in weights) or "none"
         raise SmaltiError(
             f"No reconstruction loss has a positive weight (losses with a weight: {weighted}), and the tokenizer would "

