@@ -64,7 +64,8 @@ class PixelNormBlock(CheckpointedBlock):
             shift1, scale1, shift2, scale2 = modulation(self.table, embedding)
         h = self.conv1(norm_and_activate(x, shift1, scale1), context.state)
         h = self._inject_noise(self.noise1, h, context)
-        h = self.conv2(norm_and_activate(h, shift2, scale2), context.state)
+        h = norm_and_activate(h, shift2, scale2)  # a statement of its own: frees its input before the convolution
+        h = self.conv2(h, context.state)
         h = self._inject_noise(self.noise2, h, context)
         return h + delay(self._shortcut(x), h.shape[2], self, context.state)
 

@@ -138,7 +138,9 @@ class LTXDecoder(Decoder):
         x = self.conv_in(z, state)
         for block in self.blocks:
             x = block(x, context)
-        return unpatchify(self.conv_out(self.activate(x, context), state), self.patch)
+        x = self.activate(x, context)  # statements of their own: each frees its input
+        x = self.conv_out(x, state)
+        return unpatchify(x, self.patch)
 
     def prepare(self, z: Tensor, generator: torch.Generator | None, state: StreamState) -> tuple[Tensor, BlockContext]:
         """Add noise to z (B, Z, t, h, w). Return it and the inputs that all blocks share. Draws from `generator`."""
