@@ -51,7 +51,7 @@ def make_recipe(variant: dict[str, Any], channels: int) -> dict[str, Any]:
 def measure(run: _Run) -> dict[str, float]:
     """Return the columns of the table for the averaged weights of a run."""
     batches = [Batch(x.cpu(), [f"{i}-{j}" for j in range(len(x))]) for i, x in enumerate(run.validation)]
-    evaluation = evaluate(run.average, batches, [PSNR(), *readiness_metrics(EffLite0Network())], num_examples=0)
+    evaluation = evaluate(run.averaged(), batches, [PSNR(), *readiness_metrics(EffLite0Network())], num_examples=0)
     return {name: result.value for name, result in evaluation.metrics.items()}
 
 
@@ -64,8 +64,6 @@ def train(recipe: dict[str, Any], steps: int) -> _Run:
     run = _Run(recipe, build, seed=0, device="cpu")
     for _ in range(steps):
         run.step(next(run.batches))
-    for average, buffer in zip(run.average.buffers(), run.module.tokenizer.buffers(), strict=True):
-        average.copy_(buffer)
     return run
 
 

@@ -10,7 +10,8 @@ validation. A linear start counts. The learning rate decays over the time. PSNR 
 pictures, the mean over the validation pictures: images are resized and cropped to 128 x 128 pixels.
 
 Prints a Markdown table per study with the mean and the range over the seeds. Writes results.json and, if matplotlib is
-installed, curves.png. The study `published` also gives JPEG, WebP and the linear codec at the same bits.
+installed, curves.png and, for each study, pictures of the first seed. The study `published` also gives JPEG, WebP and the
+linear codec at the same bits.
 """
 
 from __future__ import annotations
@@ -43,10 +44,13 @@ from smalti.eval.rivals.linear import fit_linear_codecs
 from smalti.pixels import pixels_to_uint8, to_pixels
 from smalti.tokenizers import wetok
 from smalti.tokenizers.bottlenecks import GQ
+from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.trainers import Muon
 
 Recipe = dict[str, Any]
 
+SHOWN = 3
+"""Validation pictures that are drawn for each variant."""
 _ENTROPIES = {"token_entropy": 0.1, "codebook_entropy": -0.1, "commitment": 0.25}
 _FROZEN = ["encoder", "bottleneck", "decoder.conv_in", "decoder.middle"]
 
@@ -234,16 +238,24 @@ def merge(study: Study, variant: str, data: Data) -> Recipe:
     return recipe
 
 
-def execute(run: Run, data: Data) -> list[Point]:
-    """Train. Runs in its own process."""
+def execute(run: Run, data: Data) -> tuple[list[Point], Tensor]:
+    """Train, in a process of its own. Return the curve, and the reconstructions of some pictures, (3, H, W) uint8."""
     torch.set_num_threads(1)
+    rows: list[Tensor] = []
     recipe = merge(STUDIES[run.study], run.variant, data)
     settings = recipe["data"]["init_args"]
     pictures = validation_pictures(settings["validation"]) if "validation" in settings else None
-    return train(
+
+    def reconstruct(tokenizer: Tokenizer) -> None:
+        generator = torch.Generator().manual_seed(0)
+        with torch.inference_mode():
+            rows.extend(pixels_to_uint8(tokenizer(x, generator)[0])[0] for x in (pictures or [])[:SHOWN])
+
+    curve = train(
         recipe, lambda groups: build_optimizer(recipe, groups), run.seconds, run.seed,
-        points=4, decay=True, validation=pictures,
+        points=4, decay=True, validation=pictures, finish=reconstruct,
     )  # fmt: skip
+    return curve, torch.cat(rows, dim=1) if rows else torch.zeros(3, 0, 0, dtype=torch.uint8)
 
 
 def validation_pictures(source: str) -> list[Tensor]:
@@ -319,6 +331,30 @@ def plot(curves: dict[Run, list[Point]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+def show(study: str, curves: dict[Run, list[Point]], pictures: dict[Run, Tensor], data: Data, path: Path) -> None:
+    """Draw the originals and the reconstructions of each variant."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    variants = list(STUDIES[study].variants)
+    source = merge(STUDIES[study], variants[0], data)["data"]["init_args"]["validation"]
+    originals = [pixels_to_uint8(picture[0]) for picture in validation_pictures(source)[:SHOWN]]
+    columns = [("original", torch.cat(originals, dim=1))] + [
+        (f"{run.variant}\n{curves[run][-1].psnr:.2f} dB", picture)
+        for run, picture in sorted(pictures.items(), key=lambda item: variants.index(item[0].variant))
+        if run.study == study and run.seed == 0 and picture.numel()
+    ]
+    figure, axes = plt.subplots(1, len(columns), figsize=(2.2 * len(columns), 2.2 * SHOWN + 0.6), squeeze=False)
+    for axis, (title, picture) in zip(axes[0], columns, strict=True):
+        axis.imshow(picture.permute(1, 2, 0), interpolation="nearest")
+        axis.set_title(title, fontsize=7)
+        axis.axis("off")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
 def main() -> None:
     """Run the studies, print the tables and write the files."""
     os.environ["OMP_NUM_THREADS"] = "1"  # also of the processes that train
@@ -341,12 +377,13 @@ def main() -> None:
         if options.variants is None or variant in options.variants
     ]
     curves: dict[Run, list[Point]] = {}
+    pictures: dict[Run, Tensor] = {}
     begin = time.monotonic()
     with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
         futures = {pool.submit(execute, run, data): run for run in runs}
         for future in as_completed(futures):
             run = futures[future]
-            curves[run] = future.result()
+            curves[run], pictures[run] = future.result()
             left = (time.monotonic() - begin) * (len(runs) - len(curves)) / len(curves)
             print(
                 f"{run.study}, {run.variant}, seed {run.seed}: {curves[run][-1].psnr:.2f} dB after {curves[run][-1].step} "
@@ -363,6 +400,8 @@ def main() -> None:
     (options.out / "results.json").write_text(json.dumps(content, indent=1))
     if find_spec("matplotlib") is not None:
         plot(curves, options.out / "curves.png")
+        for study in options.study:
+            show(study, curves, pictures, data, options.out / f"pictures_{study}.png")
 
 
 if __name__ == "__main__":

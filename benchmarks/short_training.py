@@ -28,6 +28,7 @@ from smalti.pixels import to_pixels
 from smalti.seeds import derive_seed
 from smalti.tokenizers.bottlenecks import VQ, SimVQ  # noqa: F401 - as above; these are imported on demand
 from smalti.tokenizers.linear_start.start import start_as_linear_codec
+from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.trainers import Curriculum, TokenizerTraining
 from smalti.trainers.gradients import clip_gradients, gradient_norm
 from smalti.trainers.losses.weighting import weighted_sum
@@ -100,6 +101,7 @@ def train(
     *,
     decay: bool = False,
     validation: Sequence[Tensor] | None = None,
+    finish: Callable[[Tokenizer], None] | None = None,
 ) -> list[Point]:
     """Train a tokenizer without the GAN loss.
 
@@ -112,6 +114,7 @@ def train(
         points: number of validations, at equal distances in time.
         decay: whether the learning rate decays to zero over the time; otherwise, it is constant.
         validation: batches of pixels to validate with; None: the validation data of the recipe.
+        finish: receives the tokenizer with averaged weights at the end.
 
     Returns:
         The points, the first of which is before the first step. Their time includes a linear start.
@@ -135,6 +138,8 @@ def train(
                 clock.pause()
                 curve.append(run.measure(clock))
                 clock.resume()
+        if finish is not None:
+            finish(run.averaged().eval())
         return curve
     finally:
         run.close()
@@ -202,22 +207,31 @@ class _Run:
         averages, current = ([p.data for p in network.parameters()] for network in (self.average, module.tokenizer))
         torch._foreach_lerp_(averages, current, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
+    @property
+    def _is_schedule_free(self) -> bool:
+        """Whether the optimizer has averaged weights of its own."""
+        return hasattr(self.optimizer, "eval")
+
+    @torch.no_grad()
+    def averaged(self) -> Tokenizer:
+        """Return the tokenizer with averaged weights."""
+        if self._is_schedule_free:
+            cast(Any, self.optimizer).eval()
+            return self.module.tokenizer
+        for average, buffer in zip(self.average.buffers(), self.module.tokenizer.buffers(), strict=True):
+            average.copy_(buffer)
+        return self.average
+
     @torch.no_grad()
     def measure(self, clock: Clock) -> Point:
         """Validate the averaged weights: the optimizer's own average if it is schedule-free, else the moving average."""
-        has_average = hasattr(self.optimizer, "eval")
-        if has_average:
-            cast(Any, self.optimizer).eval()
-        tokenizer = self.module.tokenizer if has_average else self.average
-        for average, buffer in zip(self.average.buffers(), self.module.tokenizer.buffers(), strict=True):
-            average.copy_(buffer)
-        tokenizer.eval()
+        tokenizer = self.averaged().eval()
         values = []
         for number, pixels in enumerate(self.validation):
             reconstruction, _ = tokenizer(pixels, torch.Generator().manual_seed(number))
             values.append(sample_metrics(reconstruction, pixels)["psnr"])
         self.module.train()
-        if has_average:
+        if self._is_schedule_free:
             cast(Any, self.optimizer).train()
         return Point(self.steps, clock.seconds(), float(torch.cat(values).mean()))
 
