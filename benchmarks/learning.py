@@ -10,8 +10,8 @@ validation. A linear start counts. The learning rate decays over the time. PSNR 
 pictures, the mean over the validation pictures: images are resized and cropped to 128 x 128 pixels.
 
 Prints a Markdown table per study with the mean and the range over the seeds. Writes results.json and, if matplotlib is
-installed, curves.png and, for each study, pictures of the first seed. The study `published` also gives JPEG, WebP and the
-linear codec at the same bits.
+installed, curves.png and, for each study of images, pictures of the first seed. The study `published` also gives JPEG,
+WebP and the linear codec at the same bits.
 """
 
 from __future__ import annotations
@@ -191,6 +191,19 @@ STUDIES = {
                 _RANDOM, _muon(0.01), _bottleneck("GQ", groups=4, bits=8), _model(weights=_ENTROPIES),
             ]
             for name, generative in (("plain", False), ("generative", True))
+        },
+    ),
+    "joint": Study(
+        "OneVAE's quickstart, 0.15 bits per pixel: joint, and discrete alone (discrete branch, held-out clips)",
+        "onevae/quickstart.yaml",
+        {
+            "joint": [],
+            "discrete alone": [
+                _bottleneck(
+                    "Projected", dim=32,
+                    quantizer={"class_path": "FSQ", "init_args": {"levels": [32, 16, 8, 4, 4], "tokens_per_position": 2}},
+                ),
+            ],
         },
     ),
 }  # fmt: skip
@@ -400,7 +413,7 @@ def main() -> None:
     (options.out / "results.json").write_text(json.dumps(content, indent=1))
     if find_spec("matplotlib") is not None:
         plot(curves, options.out / "curves.png")
-        for study in options.study:
+        for study in {run.study for run, picture in pictures.items() if picture.numel()}:
             show(study, curves, pictures, data, options.out / f"pictures_{study}.png")
 
 
