@@ -27,8 +27,18 @@ _TABLE_SIDE = 16
 """Side of the table of positions, which is resized to the grid."""
 
 
+_PLACES = 16
+"""Positions of a token that have a linear map of their own; further ones share the last map."""
+
+
 class LatentRestorer(Configurable):
-    """Reconstructs a grid of latents from reduced tokens: each position starts from its own token and attends to all.
+    """Reconstructs a grid of latents from reduced tokens.
+
+        latent = linear map of the position's own token + network that attends to all tokens
+
+    The first, second, ... position that a token represents has a linear map of its own, so that a token can hold what
+    differs between its positions. The network starts at zero. A reducer that assigns no positions to its tokens has no
+    linear part.
 
     Args:
         token_dim: channels of the reduced tokens.
@@ -47,7 +57,11 @@ class LatentRestorer(Configurable):
             width, heads, 2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
         self.layers = nn.ModuleList(layer() for _ in range(layers))
-        self.out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, channels))
+        self.norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, channels)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+        self.places = nn.Linear(token_dim, _PLACES * channels)
 
     def forward(self, reduced: Reduced, grid: Grid) -> Tensor:
         """Return latents (B, H * W, C)."""
@@ -57,11 +71,24 @@ class LatentRestorer(Configurable):
         memory = memory + sincos_table(self.width, side, memory)[: memory.shape[1]]
         table = resize_table(sincos_table(self.width, _TABLE_SIDE, memory), _TABLE_SIDE, grid)
         x = table.expand(len(tokens), -1, -1)
+        linear = torch.zeros(())
         if reduced.assignment is not None:
-            x = x + self.own(gather_tokens(tokens, fill_dropped(reduced.assignment, grid)))
+            assignment = fill_dropped(reduced.assignment, grid)
+            own = gather_tokens(tokens, assignment)
+            x = x + self.own(own)
+            linear = self._linear(own, assignment)
         for layer in self.layers:
             x = layer(x, memory, memory_key_padding_mask=~reduced.mask())
-        return self.out(x)
+        return self.out(self.norm(x)) + linear
+
+    def _linear(self, own: Tensor, assignment: Tensor) -> Tensor:
+        """Return (B, N, C): the linear map of each position's token for its place among the positions of the token."""
+        same = assignment[:, :, None] == assignment[:, None]  # (B, N, N)
+        place = same.tril(-1).sum(-1).clamp_max(_PLACES - 1)
+        weight = self.places.weight.unflatten(0, (_PLACES, -1))
+        bias = self.places.bias.unflatten(0, (_PLACES, -1))
+        maps = torch.einsum("bnd,pcd->bnpc", own, weight) + bias
+        return maps.take_along_dim(place[:, :, None, None], 2).squeeze(2)
 
 
 class ProjectedReducer(Reducer):
@@ -123,7 +150,7 @@ class ReducedDecoder(Decoder):
     @property
     def last_layer(self) -> nn.Module:
         """The last layer that is trained."""
-        return cast(nn.Module, self.restorer.out[-1])
+        return self.restorer.out
 
     def restore(self, latents: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Return the latents (B, C, t, h, w) that the decoder sees, for the latents of each grid."""

@@ -69,6 +69,24 @@ def test_fit_export_and_reduce(base, tmp_path, monkeypatch):
     assert load_reduced(Path("a.safetensors")).reduced[0].tokens.shape == (1, 4, 64)
 
 
+def test_a_linear_reducer_can_be_inverted_before_training():
+    """A token of 2 x 2 positions with as many channels as they have together loses nothing."""
+    torch.manual_seed(0)
+    latents = torch.randn(2, 4 * 6, 3)
+    cells = (
+        latents.view(2, 2, 2, 3, 2, 3).transpose(2, 3).reshape(2, 6, 12)
+    )  # the channels of each 2 x 2 in raster order
+    assignment = torch.arange(24).view(2, 2, 3, 2).transpose(1, 2)  # rows of cells, cells, rows, columns
+    tokens_of = torch.empty(24, dtype=torch.long)
+    for cell in range(6):
+        tokens_of[assignment.reshape(6, 4)[cell]] = cell
+    restorer = reducers.LatentRestorer(12, 3, width=16, heads=2, layers=1)
+    restorer.places.weight.data[:12] = torch.eye(12)
+    restorer.places.bias.data.zero_()
+    reduced = reducers.Reduced(cells, torch.full((2,), 6), tokens_of.expand(2, -1))
+    torch.testing.assert_close(restorer(reduced, (4, 6)), latents)
+
+
 def test_training_reconstructs_the_latents():
     torch.manual_seed(0)
     grid = (4, 4)
@@ -109,7 +127,7 @@ def test_the_loss_of_latents_is_the_share_of_lost_variance(base):
     torch.testing.assert_close(loss(latents, torch.zeros(())), expected)
     for parameter in restorer.parameters():
         parameter.data.zero_()
-    restorer.out[-1].bias.data = z.mean((0, 2, 3, 4))
+    restorer.out.bias.data = z.mean((0, 2, 3, 4))
     torch.testing.assert_close(loss(latents, torch.zeros(())), torch.tensor(1.0))
 
 
