@@ -8,9 +8,12 @@ from smalti.cli.recipes import load_recipes
 from smalti.cli.training_arguments import prepare_arguments
 
 
-@pytest.mark.parametrize(("amx", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
-def test_a_cpu_computes_in_bfloat16_where_it_has_instructions_for_it(monkeypatch, amx, precision):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx, "avx512_bf16": True})
+@pytest.mark.parametrize(
+    ("amx", "avx512", "precision"),
+    [(True, True, "bf16-mixed"), (False, True, "bf16-mixed"), (False, False, "32-true")],
+)
+def test_a_cpu_computes_in_bfloat16_where_it_has_instructions_for_it(monkeypatch, amx, avx512, precision):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx, "avx512_bf16": avx512})
     assert fastest_precision("cpu") == precision
 
 
