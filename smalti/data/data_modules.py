@@ -11,6 +11,7 @@ from typing import ClassVar, Protocol, TypeVar
 from lightning.pytorch import LightningDataModule, Trainer
 
 from smalti.channel_groups import RGB, ChannelGroups, describe_groups
+from smalti.data.band_files import BandClips
 from smalti.data.build_loaders import evaluation_loader, preview_loader, training_loader
 from smalti.data.clip_transforms import VideoEvaluationTransform, VideoTrainingTransform
 from smalti.data.datasets import Transform
@@ -400,6 +401,8 @@ class VideoData(SourceData):
             batch_size=batch_size, workers=workers, repeats=repeats, seed=seed, max_bad=max_bad,
         )  # fmt: skip
         self.rate = rate  # frame rate of the validation videos that are logged
+        if rate is not None and any(isinstance(source, BandClips) for source in (self.train, self.validation)):
+            raise SmaltiError(f"rate is {rate:g}, but the clips have no frame rate: set data.rate to null.")
 
 
 def open_training_source(source: str | Path | Source, videos: bool) -> Source:

@@ -19,7 +19,7 @@ from smalti.distributed import gather
 from smalti.errors import SmaltiError
 from smalti.trainers.ema import TokenizerEMA
 from smalti.trainers.keep_dtype import view_bits
-from smalti.trainers.memory_estimate import MemoryEstimate, SavedTensors, estimate_memory
+from smalti.trainers.memory_estimate import MemoryEstimate, SavedTensors, all_weights, estimate_memory
 from smalti.trainers.module import TokenizerTraining
 from smalti.trainers.nan_guard import BufferBackup
 from smalti.trainers.sharding import is_sharded, local_part, reshard, unshard
@@ -196,7 +196,7 @@ def _audit_losses(trainer: pl.Trainer, module: TokenizerTraining, batch: Batch) 
         lecam.eval()
     try:
         for branch, tokenizer in tokenizers.items():
-            saved = SavedTensors([*module.parameters(), batch.pixels])
+            saved = SavedTensors([*all_weights(module), batch.pixels])
             with trainer.precision_plugin.train_step_context(), saved.measure():
                 losses, _ = module.compute_losses(tokenizer, batch.pixels, with_gan=True)
             activations = max(activations, saved.size)
