@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+import smalti
 from smalti.errors import SmaltiError
+from smalti.tokenizers import with_channels
+from smalti.tokenizers.checkpoints import save
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = str(ROOT / "benchmarks" / "baselines.py")
@@ -78,9 +81,25 @@ def test_a_row_with_weights_is_measured_and_written_to_a_page(tmp_path):
     assert text.endswith("after\n")
     row = json.loads((tmp_path / "rows.jsonl").read_text())
     assert row["encode"]["seconds"] > 0
-    assert row["decode"]["mib"] > 0
+    assert row["encode"]["mib"] > 0  # decoding can reuse what encoding has freed
     assert f"{row['quality']['psnr']:.2f}" in text
     assert 0 < row["quality"]["psnr"] < 60
+
+
+@pytest.mark.parametrize(("model", "medium"), [("sd", "image"), ("wan21", "video")])
+def test_quality_columns_fill_for_images_and_clips(baselines, model, medium, tmp_path):
+    pytest.importorskip("diffusers")
+    path = runpy.run_path(str(ROOT / "tests" / "diffusers_models.py"))["write"](model, tmp_path / "vae")
+    tokenizer = baselines.open_weights(path, None)
+    assert baselines.medium_of(tokenizer) == medium
+    request = {"size": 32, "frames": 5, "images": "photos:validation", "videos": "clips:validation", "device": "cpu"}
+    quality = baselines.measure_quality(tokenizer, medium, request)
+    assert 0 < quality["psnr"] < 60
+    row = baselines.count(tokenizer.to("meta"), baselines.sample_shape(medium, 32, 5))
+    row |= {"origin": path, "encode": "not run", "decode": "not run"}
+    with_weights = baselines.format_row("mine", row | {"quality": quality}, weights=True)
+    assert f"| given | {quality['psnr']:.2f} | {quality['ssim']:.3f} | {quality['perceptual']:.3f} (" in with_weights
+    assert baselines.format_row("mine", row, weights=False).endswith("| random |  |  |  |")
 
 
 def test_a_step_that_takes_too_long_is_stopped(baselines):
@@ -107,3 +126,6 @@ def test_mistakes_are_one_sentence(baselines, tmp_path, monkeypatch):
     path = runpy.run_path(str(ROOT / "tests" / "diffusers_models.py"))["write"]("sd", tmp_path / "vae")
     with pytest.raises(SmaltiError, match=r"parameters, but FLUX\.2 has"):
         baselines.open_weights(path, entry(baselines, "FLUX.2"))
+    save(with_channels(smalti.load(path), {"rgb": 3, "nir": 1}), tmp_path / "bands")
+    with pytest.raises(SmaltiError, match="has the channels rgb 3, nir 1, but the rows are for red, green and blue"):
+        baselines.open_weights(str(tmp_path / "bands"), None)

@@ -56,6 +56,19 @@ def test_the_memory_of_a_step_includes_the_networks_of_losses(training, trainer,
     assert check.memory.weights == sum(t.numel() * t.element_size() for t in expected)
 
 
+def test_too_little_memory_is_one_sentence_with_the_estimate(training, trainer, data, monkeypatch):
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    module, run = training(gan=False), trainer(max_steps=1)
+    run.callbacks.append(Audit())
+    monkeypatch.setattr(module, "compute_losses", fail)
+    with pytest.raises(
+        SmaltiError, match=r"a batch of 2 x 3 x 32 x 32, which needs .* \(weights .*\) without activations: set"
+    ):
+        run.fit(module, data())
+
+
 def test_both_branches_of_a_joint_tokenizer_are_audited(training, trainer, data, joint):
     weights = {"l1": 1.0, "kl": 1e-6}
     check, run = Audit(), trainer(max_steps=1)
