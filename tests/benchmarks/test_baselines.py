@@ -28,6 +28,12 @@ PARAMETERS = {
     "HunyuanVideo 1.5": (389_324_544, 1_260_634_115),
     "Cosmos CV8x8x8": (42_914_864, 105_653_696),
     "Cosmos CV4x8x8": (45_343_792, 110_208_816),
+    "Cosmos CI8x8": (33_472_160, 81_384_636),
+    "Cosmos CI16x16": (35_831_968, 84_334_524),
+    "Cosmos DI8x8": (34_579_590, 83_599_506),
+    "Cosmos DI16x16": (36_939_398, 86_549_394),
+    "Cosmos DV4x8x8": (46_647_302, 112_619_766),
+    "Cosmos DV8x16x16": (45_537_158, 110_898_294),
 }
 """Parameters of the encoder and of all networks."""
 

@@ -1,6 +1,8 @@
 """Evaluation with other channels than red, green and blue: nothing is rounded, and each group has its values."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,12 +13,15 @@ from smalti.eval import functional
 from smalti.eval.channel_views import metric_view, panel_titles, pictures
 from smalti.eval.contact_sheet import contact_sheet
 from smalti.eval.evaluate import evaluate
+from smalti.eval.linear_codec import LinearCodec
 from smalti.eval.metrics import PSNR, SSIM, EquivarianceError, LatentSpectrum, channel_metrics, find_metric
 from smalti.eval.pictures import describe_pictures, write_pictures
 from smalti.eval.rivals import build_rivals, fit_linear_codecs
+from smalti.eval.rivals.linear import LinearRival
 from smalti.pixels import uint8_to_pixels
 from smalti.tokenizers import Decoder, Encoder, Tokenizer
 from smalti.tokenizers.bottlenecks import Identity
+from smalti.tokenizers.linear_start.principal_components import PrincipalComponents
 from smalti.types import Batch
 
 GROUPS = {"rgb": 3, "nir": 1}
@@ -55,12 +60,41 @@ def tokenizer():
     return Tokenizer(Blocks(), Identity(4), Brighter())
 
 
-@pytest.fixture
-def batches():
+def make_batches():
     """Return three images of blocks of one color, and of a fourth channel that is 0."""
     colors = uint8_to_pixels(images())[:, :, :6, :8].repeat_interleave(4, 2).repeat_interleave(4, 3)
     x = torch.cat([colors, torch.zeros(3, 1, 24, 32)], dim=1)
     return [Batch(x[:2], ["a", "b"]), Batch(x[2:], ["c"])]
+
+
+@pytest.fixture
+def batches():
+    return make_batches()
+
+
+def evaluate_bands(batches):
+    """Evaluate batches with a linear codec of all images as a rival, and return the numbers."""
+    tokenizer = Tokenizer(Blocks(), Identity(4), Brighter())
+    mean, std = torch.zeros(64), torch.ones(4)
+    codec = LinearCodec(PrincipalComponents((1, 4, 4), mean, torch.eye(64)[:4], std), None)
+    rivals = build_rivals(["linear_codec", "bicubic"], linear_codec=LinearRival({1.0: codec}, "nothing"))
+    found = evaluate(tokenizer, batches, channel_metrics(GROUPS), rivals=rivals, rival_samples=2)
+    return {
+        "samples": found.samples,
+        "sha256": found.samples_sha256,
+        "metrics": {name: metric.value for name, metric in found.metrics.items()},
+        "rivals": {name: rival.metrics for name, rival in found.rivals.rivals.items()},
+        "examples": [example.name for example in found.examples],
+    }
+
+
+def test_two_processes_return_the_results_of_one(tmp_path, run_ranks):
+    for rank in run_ranks(Path(__file__).with_name("channels_worker.py"), str(tmp_path)):
+        assert rank.returncode == 0, rank.output
+    alone = evaluate_bands(make_batches())
+    assert alone["rivals"].keys() == {"linear_codec", "bicubic"}
+    for rank in range(2):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == json.loads(json.dumps(alone))
 
 
 def test_8_bit_photos_have_the_values_of_photos():
