@@ -68,9 +68,9 @@ def _recipe(name: str, medium: Medium, recipe: str) -> PublishedAutoencoder:
     return PublishedAutoencoder(name, medium, recipe, lambda: build_tokenizer(recipe))
 
 
-def _cosmos(name: str, medium: Medium, **config: Any) -> PublishedAutoencoder:
+def _cosmos(release: str, medium: Medium, **config: Any) -> PublishedAutoencoder:
     """Return a tokenizer of Cosmos that diffusers does not have, given the configuration that `smalti import` takes."""
-    return PublishedAutoencoder(f"Cosmos {name}", medium, "cosmos", lambda: find_family("cosmos").build(config))
+    return PublishedAutoencoder(f"Cosmos {release}", medium, "cosmos", lambda: find_family("cosmos").build(config))
 
 
 def _stable_diffusion(name: str, channels: int, *, convolution: bool) -> PublishedAutoencoder:

@@ -239,10 +239,13 @@ class SourceData(TrainingData):
 
     def build_validation_loader(self, rank: int, world_size: int, as_uint8: bool = False) -> Loader:
         """Build the validation loader of a process; see `evaluation_loader`."""
-        return evaluation_loader(
+        loader = evaluation_loader(
             self._get("validation"), self._transforms[1], self.batch_size, self.workers, rank, world_size, self.max_bad,
             keep_workers=True, as_uint8=as_uint8,
         )  # fmt: skip
+        # Lightning skips the validation of a process without batches, and all others would wait for it forever.
+        loader.min_length = 1
+        return loader
 
     def require(self, *names: str, option: str = "data") -> None:
         """Check that sources are given, and that the number of training samples is known or can be counted.
