@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,10 @@ def run(name: str, arguments: list[str]) -> int:
         SmaltiError: an option is invalid, the source cannot be loaded, the output folder is not empty, or a step fails, see
             `smalti fit`, `smalti export` and `smalti evaluate`.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise SmaltiError(
+            "`smalti finetune` starts one process per GPU by itself: run it without torchrun, or train with `smalti fit`."
+        )
     options, others = _parse(name, arguments)
     source = check_tokenizer(options.source)
     if options.out.exists() and any(options.out.iterdir() if options.out.is_dir() else [options.out]):
@@ -55,6 +60,7 @@ def run(name: str, arguments: list[str]) -> int:
         recipe["model"]["tokenizer"]["init_args"]["channels"] = channels
 
     from smalti.commands import compare, evaluate, export, fit
+    from smalti.distributed import disconnect
 
     default = _RECIPES[options.train] if channels is None else "finetune/channels.yaml"
     recipes = [word for c in options.config or [default] for word in ("-c", c)]
@@ -62,6 +68,7 @@ def run(name: str, arguments: list[str]) -> int:
         [] if any(word.startswith("--trainer.precision") for word in others) else ["--trainer.precision", "auto"]
     )
     fit.run("fit", [*recipes, "-c", json.dumps(recipe), *precision, *others])
+    disconnect()  # the other processes of the training have ended
     checkpoint = _newest_checkpoint(options.out / "runs")
     tokenizer = options.out / "tokenizer"
     export.run("export", [str(checkpoint), "--out", str(tokenizer)])

@@ -68,7 +68,7 @@ def open_source(spec: str, videos: bool | None = None, *, any_channels: bool = F
     if isinstance(source, BandFiles) and not any_channels:
         raise SmaltiError(
             f"{spec} has a file {CHANNELS_FILE}, but this command reads photos and videos only: such data are for "
-            "`smalti fit`, `smalti finetune` and `smalti evaluate`."
+            "`smalti fit`, `smalti finetune`, and `smalti evaluate` without --reduce."
         )
     return source
 

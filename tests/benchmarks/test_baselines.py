@@ -11,8 +11,10 @@ import pytest
 import torch
 
 import smalti
+from smalti import tokenizers
+from smalti.cli.recipes import load_recipes
 from smalti.errors import SmaltiError
-from smalti.tokenizers import with_channels
+from smalti.tokenizers import Tokenizer, with_channels
 from smalti.tokenizers.checkpoints import save
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +72,24 @@ def test_counts_of_a_row(baselines):
     same = [baselines.count(entry(baselines, name).build_without_memory(), (1, 3, 5, 32, 32))["flop"]
             for name in ("Wan 2.1, Qwen-Image", "OneVAE 4x8x8 (Wan 2.1 in Smalti)")]  # fmt: skip
     assert same[0] == same[1]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "name"),
+    [("distill", "SD 1.5, SDXL"), ("distill_wan", "Wan 2.1, Qwen-Image"), ("distill_ltx", "LTX-Video 0.9.0")],
+)
+def test_distilled_decoders_need_a_tenth_of_the_operations(baselines, recipe, name):
+    published = entry(baselines, name)
+    teacher = published.build_without_memory()
+    decoder = load_recipes(f"finetune/{recipe}.yaml")["model"]["tokenizer"]["init_args"]["decoder"]
+    with torch.device("meta"):
+        student = getattr(tokenizers, decoder["class_path"].rpartition(".")[2])(**decoder["init_args"])
+    shape = baselines.sample_shape(published.medium, 64, 9)
+    counts = [
+        baselines.count(Tokenizer(teacher.encoder, teacher.bottleneck, part), shape)["flop"][1]
+        for part in (teacher.decoder, student)
+    ]
+    assert counts[0] > 10 * counts[1]
 
 
 @pytest.mark.slow
