@@ -35,6 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import smalti
 from measurement import peak_memory, run_in_subprocess
 from published_autoencoders import AUTOENCODERS, Medium, PublishedAutoencoder
+from smalti.channel_groups import RGB, describe_groups
 from smalti.data import evaluation_loader
 from smalti.data.clip_transforms import VideoEvaluationTransform
 from smalti.data.image_transforms import EvaluationTransform
@@ -188,9 +189,14 @@ def open_weights(path: str, entry: PublishedAutoencoder | None) -> Tokenizer:
     """Load the tokenizer of a row.
 
     Raises:
-        SmaltiError: it is not the published autoencoder whose row it would fill.
+        SmaltiError: it is not the published autoencoder whose row it would fill, or has other channels than RGB.
     """
     tokenizer = smalti.load(path)
+    if tokenizer.channels != RGB:
+        raise SmaltiError(
+            f"{path} has the channels {describe_groups(tokenizer.channels)}, but the rows are for red, green and blue: "
+            "measure it with `smalti evaluate`."
+        )
     if entry is not None:
         counts = [sum(p.numel() for p in t.parameters()) for t in (tokenizer, entry.build_without_memory())]
         if counts[0] != counts[1]:

@@ -1,8 +1,9 @@
 """Published autoencoders: how to build each with the widths of its release, without its weights.
 
 Arguments of diffusers' classes that are not given are the defaults of diffusers 0.42, which are those of the release. The
-tokenizers of WeTok, BitDance, UniWeTok, OneVAE and LTX-Video are those of the recipes in configs/. Releases whose networks
-have the same shapes share an entry.
+tokenizers of WeTok, BitDance, UniWeTok, OneVAE and LTX-Video are those of the recipes in configs/; those of Cosmos that
+diffusers does not have are built as `smalti import cosmos` builds them. Releases whose networks have the same shapes share
+an entry.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, Literal
 import torch
 
 from smalti.cli.build_tokenizer import build_tokenizer
+from smalti.tokenizers.importers import find_family
 from smalti.tokenizers.importers.diffusers_folder import build_bottleneck
 from smalti.tokenizers.models.diffusers import DiffusersDecoder, DiffusersEncoder
 from smalti.tokenizers.models.diffusers.families import find_class
@@ -64,6 +66,11 @@ def _diffusers(name: str, medium: Medium, cls: str, *, on_meta: bool = True, **a
 def _recipe(name: str, medium: Medium, recipe: str) -> PublishedAutoencoder:
     """Return the tokenizer of a recipe."""
     return PublishedAutoencoder(name, medium, recipe, lambda: build_tokenizer(recipe))
+
+
+def _cosmos(release: str, medium: Medium, **config: Any) -> PublishedAutoencoder:
+    """Return a tokenizer of Cosmos that diffusers does not have, given the configuration that `smalti import` takes."""
+    return PublishedAutoencoder(f"Cosmos {release}", medium, "cosmos", lambda: find_family("cosmos").build(config))
 
 
 def _stable_diffusion(name: str, channels: int, *, convolution: bool) -> PublishedAutoencoder:
@@ -129,6 +136,10 @@ AUTOENCODERS: tuple[PublishedAutoencoder, ...] = (
     _stable_diffusion("SD 3.5, FLUX.1", 16, convolution=False),
     _diffusers("FLUX.2", "image", "AutoencoderKLFlux2"),
     _dc_ae(),
+    _cosmos("CI8x8", "image", name="CI", spatial_compression=8, patch_size=2),
+    _cosmos("CI16x16", "image", name="CI", spatial_compression=16, patch_size=2),
+    _cosmos("DI8x8", "image", name="DI", spatial_compression=8, patch_size=2),
+    _cosmos("DI16x16", "image", name="DI", spatial_compression=16, patch_size=2),
     _recipe("WeTok f8", "image", "wetok/f8.yaml"),
     _recipe("WeTok f8, 24x", "image", "wetok/f8_cr24.yaml"),
     _recipe("WeTok f16, BitDance d16c32", "image", "wetok/f16.yaml"),
@@ -145,6 +156,8 @@ AUTOENCODERS: tuple[PublishedAutoencoder, ...] = (
     _diffusers(
         "Cosmos CV4x8x8", "video", "AutoencoderKLCosmos", temporal_compression_ratio=4, patch_size=2, on_meta=False
     ),
+    _cosmos("DV4x8x8", "video", name="DV", spatial_compression=8, temporal_compression=4, patch_size=2, z_channels=256),
+    _cosmos("DV8x16x16", "video", name="DV", spatial_compression=16, temporal_compression=8),
     _diffusers("LTX-Video 0.9.0", "video", "AutoencoderKLLTXVideo"),
     # VidTok's class computes with its constants when it is built.
     _diffusers("VidTok KL 4x8x8, 4 channels", "video", "AutoencoderVidTok", on_meta=False),

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 from smalti.cli.cpu_settings import apply_cpu_settings
-from smalti.errors import SmaltiError, explain_killed_worker
+from smalti.errors import SmaltiError, explain_killed_worker, explain_out_of_memory
 from smalti.extensions import import_requested_modules
 from smalti.version import __version__
 
@@ -91,10 +91,11 @@ def _run(arguments: list[str]) -> int:
     except PermissionError as error:
         return _fail(f"smalti {name}", f"You have no permission to access {error.filename}: check its permissions.")
     except RuntimeError as error:
-        killed = explain_killed_worker(error)
-        if killed is None:
+        training = _COMMANDS[name][0] in ("fit", "find_lr", "finetune")
+        known = explain_killed_worker(error) or explain_out_of_memory(error, training=training)
+        if known is None:
             raise
-        return _fail(f"smalti {name}", str(killed))
+        return _fail(f"smalti {name}", str(known))
     except KeyboardInterrupt:
         return 130
 

@@ -62,13 +62,6 @@ def describe_groups(groups: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in groups.items())
 
 
-def visible_channels(pixels: Tensor, groups: Mapping[str, int]) -> Tensor:
-    """Return (B, 3, ...) to look at: the group rgb, or else the first channel in gray.
-
-    Args:
-        pixels: (B, C, ...) with the channels of the groups.
-        groups: the groups.
-    """
-    if "rgb" in groups:
-        return pixels[:, group_slices(groups)["rgb"]]
-    return pixels[:, :1].expand(-1, 3, *[-1] * (pixels.ndim - 2))
+def colors(pixels: Tensor, groups: Mapping[str, int]) -> Tensor:
+    """Return red, green and blue (B, 3, ...) of pixels (B, C, ...). The groups contain rgb."""
+    return pixels if groups == RGB else pixels[:, group_slices(groups)["rgb"]]

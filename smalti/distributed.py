@@ -121,6 +121,14 @@ def _object_group() -> distributed.ProcessGroup:
     return _objects[1]
 
 
+def disconnect() -> None:
+    """Leave the process group of a finished training: what follows runs in this process alone."""
+    global _objects
+    _objects = None
+    if is_distributed():
+        distributed.destroy_process_group()
+
+
 def start_sum_over_ranks(values: Tensor) -> distributed.Work | None:
     """Start to replace values by their sums over all ranks, in place.
 

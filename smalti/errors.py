@@ -97,3 +97,24 @@ def explain_killed_worker(error: RuntimeError) -> SmaltiError | None:
         )
     cause = f" ({signal})" if signal else ""
     return SmaltiError(f"A process that loads data (pid {pids}) was killed{cause}; {remedy}.")
+
+
+LESS_MEMORY = (
+    "set a smaller --data.batch_size or --data.size, or --model.gradient_checkpointing true, or train fewer parts with "
+    "model.frozen"
+)
+"""What to do if a training step needs too much memory, for messages."""
+
+
+def explain_out_of_memory(error: RuntimeError, *, training: bool) -> SmaltiError | None:
+    """Return the error for users if a device has no memory left; None for any other error.
+
+    Args:
+        error: an error of torch.
+        training: whether it was raised by a training run.
+    """
+    message = " ".join(str(error).split())
+    if type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in message:
+        return None
+    remedy = LESS_MEMORY if training else "use smaller images, shorter clips, smaller batches, --tile, or --device cpu"
+    return SmaltiError(f"There is not enough memory ({message.partition('. ')[0].rstrip('.')}): {remedy}.")

@@ -182,6 +182,7 @@ def material(tmp_path_factory):
     write_text_tokenizer(folder / "my-language-model")
     runpy.run_path(str(ROOT / "tests" / "diffusers_models.py"))["write"]("sd", folder / "vae")
     write_bands(folder / "my/bands")
+    write_band_clips(folder / "my/band_clips")
     (folder / "wan.yaml").write_text(yaml.safe_dump(PUBLISHED["wan"]))
     return folder
 
@@ -195,6 +196,18 @@ def write_bands(folder):
         photo = getattr(data, name)()[:96, :96].astype(np.uint16) * 39
         np.save(folder / f"{name}.npy", np.concatenate([photo, 9945 - photo], axis=-1))
     (folder / "channels.yaml").write_text("channels: {rgb: 3, nir: 1, swir: 2}\nrange: [0, 10000]\n")
+
+
+def write_band_clips(folder):
+    """Write clips of 4 bands: a part of a photo that moves."""
+    from skimage import data
+
+    folder.mkdir()
+    for name in ("coffee", "rocket"):
+        photo = getattr(data, name)()
+        frames = np.stack([photo[:64, 4 * time : 64 + 4 * time] for time in range(7)])
+        np.save(folder / f"{name}.npy", np.concatenate([frames, 255 - frames[..., :1]], axis=-1))
+    (folder / "channels.yaml").write_text("channels: {rgb: 3, thermal: 1}\nclips: true\n")
 
 
 def write_text_tokenizer(folder):
@@ -308,14 +321,16 @@ def run_command(command, monkeypatch):
     elif program == "tar":
         subprocess.run([program, *words], check=True)
     elif program == "smalti":
-        if words[0] == "import" and not Path(words[2]).exists():
+        published = words[0] == "import" and not words[1].startswith("diffusers:")
+        if published and not Path(words[2]).exists():
             write_published(words[1], words[2], words[words.index("--config") + 1])
         if words[0] in ("fit", "check"):
             words += shrink(words)
         if words[0] == "finetune":
-            recipe = "finetune/channels.yaml" if "my/bands" in words else "finetune/decoder.yaml"
+            recipe = "finetune/channels.yaml" if {"my/bands", "my/band_clips"} & {*words} else "finetune/decoder.yaml"
             recipe = "finetune/sizes.yaml" if "finetune/sizes.yaml" in words else recipe
-            words += ["--protocol", "square32", "--", *shrink(["-c", recipe])]
+            protocol = "clip5x32" if "--frames" in words else "square32"
+            words += ["--protocol", protocol, "--", *shrink(["-c", recipe])]
         if words[0] == "evaluate":
             words += ["--rival-samples", "1"]
         monkeypatch.setattr(sys, "argv", ["smalti"])

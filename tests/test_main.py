@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from smalti.__main__ import _COMMANDS, main
 
@@ -43,6 +44,18 @@ def test_the_help_of_a_command_ends_with_valid_examples(command, capsys):
             assert main([name, *arguments]) == 2
             error = capsys.readouterr().err
             assert "--help" not in error, error
+
+
+@pytest.mark.parametrize(("command", "remedy"), [("fit", "--data.batch_size"), ("evaluate", "--tile")])
+def test_too_little_memory_gives_one_sentence(command, remedy, capsys, monkeypatch):
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has a total capacity")
+
+    monkeypatch.setattr(f"smalti.commands.{command}.run", fail)
+    assert main([command]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith(f"smalti {command}: error: There is not enough memory (CUDA out of memory): ")
+    assert remedy in error
 
 
 def test_a_file_without_permission_gives_one_sentence(capsys, monkeypatch):

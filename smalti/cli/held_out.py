@@ -33,8 +33,8 @@ def split_folder(folder: Path, out: Path, *, videos: bool) -> tuple[Path, Path]:
     from smalti.images import IMAGE_SUFFIXES  # imports PIL, which the help of the command does not need
     from smalti.video import VIDEO_SUFFIXES
 
-    bands = not videos and is_band_folder(folder)
-    files = find_files(folder, VIDEO_SUFFIXES if videos else BAND_SUFFIXES if bands else IMAGE_SUFFIXES)
+    bands = is_band_folder(folder)
+    files = find_files(folder, BAND_SUFFIXES if bands else VIDEO_SUFFIXES if videos else IMAGE_SUFFIXES)
     if len(files) < 2:
         kind = "videos" if videos else "images"
         raise SmaltiError(

@@ -17,6 +17,7 @@ from smalti.errors import SmaltiError
 if TYPE_CHECKING:
     import torch
 
+    from smalti.data import Source
     from smalti.tokenizers.tokenizer import Tokenizer
 
 
@@ -152,6 +153,22 @@ def check_tokenizer(path: Path | None) -> Path:
 def is_diffusers(path: Path) -> bool:
     """Return whether a path names an autoencoder of diffusers, as `smalti.load` does. This does not import torch."""
     return str(path).startswith("diffusers:")
+
+
+def check_channels(tokenizer: Tokenizer, source: Source) -> None:
+    """Check that data have the channels of a tokenizer.
+
+    Raises:
+        SmaltiError: they have others.
+    """
+    from smalti.channel_groups import RGB, describe_groups
+
+    channels = getattr(source, "channels", RGB)
+    if tokenizer.channels != channels:
+        raise SmaltiError(
+            f"The tokenizer has the channels {describe_groups(tokenizer.channels)}, but {source} has "
+            f"{describe_groups(channels)}: fine-tune it for these with `smalti finetune`."
+        )
 
 
 def check_exists(path: Path, kind: str) -> None:

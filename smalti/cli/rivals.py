@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from smalti.cli.options import check_channels
 from smalti.cli.parser import whole_number
 from smalti.cli.run_folder import find_run
 from smalti.errors import SmaltiError
@@ -132,7 +133,8 @@ def _fit(
     from smalti.data.overlap import describe_overlap
     from smalti.eval.rivals import fit_linear_codecs
 
-    source = open_source(spec)
+    source = open_source(spec, any_channels=True)
+    check_channels(tokenizer, source)
     if source.videos != protocol.clips:
         expected = "videos" if protocol.clips else "images"
         raise SmaltiError(f"--linear-codec is {spec}, which contains no {expected}: give training data like --data.")

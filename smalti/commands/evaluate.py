@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from smalti.cli.options import (
     add_output_options,
     add_tokenizer_options,
+    check_channels,
     check_tokenizer,
     open_device,
     open_tokenizer,
@@ -28,7 +29,8 @@ from smalti.files import check_writable
 if TYPE_CHECKING:
     from torch import nn
 
-    from smalti.data import BandFolder, Source
+    from smalti.channel_groups import ChannelGroups
+    from smalti.data import Source
     from smalti.eval.metrics import Metric
     from smalti.eval.metrics.registry import MetricBuilder
     from smalti.eval.protocols import Protocol
@@ -60,7 +62,7 @@ def run(name: str, arguments: list[str]) -> int:
     if options.reduce:
         return evaluate_reduced(options)
 
-    from smalti.data import BandFolder, open_source
+    from smalti.data import open_source
     from smalti.eval.metrics import find_metric
     from smalti.eval.protocols import get_protocol
     from smalti.eval.report import check_report_folder
@@ -77,11 +79,6 @@ def run(name: str, arguments: list[str]) -> int:
     transform = build_transform(protocol)
     requested = {name: find_metric(name) for name in options.metric}
     options.tokenizer = check_tokenizer(options.tokenizer)
-    if isinstance(source, BandFolder):
-        _evaluate_channels(
-            options, protocol, source, transform, [build(options.weights) for build in requested.values()]
-        )
-        return 0
     with _process_group() as rank:
         evaluation, skipped = _evaluate(options, source, transform, protocol, requested, rank)
     if rank == 0:
@@ -202,56 +199,27 @@ def _parse(name: str, arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-def _evaluate_channels(
-    options: argparse.Namespace, protocol: Protocol, source: BandFolder, transform: nn.Module, metrics: list[Metric]
-) -> None:
-    """Measure each group of channels, and write the report. Rivals and the default metrics know colors only.
-
-    Raises:
-        SmaltiError: the tokenizer has other channels than the data, or an option does not apply to them.
-    """
-    from rich.console import Console
-
-    from smalti.channel_groups import describe_groups
-    from smalti.data import evaluation_loader
-    from smalti.eval.channel_evaluation import check_color_metrics, evaluate_channels
-    from smalti.eval.channel_report import CHANNELS_REPORT, comparison_table, write_channel_report
-
-    if options.readiness:
-        raise SmaltiError(f"--readiness measures photos, but {options.data} has other channels: leave it out.")
-    if (options.out / CHANNELS_REPORT).exists() and not options.overwrite:
-        raise SmaltiError(f"{options.out / CHANNELS_REPORT} already exists: choose another --out, or pass --overwrite.")
-    color_metrics = check_color_metrics(metrics, source.channels)
-    device = open_device(options.device)
-    tokenizer = open_tokenizer(options.tokenizer, device, options.branch, options.tile)
-    if tokenizer.channels != source.channels:
-        raise SmaltiError(
-            f"The tokenizer has the channels {describe_groups(tokenizer.channels)}, but {options.data} has "
-            f"{describe_groups(source.channels)}: fine-tune it for these with `smalti finetune`."
-        )
-    loader = evaluation_loader(
-        source, transform, _batch_size(options, protocol), options.workers, max_bad=options.max_bad
-    )
-    evaluation = evaluate_channels(tokenizer, loader, color_metrics, seed=options.seed, device=device)
-    origin = {"tokenizer": str(options.tokenizer), "data": str(options.data), "protocol": protocol.name}
-    file = write_channel_report(evaluation, options.out, origin, loader.skipped.count)
-    Console().print(comparison_table({"value": evaluation.means}))
-    print(file)
-
-
 def _build_metrics(
-    options: argparse.Namespace, protocol: Protocol, requested: dict[str, MetricBuilder]
+    options: argparse.Namespace, protocol: Protocol, requested: dict[str, MetricBuilder], channels: ChannelGroups
 ) -> list[Metric]:
-    """Return the default metrics and the requested ones.
+    """Return the default metrics and the requested ones. Channels other than red, green and blue are measured by group.
 
     Raises:
         SmaltiError: a requested metric does not measure this kind of samples, or its weights are not available.
     """
-    from smalti.eval.metrics import FrechetDistance, default_metrics, readiness_metrics
+    from smalti.channel_groups import RGB
+    from smalti.eval.feature_networks.selection import frechet_network
+    from smalti.eval.metrics import FrechetDistance, channel_metrics, default_metrics, readiness_metrics
 
-    metrics = default_metrics(clips=protocol.clips, lpips=options.lpips, weights=options.weights)
+    if channels == RGB:
+        metrics = default_metrics(clips=protocol.clips, lpips=options.lpips, weights=options.weights)
+    else:
+        metrics = channel_metrics(channels)
     if options.readiness:
-        metrics += readiness_metrics(next(m.network for m in metrics if isinstance(m, FrechetDistance)))
+        network = next((metric.network for metric in metrics if isinstance(metric, FrechetDistance)), None)
+        metrics += readiness_metrics(
+            network or frechet_network("i3d" if protocol.clips else "inception", options.weights)
+        )
     names = {metric.name for metric in metrics}
     metrics += [build(options.weights) for name, build in requested.items() if name not in names]
     for metric in metrics:
@@ -274,7 +242,7 @@ def _add_reference(options: argparse.Namespace, protocol: Protocol, metrics: lis
     interpolated = [metric for metric in metrics if isinstance(metric, InterpolatedFrechetDistance)]
     if not interpolated:
         raise SmaltiError("--neighbors is for iFID, which is not measured: add --readiness or --metric ifid.")
-    source = open_source(options.neighbors)
+    source = open_source(options.neighbors, any_channels=True)
     check_protocol(source, protocol)
     for metric in interpolated:
         metric.search_in(
@@ -308,16 +276,17 @@ def _evaluate(
 
     device = open_device(options.device)
     tokenizer = open_tokenizer(options.tokenizer, device, options.branch, options.tile)
+    check_channels(tokenizer, source)
     if rank > 0:
         logging.getLogger("smalti.eval.feature_networks").setLevel(logging.ERROR)  # rank 0 warns about proxies
-    metrics = _build_metrics(options, protocol, requested)
+    metrics = _build_metrics(options, protocol, requested, tokenizer.channels)
     rivals = open_rivals(options, tokenizer, source, transform, protocol)
     batch_size = _batch_size(options, protocol)
     world = world_size()
     loader = evaluation_loader(source, transform, batch_size, options.workers, rank, world, options.max_bad)
     total = len(source) if isinstance(source, IndexedSource) else None
     rival_samples = select_rival_samples(options, protocol)
-    competing = sum(rival.find_obstacle() is None for rival in rivals)
+    competing = sum(rival.find_obstacle_for(tokenizer.channels) is None for rival in rivals)
     rival_total = competing * min(rival_samples, total or rival_samples)
     with (
         ProgressDisplay(enabled=rank == 0) as progress,

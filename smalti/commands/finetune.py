@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ _EXAMPLES = (
 )
 _NOTES = (
     "Options after -- are those of `smalti fit`, such as --trainer.max_steps 300, --data.batch_size 1, "
-    "--model.gradient_checkpointing true or --model.optimizer AdamW8bit. The memory of a step is "
+    "--model.gradient_checkpointing true or --model.optimizer AdamW8bit --model.optimizer.lr 2e-5. The memory of a step is "
     "estimated and printed before the first step. Without --validation, a tenth of the files of --data is held out. In a "
     "folder of satellite bands, depth or 16-bit images, channels.yaml names the channels: see docs/finetune.md."
 )
@@ -43,6 +44,10 @@ def run(name: str, arguments: list[str]) -> int:
         SmaltiError: an option is invalid, the source cannot be loaded, the output folder is not empty, or a step fails, see
             `smalti fit`, `smalti export` and `smalti evaluate`.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise SmaltiError(
+            "`smalti finetune` starts one process per GPU by itself: run it without torchrun, or train with `smalti fit`."
+        )
     options, others = _parse(name, arguments)
     source = check_tokenizer(options.source)
     if options.out.exists() and any(options.out.iterdir() if options.out.is_dir() else [options.out]):
@@ -55,6 +60,7 @@ def run(name: str, arguments: list[str]) -> int:
         recipe["model"]["tokenizer"]["init_args"]["channels"] = channels
 
     from smalti.commands import compare, evaluate, export, fit
+    from smalti.distributed import disconnect
 
     default = _RECIPES[options.train] if channels is None else "finetune/channels.yaml"
     recipes = [word for c in options.config or [default] for word in ("-c", c)]
@@ -62,18 +68,17 @@ def run(name: str, arguments: list[str]) -> int:
         [] if any(word.startswith("--trainer.precision") for word in others) else ["--trainer.precision", "auto"]
     )
     fit.run("fit", [*recipes, "-c", json.dumps(recipe), *precision, *others])
+    disconnect()  # the other processes of the training have ended
     checkpoint = _newest_checkpoint(options.out / "runs")
     tokenizer = options.out / "tokenizer"
     export.run("export", [str(checkpoint), "--out", str(tokenizer)])
     before = source if channels is None else _write_start(source, channels, options.out / "start")
     reports = {"before": str(before), "after": str(tokenizer)}
-    protocol = options.protocol or (f"clip{options.frames}x128@{_RATE}" if options.frames else _PROTOCOL)
+    rate = "" if channels else f"@{_RATE}"  # clips with other channels have no frame rate
+    protocol = options.protocol or (f"clip{options.frames}x128{rate}" if options.frames else _PROTOCOL)
     for report, path in reports.items():
         common = ["--data", str(validation), "--protocol", protocol, "--workers", "0", "--rivals", "none"]
         evaluate.run("evaluate", ["--tokenizer", path, *common, "--out", str(options.out / report)])
-    if channels is not None:
-        _compare_channels(options.out, tuple(reports))
-        return 0
     page = options.out / "comparison.html"
     compare.run("compare", [*(str(options.out / report) for report in reports), "--out", str(page)])
     _export_to_diffusers(source, tokenizer, options.out / "diffusers")
@@ -126,18 +131,22 @@ def _read_channels(options: argparse.Namespace) -> dict[str, int] | None:
     Raises:
         SmaltiError: the description is invalid, or --train leaves out the layers of new channels.
     """
-    from smalti.data.band_files import is_band_folder, read_channels_file
+    from smalti.data.band_files import CHANNELS_FILE, is_band_folder, read_channels_file
 
     folder = Path(options.data).expanduser()
-    if options.frames is not None or not is_band_folder(folder):
+    if not is_band_folder(folder):
         options.train = options.train or "decoder"
         return None
+    channels, _, clips = read_channels_file(folder)
+    if clips != (options.frames is not None):
+        advice = "pass --frames" if clips else "leave out --frames, or add `clips: true` to it"
+        raise SmaltiError(f"{folder / CHANNELS_FILE} describes {'clips' if clips else 'images'}: {advice}.")
     if options.train not in (None, "all"):
         raise SmaltiError(
             f"--train {options.train} does not train the layer that reads the channels of {options.data}: use --train all."
         )
     options.train = "all"
-    return read_channels_file(folder)[0]
+    return channels
 
 
 def _write_start(source: Path, channels: dict[str, int], out: Path) -> Path:
@@ -147,20 +156,6 @@ def _write_start(source: Path, channels: dict[str, int], out: Path) -> Path:
 
     save(with_channels(load(source), channels), out, provenance={"source": str(source)})
     return out
-
-
-def _compare_channels(out: Path, reports: tuple[str, ...]) -> None:
-    """Print the means of two reports of channels next to each other, and write them to comparison.json."""
-    from smalti.eval.channel_report import CHANNELS_REPORT, comparison_table
-    from smalti.files import atomic_write
-
-    means = {name: json.loads((out / name / CHANNELS_REPORT).read_text(encoding="utf-8"))["means"] for name in reports}
-    with atomic_write(out / "comparison.json") as partial:
-        partial.write_text(json.dumps(means, indent=2) + "\n", encoding="utf-8")
-    from rich.console import Console
-
-    Console().print(comparison_table(means))
-    print(out / "comparison.json")
 
 
 def _split(options: argparse.Namespace) -> tuple[str, str]:

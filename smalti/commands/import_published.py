@@ -12,24 +12,31 @@ from smalti.cli.parser import CommandParser
 from smalti.errors import SmaltiError
 
 if TYPE_CHECKING:
+    import argparse
+
     from torch import Tensor
+
+    from smalti.tokenizers.importers.published import ImportReport
+    from smalti.tokenizers.tokenizer import Tokenizer
 
 _EXAMPLES = (
     "smalti import wetok their.ckpt --config their.yaml --out wetok-f16",
     "smalti import ltx ltx-video-2b-v0.9.5.safetensors --config config.json --out ltx-video",
+    "smalti import diffusers:stabilityai/sd-vae-ft-mse --out sd-vae",
 )
 _CONFIG_PATHS = (("model", "init_args"), ("model", "params"), ())
 """Keys that lead to the configuration of the model in the publishers' files; () is the top level."""
 
 
 def run(name: str, arguments: list[str]) -> int:
-    """Import a published checkpoint and export it.
+    """Import a published checkpoint, export it, and print what happened to every weight.
 
     Raises:
-        SmaltiError: see `load_family` and `from_published`; or a file cannot be read or written.
+        SmaltiError: see `load_family`, `from_published` and `load_diffusers`; or a file cannot be read or written.
     """
-    from smalti.tokenizers.checkpoints import fingerprint, save
-    from smalti.tokenizers.importers import families, find_family, from_published, load_family
+    from smalti.tokenizers.checkpoints import DIFFUSERS, provenance, save
+    from smalti.tokenizers.importers import families, find_family
+    from smalti.tokenizers.importers.diffusers_folder import import_folder
 
     listing = "; ".join(f"{family}: {find_family(family).description}" for family in families())
     parser = CommandParser(
@@ -42,29 +49,53 @@ def run(name: str, arguments: list[str]) -> int:
     parser.add_argument(
         "family",
         help=f"family of the model: {', '.join(families())}, or the dotted path of your own Family object, such as "
-        "my_package.my_release.FAMILY",
+        "my_package.my_release.FAMILY; or diffusers:FOLDER or diffusers:HUB_ID, which has a configuration",
     )
-    parser.add_argument("checkpoint", type=Path, help="the publisher's .ckpt, .pt, .jit or .safetensors file")
+    parser.add_argument(
+        "checkpoint", type=Path, nargs="?", help="the publisher's .ckpt, .pt, .jit or .safetensors file"
+    )
     parser.add_argument_group("input").add_argument(
-        "--config", type=Path, required=True, metavar="PATH", help="the publisher's YAML or JSON configuration"
+        "--config", type=Path, metavar="PATH", help="the publisher's YAML or JSON configuration"
     )
     add_output_options(parser, "folder to write to", "replace an existing export")
     options = parser.parse(arguments)
+    if options.family.startswith(DIFFUSERS):
+        if options.checkpoint is not None or options.config is not None:
+            raise SmaltiError(
+                f"{options.family} has weights and a configuration: leave out the checkpoint and --config."
+            )
+        tokenizer, report = import_folder(options.family)
+        origin = provenance(options.family)
+    else:
+        tokenizer, report, origin = _import_files(options)
+    save(tokenizer, options.out, provenance=origin, overwrite=options.overwrite)
+    print(f"{options.family}: {report}")
+    print_files(options.out)
+    print_example(tokenizer, options.out)
+    return 0
+
+
+def _import_files(options: argparse.Namespace) -> tuple[Tokenizer, ImportReport, dict[str, Any]]:
+    """Import a checkpoint of a family. Return the tokenizer, what happened to its weights, and where it comes from."""
+    from smalti.tokenizers.checkpoints import fingerprint
+    from smalti.tokenizers.importers import find_family, load_family
+    from smalti.tokenizers.importers.published import import_published
+
     family = load_family(options.family) if "." in options.family else find_family(options.family)
+    if options.checkpoint is None or options.config is None:
+        missing = "the checkpoint" if options.checkpoint is None else "--config"
+        raise SmaltiError(f"The family {options.family} needs a checkpoint and its configuration: add {missing}.")
     check_exists(options.checkpoint, "checkpoint")
     check_exists(options.config, "configuration file")
     config = _read_config(options.config)
-    tokenizer = from_published(family, config, _read_weights(options.checkpoint))
+    tokenizer, report = import_published(family, config, _read_weights(options.checkpoint))
     origin = {
         "family": family.name,
         "checkpoint": options.checkpoint.name,
         "checkpoint_sha256": fingerprint(options.checkpoint),
         "config": config,
     }
-    save(tokenizer, options.out, provenance=origin, overwrite=options.overwrite)
-    print_files(options.out)
-    print_example(tokenizer, options.out)
-    return 0
+    return tokenizer, report, origin
 
 
 def _read_config(file: Path) -> dict[str, Any]:

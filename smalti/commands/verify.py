@@ -93,11 +93,18 @@ def _read_batches(source_name: str, contract: Contract, options: argparse.Namesp
     """Read samples of a source as batches (B, 3, T, H, W) of sizes that the programs accept.
 
     Raises:
-        SmaltiError: the source cannot be read.
+        SmaltiError: the source cannot be read, or has other channels than the programs.
     """
+    from smalti.channel_groups import RGB, describe_groups
     from smalti.data import EvaluationTransform, VideoEvaluationTransform, evaluation_loader, open_source
 
-    source = open_source(source_name)
+    source = open_source(source_name, any_channels=True)
+    channels = getattr(source, "channels", RGB)
+    if sum(channels.values()) != contract.channels:
+        raise SmaltiError(
+            f"The programs take {contract.channels} channels, but {source_name} has {describe_groups(channels)}: give data "
+            "with the channels of the tokenizer, such as --data my/bands."
+        )
     s, a, b = contract.stride
     multiple = max(a, b)
     size = -(-options.size // multiple) * multiple

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from smalti.data.band_files import BandFolder
+from smalti.data.band_files import BandClips, BandFolder
 from smalti.data.build_loaders import evaluation_loader, training_loader
 from smalti.data.clip_transforms import Clip, ClipTransform, VideoEvaluationTransform, VideoTrainingTransform
 from smalti.data.file_lists import ImageFiles, VideoFiles
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from smalti.data.multi_size_data import MultiSizeImageData
 
 __all__ = [
+    "BandClips",
     "BandFolder",
     "Clip",
     "ClipTransform",

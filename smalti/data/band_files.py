@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -31,30 +31,41 @@ CHANNELS_FILE = "channels.yaml"
 BAND_SUFFIXES = frozenset((".tif", ".tiff", ".png", ".npy"))
 """Suffixes of files that can have any number of channels, in lower case."""
 
-_KEYS = {"channels", "range"}
+_KEYS = {"channels", "range", "clips"}
 
 
-class BandFolder(IndexedSource):
-    """All TIFF, PNG and npy files in a folder with `channels.yaml`, and in its subfolders, sorted by relative path.
+class ChannelsFile(NamedTuple):
+    """The content of `channels.yaml`.
 
-    `range` in this file is [low, high], the values that become -1 and 1, for all channels or by group: {rgb: [0, 255],
-    depth: [0, 10]}. Values outside are clamped. Without it, integers have the range of their type: 0 to 255, 0 to 65535.
-
-    A file is (H, W) or (H, W, C); TIFF and npy also (C, H, W).
-
-    Args:
-        path: Path of the folder.
-
-    Raises:
-        SmaltiError: the folder has no `channels.yaml` or no files, or the file is invalid.
+    Attributes:
+        channels: the groups of channels of the files, in order.
+        ranges: (low, high) by group: the values that become -1 and 1.
+        clips: whether the files are clips; otherwise they are images.
     """
+
+    channels: ChannelGroups
+    ranges: dict[str, tuple[float, float]]
+    clips: bool = False
+
+
+class BandFiles(IndexedSource):
+    """Base class of `BandFolder` and `BandClips`: the files in a folder with `channels.yaml`, sorted by relative path.
+
+    Attributes:
+        channels: the groups of channels.
+        ranges: see `ChannelsFile`.
+        suffixes: suffixes of the files, in lower case.
+    """
+
+    suffixes: ClassVar[frozenset[str]] = BAND_SUFFIXES
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.root = Path(path).expanduser()
-        self.channels, self.ranges = read_channels_file(self.root)
-        self.files = find_files(self.root, BAND_SUFFIXES)
+        self.channels, self.ranges, _ = read_channels_file(self.root)
+        self.files = find_files(self.root, self.suffixes)
         if not self.files:
-            raise SmaltiError(f"The folder {self.root} contains no images: put .tif, .png or .npy files into it.")
+            kind, suffixes = "clips" if self.videos else "images", ", ".join(sorted(self.suffixes))
+            raise SmaltiError(f"The folder {self.root} contains no {kind}: put files into it ({suffixes}).")
 
     def __len__(self) -> int:
         """Return the number of files."""
@@ -72,6 +83,22 @@ class BandFolder(IndexedSource):
         """Return the resolved paths of the files."""
         return [os.path.realpath(file) for file in self.files]
 
+
+class BandFolder(BandFiles):
+    """All TIFF, PNG and npy files in a folder with `channels.yaml`, and in its subfolders, sorted by relative path.
+
+    `range` in this file is [low, high], the values that become -1 and 1, for all channels or by group: {rgb: [0, 255],
+    depth: [0, 10]}. Values outside are clamped. Without it, integers have the range of their type: 0 to 255, 0 to 65535.
+
+    A file is (H, W) or (H, W, C); TIFF and npy also (C, H, W).
+
+    Args:
+        path: Path of the folder.
+
+    Raises:
+        SmaltiError: the folder has no `channels.yaml` or no files, or the file is invalid.
+    """
+
     def __getitem__(self, index: int) -> Tensor:
         """Return the image at `index`, (C, H, W) float32 in [-1, 1].
 
@@ -82,13 +109,67 @@ class BandFolder(IndexedSource):
         return to_range(file, read_bands(file), self.channels, self.ranges)
 
 
+class BandClip(NamedTuple):
+    """A clip with any channels. Its frames are not read yet.
+
+    Attributes:
+        name: its name in the source.
+        file: the npy or TIFF file.
+        channels: the groups of channels.
+        ranges: see `ChannelsFile`.
+    """
+
+    name: str
+    file: Path
+    channels: ChannelGroups
+    ranges: Mapping[str, tuple[float, float]]
+
+    def read(self) -> np.ndarray:
+        """Return the frames as stored, (H, W), (H, W, C) or (C, H, W). Those of npy files are read when they are used.
+
+        Raises:
+            UnreadableImageError: the file is damaged, or contains no clip of these channels.
+        """
+        values, count = read_bands(self.file), sum(self.channels.values())
+        if values.ndim == 4 or (values.ndim == 3 and count == 1):
+            return values
+        raise UnreadableImageError(
+            os.fspath(self.file), f"it has the shape {values.shape}, which is not that of a clip of {count} channels",
+            f"store (T, H, W, C) or (T, C, H, W), or correct {CHANNELS_FILE}",
+        )  # fmt: skip
+
+    def to_pixels(self, frame: np.ndarray) -> Tensor:
+        """Convert a frame that `read` returned to (C, H, W) float32 in [-1, 1]; see `to_range`."""
+        return to_range(self.file, np.asarray(frame), self.channels, self.ranges)
+
+
+class BandClips(BandFiles):
+    """All TIFF and npy files in a folder whose `channels.yaml` says `clips: true`, as clips.
+
+    A file is (T, H, W, C), (T, C, H, W), or (T, H, W) of one channel. It has no frame rate: frames are used as they are.
+
+    Args:
+        path: Path of the folder.
+
+    Raises:
+        SmaltiError: see `BandFolder`.
+    """
+
+    videos = True
+    suffixes = BAND_SUFFIXES - {".png"}
+
+    def __getitem__(self, index: int) -> BandClip:
+        """Return the clip at `index` without reading it."""
+        return BandClip(self.name(index), self.files[index], self.channels, self.ranges)
+
+
 def is_band_folder(path: Path) -> bool:
     """Return whether a folder has a file that describes its channels."""
     return (path / CHANNELS_FILE).is_file()
 
 
-def read_channels_file(folder: Path) -> tuple[ChannelGroups, dict[str, tuple[float, float]]]:
-    """Read the channels of the files in a folder, and the range of each group if it is given.
+def read_channels_file(folder: Path) -> ChannelsFile:
+    """Read what `channels.yaml` says about the files in a folder.
 
     Raises:
         SmaltiError: the file does not exist or is invalid.
@@ -104,7 +185,11 @@ def read_channels_file(folder: Path) -> tuple[ChannelGroups, dict[str, tuple[flo
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SmaltiError(f"{file} is not valid YAML ({' '.join(str(error).split())}): {example}.") from error
     if not isinstance(content, dict) or "channels" not in content or content.keys() - _KEYS:
-        raise SmaltiError(f"{file} must contain channels and, optionally, range: {example}.")
+        raise SmaltiError(f"{file} must contain channels and, optionally, range and clips: {example}.")
+    if not isinstance(content.get("clips", False), bool):
+        raise SmaltiError(
+            f"clips in {file} is {content['clips']!r}: write true if the files are clips, or leave it out."
+        )
     channels = check_groups(content["channels"], f"channels in {file}")
     given: Any = content.get("range")
     same_for_all: dict[str, Any] = {} if given is None else dict.fromkeys(channels, given)
@@ -117,11 +202,12 @@ def read_channels_file(folder: Path) -> tuple[ChannelGroups, dict[str, tuple[flo
         raise SmaltiError(
             f"range in {file} is {given!r}: give [low, high] for all channels, or one for each of {', '.join(channels)}."
         )
-    return channels, {name: (float(low), float(high)) for name, (low, high) in ranges.items()}
+    limits = {name: (float(low), float(high)) for name, (low, high) in ranges.items()}
+    return ChannelsFile(channels, limits, content.get("clips", False))
 
 
 def read_bands(file: Path) -> np.ndarray:
-    """Read a file as stored, (H, W) or with channels on the first or the last axis.
+    """Read a file as stored: an image (H, W), or with channels on the first or the last axis, or a clip of such images.
 
     Raises:
         UnreadableImageError: the file is damaged.
@@ -137,7 +223,7 @@ def read_bands(file: Path) -> np.ndarray:
 
 
 def _read_npy(file: Path) -> np.ndarray:
-    return np.load(file, allow_pickle=False)
+    return np.load(file, mmap_mode="r", allow_pickle=False)
 
 
 def _read_tiff(file: Path) -> np.ndarray:

@@ -13,7 +13,14 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import to_pil_image
 
-from smalti.data.image_transforms import ASPECT_RATIO, EvaluationTransform, ImageTransform, TrainingTransform
+from smalti.data.band_files import BandClip
+from smalti.data.image_transforms import (
+    ASPECT_RATIO,
+    EvaluationTransform,
+    ImageTransform,
+    TrainingTransform,
+    image_size,
+)
 from smalti.data.sources import VideoSegment
 from smalti.errors import SmaltiError
 from smalti.pixels import to_pixels
@@ -27,8 +34,8 @@ class Clip(NamedTuple):
     """A clip cut from a video.
 
     Attributes:
-        pixels: (3, T, H, W) float32 in [-1, 1].
-        name: name of the video, "@", and the start of the clip in seconds: "bikes.mp4@1.320".
+        pixels: (C, T, H, W) float32 in [-1, 1].
+        name: name of the video, "@", and the start of the clip in seconds: "bikes.mp4@1.320"; of a `BandClip` in frames.
     """
 
     pixels: Tensor
@@ -57,14 +64,14 @@ class ClipTransform(nn.Module):
         self.stride = stride
 
     @abstractmethod
-    def start_time(self, segment: VideoSegment) -> Fraction:
-        """Return where the clip starts, in seconds from the start of the file."""
+    def start_time(self, segment: VideoSegment | BandClip) -> Fraction:
+        """Return where the clip starts, in seconds from the start of the file; for a `BandClip` in frames."""
 
     @abstractmethod
-    def frame_transform(self, first: Image.Image) -> ImageTransform:
+    def frame_transform(self, first: Image.Image | Tensor) -> ImageTransform:
         """Return the transform of all frames of a clip, given the first frame. Its result may be uint8."""
 
-    def forward(self, segment: VideoSegment) -> Clip:
+    def forward(self, segment: VideoSegment | BandClip) -> Clip:
         """Cut a clip from a video.
 
         Raises:
@@ -73,21 +80,22 @@ class ClipTransform(nn.Module):
         clip = self.to_uint8(segment)
         return clip._replace(pixels=to_pixels(clip.pixels))
 
-    def to_uint8(self, segment: VideoSegment) -> Clip:
-        """Cut a clip as `forward`, but leave its pixels in uint8, which loaders convert after the transfer."""
+    def to_uint8(self, segment: VideoSegment | BandClip) -> Clip:
+        """Cut a clip as `forward`, but leave pixels of videos in uint8, which loaders convert after the transfer."""
         start = self.start_time(segment)
         try:
             pixels = self._cut(segment, start)
         except _TooShortError:
-            if start == segment.start:
+            earliest = Fraction(0) if isinstance(segment, BandClip) else segment.start
+            if start == earliest:
                 raise
             # The file overstates its duration, or its frame rate is lower here than on average.
-            start = segment.start
+            start = earliest
             pixels = self._cut(segment, start)
         return Clip(pixels, f"{segment.name}@{float(start):.3f}")
 
-    def _cut(self, segment: VideoSegment, start: Fraction) -> Tensor:
-        """Read and transform the frames from `start` on; returns (3, T, H, W)."""
+    def _cut(self, segment: VideoSegment | BandClip, start: Fraction) -> Tensor:
+        """Read and transform the frames from `start` on; returns (C, T, H, W)."""
         images = islice(self.read_images(segment, start), self.frames)
         first = next(images, None)
         frames = [] if first is None else [*map(self.frame_transform(first), chain([first], images))]
@@ -95,15 +103,18 @@ class ClipTransform(nn.Module):
             raise self.too_short(segment, len(frames))
         return torch.stack(frames, dim=1)
 
-    def read_images(self, segment: VideoSegment, start: Fraction) -> Iterator[Image.Image]:
+    def read_images(self, segment: VideoSegment | BandClip, start: Fraction) -> Iterator[Image.Image | Tensor]:
         """Yield the frames of a segment from `start` on, sampled at the rate and the stride, before any other transform."""
+        if isinstance(segment, BandClip):
+            return map(segment.to_pixels, segment.read()[int(start) :: self.stride])
         video, rate, stride = segment.video, self.rate, self.stride
         frames = read_frames(video, rate=rate, start=start, stop=segment.stop, stride=stride, threads=DECODING_THREADS)
         return map(to_pil_image, frames)
 
-    def too_short(self, segment: VideoSegment, frames: int) -> UnreadableVideoError:
+    def too_short(self, segment: VideoSegment | BandClip, frames: int) -> UnreadableVideoError:
         """Return the error for a segment with fewer frames than a clip needs."""
-        return _TooShortError(segment.name, self._shortage(frames, segment.start))
+        start = Fraction(0) if isinstance(segment, BandClip) else segment.start
+        return _TooShortError(segment.name, self._shortage(frames, start))
 
     def _shortage(self, frames: int, start: Fraction) -> str:
         sampling = "" if self.rate is None else f" at {float(self.rate):.6g} frames per second"
@@ -148,8 +159,11 @@ class VideoTrainingTransform(ClipTransform):
         super().__init__(frames, rate, stride)
         self._spatial = TrainingTransform(size, scale, flip, aspect_ratio, permute_colors)
 
-    def start_time(self, segment: VideoSegment) -> Fraction:
+    def start_time(self, segment: VideoSegment | BandClip) -> Fraction:
         """Draw a start time uniformly from those that should leave enough frames."""
+        if isinstance(segment, BandClip):
+            starts = len(segment.read()) - ((self.frames or 1) - 1) * self.stride
+            return Fraction(int(torch.randint(max(starts, 1), ())))
         info = probe(segment.video, threads=DECODING_THREADS)
         # Always drawn, so that the crop does not depend on whether the file states its duration.
         fraction = Fraction(float(torch.rand((), dtype=torch.float64)))
@@ -160,9 +174,9 @@ class VideoTrainingTransform(ClipTransform):
         slack = max(Fraction(0), stop - segment.start - length)
         return (segment.start + slack * fraction).limit_denominator(1_000_000)
 
-    def frame_transform(self, first: Image.Image) -> ImageTransform:
+    def frame_transform(self, first: Image.Image | Tensor) -> ImageTransform:
         """Draw one crop, one flip and one order of colors for all frames."""
-        return self._spatial.draw(first.size)
+        return self._spatial.draw(image_size(first))
 
 
 class VideoEvaluationTransform(ClipTransform):
@@ -195,11 +209,11 @@ class VideoEvaluationTransform(ClipTransform):
         super().__init__(frames, rate, stride)
         self._spatial = EvaluationTransform(resize, crop, interpolation, antialias)
 
-    def start_time(self, segment: VideoSegment) -> Fraction:
+    def start_time(self, segment: VideoSegment | BandClip) -> Fraction:
         """Return the start of the segment."""
-        return segment.start
+        return Fraction(0) if isinstance(segment, BandClip) else segment.start
 
-    def frame_transform(self, first: Image.Image) -> ImageTransform:
+    def frame_transform(self, first: Image.Image | Tensor) -> ImageTransform:
         """Return the resize and center crop."""
         return self._spatial.to_uint8
 

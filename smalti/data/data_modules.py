@@ -11,6 +11,7 @@ from typing import ClassVar, Protocol, TypeVar
 from lightning.pytorch import LightningDataModule, Trainer
 
 from smalti.channel_groups import RGB, ChannelGroups, describe_groups
+from smalti.data.band_files import BandClips
 from smalti.data.build_loaders import evaluation_loader, preview_loader, training_loader
 from smalti.data.clip_transforms import VideoEvaluationTransform, VideoTrainingTransform
 from smalti.data.datasets import Transform
@@ -238,10 +239,13 @@ class SourceData(TrainingData):
 
     def build_validation_loader(self, rank: int, world_size: int, as_uint8: bool = False) -> Loader:
         """Build the validation loader of a process; see `evaluation_loader`."""
-        return evaluation_loader(
+        loader = evaluation_loader(
             self._get("validation"), self._transforms[1], self.batch_size, self.workers, rank, world_size, self.max_bad,
             keep_workers=True, as_uint8=as_uint8,
         )  # fmt: skip
+        # Lightning skips the validation of a process without batches, and all others would wait for it forever.
+        loader.min_length = 1
+        return loader
 
     def require(self, *names: str, option: str = "data") -> None:
         """Check that sources are given, and that the number of training samples is known or can be counted.
@@ -400,6 +404,8 @@ class VideoData(SourceData):
             batch_size=batch_size, workers=workers, repeats=repeats, seed=seed, max_bad=max_bad,
         )  # fmt: skip
         self.rate = rate  # frame rate of the validation videos that are logged
+        if rate is not None and any(isinstance(source, BandClips) for source in (self.train, self.validation)):
+            raise SmaltiError(f"rate is {rate:g}, but the clips have no frame rate: set data.rate to null.")
 
 
 def open_training_source(source: str | Path | Source, videos: bool) -> Source:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -16,8 +17,8 @@ from smalti.errors import SmaltiError
 from smalti.images import decode_tensor
 from smalti.pixels import to_pixels
 
-ImageTransform = Callable[[Image.Image], Tensor]
-"""Function from an 8-bit RGB image to (3, H, W), either uint8 or float32 pixels in [-1, 1]."""
+ImageTransform = Callable[[Any], Tensor]
+"""Function from an 8-bit RGB image, or (C, H, W) float32 in [-1, 1], to (C, H, W), either uint8 or float32 in [-1, 1]."""
 
 BICUBIC = v2.InterpolationMode.BICUBIC
 
@@ -144,8 +145,7 @@ class TrainingTransform(nn.Module):
 
         Images (C, H, W) of float32 remain float32: they may have more than 8 bits.
         """
-        size = (image.shape[-1], image.shape[-2]) if isinstance(image, Tensor) else image.size
-        return self.draw(size)(image)
+        return self.draw(image_size(image))(image)
 
     def decode_to_uint8(self, file: Path | bytes) -> Tensor:
         """Decode and transform an image file. The crop and the flip are those of the decoded image.
@@ -226,6 +226,11 @@ class EvaluationTransform(nn.Module):
             # Padding is black, -1, as for RGB images.
             return self._crop(self._resize(image).clamp(-1, 1) + 1) - 1
         return F.pil_to_tensor(self._crop(self._resize(image)))
+
+
+def image_size(image: Image.Image | Tensor) -> tuple[int, int]:
+    """Return (width, height) of an image or of (C, H, W)."""
+    return (image.shape[-1], image.shape[-2]) if isinstance(image, Tensor) else image.size
 
 
 def _check_size(size: int) -> None:

@@ -83,6 +83,7 @@ class Loader:
     Attributes:
         skipped: the samples that could not be read so far.
         error: why no batch can be loaded anymore, with `keep_errors`; None as long as there is no error.
+        min_length: number that `len` returns at least.
 
     Raises:
         SmaltiError: `max_bad` is not in [0, 1]; while iterating, too many samples are unreadable in this process, or a
@@ -111,15 +112,16 @@ class Loader:
         self._order = order
         self._keep_errors = keep_errors
         self.error: Exception | None = None
+        self.min_length = 0
         self._last: Batch | None = None
 
     def __len__(self) -> int:
-        """Return the number of batches of a complete epoch, wherever it starts.
+        """Return the number of batches of a complete epoch, wherever it starts; at least `min_length`.
 
         Raises:
             TypeError: shards in evaluation, whose number of samples is not known.
         """
-        return len(self._batches)
+        return max(len(self._batches), self.min_length)
 
     def __iter__(self) -> Iterator[Batch]:
         if not self._keep_errors:

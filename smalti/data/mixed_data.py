@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from smalti.channel_groups import ChannelGroups, describe_groups
 from smalti.data.data_modules import ImageData, TrainingData, VideoData
 from smalti.data.loader import Loader, warn_about_changes
 from smalti.data.path_table import digest_names
@@ -149,6 +150,21 @@ class MixedData(TrainingData):
     def digest(self) -> str:
         """Return the SHA-256 of the training images and videos; see `Source.digest`."""
         return digest_names([self.images.digest(), self.videos.digest()])
+
+    @property
+    def channels(self) -> ChannelGroups | None:
+        """Groups of channels of the pixels.
+
+        Raises:
+            SmaltiError: those of the images and of the videos differ.
+        """
+        images, videos = self.images.channels, self.videos.channels
+        if images is not None and videos is not None and images != videos:
+            raise SmaltiError(
+                f"The images have the channels {describe_groups(images)}, but the videos {describe_groups(videos)}: give "
+                "both the same."
+            )
+        return videos or images
 
     def train_dataloader(self) -> MixedLoader:
         """Return a loader of complete training batches that starts at the trainer's position.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from smalti.data.data_modules import ImageData, TrainingData
-from smalti.data.image_transforms import ASPECT_RATIO
+from smalti.data.data_modules import ImageData
 from smalti.data.loader import Loader
 from smalti.data.mixed_data import EndlessBatches, MixedLoader
 from smalti.data.sources import Source
@@ -14,7 +14,7 @@ from smalti.errors import SmaltiError
 from smalti.seeds import derive_seed
 
 
-class MultiSizeImageData(TrainingData):
+class MultiSizeImageData(ImageData):
     """Batches of images of several sizes, (B, 3, size, size) in [-1, 1]. Every process gets the same size at the same time.
 
     One epoch uses every training image (`repeats` times) at every size, with different crops. The batches of all sizes come
@@ -26,14 +26,8 @@ class MultiSizeImageData(TrainingData):
         sizes: Heights and widths of the images in pixels. Multiples of the tokenizer's spatial stride.
         batch_sizes: Images per batch on each process (GPU), one number per size: fewer large images take as much memory as
             many small ones.
-        workers: Number of worker processes per GPU and per size that load images. 0 to load in the main process.
-        repeats: How often each training image is used per epoch and per size.
         seed: Seed for shuffling, crops, flips and the order of sizes.
-        scale: Minimum and maximum area of training crops, as a fraction of the image area.
-        flip: Whether to flip half of the training images horizontally.
-        aspect_ratio: Minimum and maximum width / height of training crops.
-        permute_colors: Probability with which the color channels of a training image are put in a random order.
-        max_bad: Maximum fraction of unreadable images to skip before training stops with an error.
+        options: Further arguments of `ImageData`. Workers and repeats are per size.
 
     Raises:
         SmaltiError: there are no two different sizes, or not one batch size per size; see also `ImageData`.
@@ -45,47 +39,24 @@ class MultiSizeImageData(TrainingData):
         validation: str | Source | Path | None = None,
         sizes: tuple[int, ...] = (256, 512),
         batch_sizes: tuple[int, ...] = (4, 1),
-        workers: int = 2,
-        repeats: int = 1,
         seed: int = 0,
-        scale: tuple[float, float] = (0.25, 1.0),
-        flip: bool = True,
-        aspect_ratio: tuple[float, float] = ASPECT_RATIO,
-        permute_colors: bool | float = False,
-        max_bad: float = 0.01,
+        **options: Any,
     ) -> None:
-        super().__init__()
         if len(set(sizes)) != len(sizes) or len(sizes) < 2:
             raise SmaltiError(f"sizes is {list(sizes)}: give at least two different sizes, or use ImageData.")
         if len(batch_sizes) != len(sizes):
             raise SmaltiError(
                 f"batch_sizes has {len(batch_sizes)} numbers and sizes {len(sizes)}: give one batch size per size."
             )
-        self.sizes = tuple(sizes)
+        by_size = dict(zip(sizes, batch_sizes, strict=True))
         self.size = max(sizes)
-        self.seed = seed
-        self._images: dict[int, ImageData] = {}
-        for size, batch_size in zip(sizes, batch_sizes, strict=True):
-            images = ImageData(
-                train, validation, size, batch_size, workers, repeats, derive_seed(seed, size), scale, flip,
-                aspect_ratio, permute_colors, max_bad,
-            )  # fmt: skip
-            self._images[size] = images
-            train, validation = images.train, images.validation  # opened once
+        super().__init__(train, validation, self.size, by_size[self.size], seed=seed, **options)
+        self._images = {
+            size: ImageData(self.train, None, size, batch_size, seed=derive_seed(seed, size), **options)
+            for size, batch_size in by_size.items()
+        }
 
-    def check_sources(self, stage: str, option: str = "data") -> None:
-        """Check that the sources of a stage are given; see `TrainingData.check_sources`."""
-        self._images[self.size].check_sources(stage, option)
-
-    def find_overlap(self) -> str | None:
-        """Describe the validation images that are also training images; None if there are none."""
-        return self._images[self.size].find_overlap()
-
-    def digest(self) -> str:
-        """Return the SHA-256 of the training images; see `Source.digest`."""
-        return self._images[self.size].digest()
-
-    def train_dataloader(self) -> MixedLoader:
+    def train_dataloader(self) -> MixedLoader:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return a loader of complete training batches that starts at the trainer's position."""
         rank, world_size = self.rank_and_world_size()
         parts = {
@@ -101,8 +72,3 @@ class MultiSizeImageData(TrainingData):
         """Return a loader of batches of each size, see `SourceData.preview_loaders`."""
         rank, world_size = self.rank_and_world_size()
         return [images.build_preview_loader(rank, world_size) for images in self._images.values()]
-
-    def val_dataloader(self) -> Loader:
-        """Return a loader that yields every validation image once, at the largest size."""
-        loader = self._images[self.size].build_validation_loader(*self.rank_and_world_size(), as_uint8=self.is_running)
-        return self.close_at_teardown(loader)

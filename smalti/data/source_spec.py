@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from smalti.data.band_files import CHANNELS_FILE, BandFolder, is_band_folder
+from smalti.data.band_files import CHANNELS_FILE, BandClips, BandFiles, BandFolder, is_band_folder, read_channels_file
 from smalti.data.file_lists import ImageFiles, VideoFiles
 from smalti.data.folder_index import index_folder
 from smalti.data.folders import empty_folder_error
@@ -26,8 +26,8 @@ def open_source(spec: str, videos: bool | None = None, *, any_channels: bool = F
     """Open a data source by its specification on the command line.
 
     The specification is one of:
-    - a folder, which contains images, videos, or shards (.tar files); a folder with channels.yaml contains images with the
-      channels that this file names, see `BandFolder`;
+    - a folder, which contains images, videos, or shards (.tar files); a folder with channels.yaml contains images or
+      clips with the channels that this file names, see `BandFolder` and `BandClips`;
     - an image file or a video file, distinguished by suffix;
     - shards: a path, pattern or URL that contains ".tar";
     - "images:" or "videos:" and one of the above, for shards and for a folder that contains both kinds;
@@ -65,10 +65,10 @@ def open_source(spec: str, videos: bool | None = None, *, any_channels: bool = F
             f"prefix with an argument such as photos:validation (prefixes: {prefixes}), or a class path "
             "(my_package.MySource or my_package.MySource:argument)."
         )
-    if isinstance(source, BandFolder) and not any_channels:
+    if isinstance(source, BandFiles) and not any_channels:
         raise SmaltiError(
             f"{spec} has a file {CHANNELS_FILE}, but this command reads photos and videos only: such data are for "
-            "`smalti fit`, `smalti finetune` and `smalti evaluate`."
+            "`smalti fit`, `smalti finetune`, and `smalti evaluate` without --reduce."
         )
     return source
 
@@ -101,8 +101,8 @@ def _open_folder(root: Path, *, videos: bool | None, forced: bool) -> Source:
     Raises:
         SmaltiError: the folder contains nothing of the kind, or both kinds where `videos` is None.
     """
-    if not videos and is_band_folder(root):
-        return BandFolder(root)
+    if is_band_folder(root) and ((clips := read_channels_file(root).clips) or not videos):
+        return BandClips(root) if clips else BandFolder(root)
     image_paths, video_paths, shards = index_folder(root)
     if not image_paths and not video_paths and shards:
         return (VideoShards if videos else Shards)([str(shard) for shard in shards])

@@ -25,7 +25,7 @@ class Accumulator:
         examples: the samples that are kept to look at.
         medium: whether the samples are images or clips; None before the first sample.
         names: names of the samples.
-        digests: SHA-256 of the shape and the 8-bit pixels of each sample, by name.
+        digests: SHA-256 of the shape and the measured values of each sample, by name.
         measured: number of samples that each metric measured, by name of the metric.
         counts: counts of ids, one per token of a position; empty if the tokenizer is continuous.
         pixels: number of pixels of all samples.
@@ -70,7 +70,7 @@ class Accumulator:
             self.names.add(name)
 
     def add_digests(self, names: Iterable[str], samples: Tensor) -> None:
-        """Record which samples are measured: (B, 3, H, W) or (B, 3, T, H, W) uint8."""
+        """Record which samples are measured: (B, C, H, W) or (B, C, T, H, W), see `measured_values`."""
         for name, sample in zip(names, samples.cpu(), strict=True):
             digest = hashlib.sha256(str(tuple(sample.shape)).encode())
             digest.update(sample.contiguous().numpy().data)

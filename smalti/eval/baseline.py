@@ -17,21 +17,26 @@ from smalti.eval.functional import unbind_frames
 from smalti.pixels import pixels_to_uint8, uint8_to_pixels
 
 METHOD = (
-    "bicubic downsampling, rounding to 8 bits, bicubic upsampling, both antialiased; as many pixels of 24 bits are kept as "
-    "the nominal bits of the tokenizer for the sample allow, rounded to whole rows and columns; for a clip, every n-th "
-    "frame is kept, starting with the first, where n is the temporal stride of the tokenizer, or less if whole frames need "
-    "fewer bits; the frames between them are interpolated linearly, and the last kept frame is repeated for those after it"
+    "bicubic downsampling, rounding to 8 bits, bicubic upsampling, both antialiased; as many pixels of 8 bits per channel"
+    " are kept as the nominal bits of the tokenizer for the sample allow, rounded to whole rows and columns; for a clip, "
+    "every n-th frame is kept, starting with the first, where n is the temporal stride of the tokenizer, or less if whole"
+    " frames need fewer bits; the frames between them are interpolated linearly, and the last kept frame is repeated for "
+    "those after it"
 )
 """Description for reports."""
 
-KEPT_PIXEL_BITS = 24
-"""Bits of a pixel that the baseline keeps."""
+_CHANNEL_BITS = 8
 
 Factor = tuple[int, float, float]
 """Downsampling factor along (T, H, W)."""
 
 
-def equal_bits_factor(size: tuple[int, int, int], bits: float, temporal_stride: int) -> Factor:
+def kept_pixel_bits(channels: int) -> int:
+    """Return the bits of a pixel that the baseline keeps: 8 per channel, 24 for red, green and blue."""
+    return _CHANNEL_BITS * channels
+
+
+def equal_bits_factor(size: tuple[int, int, int], bits: float, temporal_stride: int, channels: int = 3) -> Factor:
     """Return the factor with which the baseline keeps a number of bits.
 
     Kept frames have the aspect ratio of the originals, as far as whole rows and columns allow.
@@ -41,12 +46,13 @@ def equal_bits_factor(size: tuple[int, int, int], bits: float, temporal_stride: 
 
     Args:
         size: (T, H, W) of a sample in frames and pixels; T is 1 for an image.
-        bits: bits that the kept pixels may have, 24 each. At least one pixel of each kept frame is kept in any case, and at
-            most all.
+        bits: bits that the kept pixels may have, see `kept_pixel_bits`. At least one pixel of each kept frame is kept in
+            any case, and at most all.
         temporal_stride: every n-th frame is kept, where n is this number, or less if whole frames need fewer bits.
+        channels: channels of a pixel.
     """
     frames, height, width = size
-    budget = bits / KEPT_PIXEL_BITS  # in pixels
+    budget = bits / kept_pixel_bits(channels)  # in pixels
 
     def count_kept(factor: int) -> int:
         return -(-frames // factor)
@@ -67,13 +73,15 @@ def make_baseline(samples: Tensor, factor: Factor) -> Tensor:
     the latents of a causal tokenizer. Kept frames are processed by `downsample_and_upsample`.
 
     Args:
-        samples: (B, 3, H, W) or (B, 3, T, H, W) uint8.
+        samples: (B, C, H, W) or (B, C, T, H, W), uint8, or floating point in [-1, 1], which is rounded to 8 bits.
         factor: downsampling factor, such as that of `equal_bits_factor`. Sizes are rounded up, like the padding of a
             tokenizer.
 
     Returns:
-        The same shape, uint8.
+        The same shape and kind.
     """
+    if samples.is_floating_point():
+        return uint8_to_pixels(make_baseline(pixels_to_uint8(samples), factor))
     frames = unbind_frames(samples)
     kept = [downsample_and_upsample(frame, factor[1:]) for frame in frames[:: factor[0]]]
     restored = [_interpolate(kept, index / factor[0]) for index in range(len(frames))]
@@ -84,11 +92,11 @@ def downsample_and_upsample(images: Tensor, factor: tuple[float, float]) -> Tens
     """Downsample images, round them to 8 bits, and upsample them again. Both steps are antialiased bicubic.
 
     Args:
-        images: (B, 3, H, W) uint8.
+        images: (B, C, H, W) uint8.
         factor: downsampling factor along (H, W). Sizes are rounded up, like the padding of a tokenizer.
 
     Returns:
-        (B, 3, H, W) uint8.
+        (B, C, H, W) uint8.
     """
     size = images.shape[-2:]
     small = [_divide(n, f) for n, f in zip(size, factor, strict=True)]

@@ -44,12 +44,14 @@ class Picture:
     Attributes:
         original: file of the original.
         reconstruction: file of the reconstruction.
-        frames: number of frames side by side in each; 1 for images.
+        frames: number of frames or groups of channels side by side in each; 1 for images.
+        panels: names of the groups of channels; () otherwise.
     """
 
     original: Path
     reconstruction: Path
     frames: int
+    panels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,10 @@ class Report:
         """Pictures by name of the sample; empty in reports of earlier versions."""
         return {
             entry["name"]: Picture(
-                self.folder / entry["original"], self.folder / entry["reconstruction"], entry.get("frames", 1)
+                self.folder / entry["original"],
+                self.folder / entry["reconstruction"],
+                entry.get("frames", 1),
+                tuple(map(str, entry.get("panels", ()))),
             )
             for entry in self.content.get("pictures", [])
         }

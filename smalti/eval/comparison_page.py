@@ -11,7 +11,7 @@ from smalti.errors import SmaltiError
 from smalti.eval.comparison import Report
 from smalti.eval.comparison_pictures import PICTURE_STYLE, SLIDER_SCRIPT, pictures_section
 from smalti.eval.comparison_rows import Cell, Comparison, MetricRow, format_difference
-from smalti.eval.comparison_table import few_samples_note, format_number
+from smalti.eval.comparison_table import count_samples, few_samples_note, format_number
 from smalti.eval.html_page import escape, html_page, table
 from smalti.eval.rate_distortion_plot import RateSeries, rate_distortion_plot
 from smalti.files import atomic_write
@@ -61,7 +61,7 @@ def comparison_page(comparison: Comparison) -> str:
     names = ", ".join(str(report.folder) for report in reports)
     title = f"Comparison of {names}" if len(reports) > 1 else f"Report {names}"
     data, protocol = first.content["data"].get("source", "unknown data"), first.content["protocol"]["name"]
-    lead = f"{first.content['samples']} samples of {data}, prepared by the protocol {protocol}"
+    lead = f"{count_samples(first.content['samples'])} of {data}, prepared by the protocol {protocol}"
     sections = (
         _metrics_section(comparison),
         _rivals_section(comparison),

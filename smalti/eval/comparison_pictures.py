@@ -103,6 +103,8 @@ def pictures_section(reports: Sequence[Report]) -> str:
         if samples
         else "The reports have no sample with pictures in common."
     )
+    panels = next((picture.panels for picture in reports[0].pictures.values()), ())
+    note += f" From left to right: {escape(', '.join(panels))}." if samples and panels else ""
     return f'<h2>Pictures</h2><p class="soft">{note}</p>{samples}'
 
 

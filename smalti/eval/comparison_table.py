@@ -25,7 +25,7 @@ def metrics_table(comparison: Comparison) -> Table:
     reports = comparison.reports
     first = reports[0]
     table = Table(
-        title=f"{first.content['samples']} samples, protocol {escape(first.content['protocol']['name'])}",
+        title=f"{count_samples(first.content['samples'])}, protocol {escape(first.content['protocol']['name'])}",
         title_justify="left",
         caption=escape(_caption(reports)) or None,
         caption_justify="left",
@@ -67,6 +67,11 @@ def rivals_table(comparison: Comparison) -> Table | None:
 def format_number(value: float | None) -> str:
     """Return a number with four digits, or a dash."""
     return "-" if value is None else f"{value:.4g}"
+
+
+def count_samples(samples: int) -> str:
+    """Return a number of samples in words: "1 sample"."""
+    return f"{samples} sample{'' if samples == 1 else 's'}"
 
 
 def few_samples_note(samples: int) -> str:

@@ -77,8 +77,8 @@ def contact_sheet(examples: Sequence[Example], captions: Mapping[str, str], stri
     """Draw originals, reconstructions and their amplified absolute differences, with the name of each example.
 
     An image takes one row: original, reconstruction, difference. A clip takes three rows, one for each of these, with
-    evenly spaced frames as columns. Large frames are scaled down to fit. Small ones are enlarged without smoothing, so that
-    their pixels stay visible.
+    evenly spaced frames as columns; so does an image with several groups of channels, with the groups as columns. Large
+    frames are scaled down to fit. Small ones are enlarged without smoothing, so that their pixels stay visible.
 
     Args:
         examples: images, clips, or both.
@@ -110,9 +110,9 @@ def _make_panel(example: Example, caption: str, strip_frames: int) -> _Panel:
     if example.original.ndim == 3:
         return _Panel([list(versions)], (), _TITLES, example.name, caption, (_IMAGE_TILE, _IMAGE_TILE))
     frames, height, width = example.original.shape[1:]
-    indices = evenly_spaced(strip_frames, frames)
+    indices = evenly_spaced(max(strip_frames, len(example.panels)), frames)
     tiles = [[clip[:, index] for index in indices] for clip in versions]
-    columns = tuple(f"frame {index}" for index in indices)
+    columns = tuple(example.panels[index] if example.panels else f"frame {index}" for index in indices)
     tile_size = (_FRAME_TILE, min(round(_FRAME_TILE * height / width), 2 * _FRAME_TILE))
     return _Panel(tiles, _TITLES, columns, example.name, caption, tile_size)
 

@@ -1,12 +1,12 @@
 """Evaluation of a tokenizer on images or clips. Every sample counts once, with any number of processes.
 
     batch -> latents -> LatentMetric.update_latents
-    batch -> 8-bit originals, and the candidates: 8-bit reconstructions by the tokenizer, and the baseline
+    batch -> originals, and the candidates: reconstructions by the tokenizer, and the baseline; photos have 8 bits
           -> Metric.update of every metric; counts of the ids
     a few samples -> rivals of the tokenizer, such as JPEG at equal bytes -> SampleMetric.update
     all batches of all processes -> merged -> Metric.compute per candidate -> Evaluation
 
-Shapes: B batch; T frames, H, W pixels; N positions, G tokens per position.
+Shapes: B batch; C channels; T frames, H, W pixels; N positions, G tokens per position.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from smalti.channel_groups import ChannelGroups, describe_groups
 from smalti.distributed import combine_on_rank_0, connect_for_objects, gather, world_size
 from smalti.errors import SmaltiError
 from smalti.eval.accumulator import Accumulator, Part, merge_parts
-from smalti.eval.baseline import KEPT_PIXEL_BITS, count_kept_pixels, equal_bits_factor, make_baseline
+from smalti.eval.baseline import count_kept_pixels, equal_bits_factor, kept_pixel_bits, make_baseline
+from smalti.eval.channel_views import explain_missing_colors, measured_values, metric_view, panel_titles, pictures
 from smalti.eval.codebook_usage import IdCounts
 from smalti.eval.examples import Candidate, ExampleSelection, copy_part, measure_detail
 from smalti.eval.functional import full_precision
@@ -32,7 +34,6 @@ from smalti.eval.reconstruct import reconstruct
 from smalti.eval.results import BASELINE_PREFIX, CodebookUsage, Evaluation, Example, MetricResult
 from smalti.eval.rivals.base import Rival
 from smalti.eval.rivals.measurement import SampleSelection, measure_rivals, summarize_rivals
-from smalti.pixels import pixels_to_uint8
 from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.types import Batch
 
@@ -52,6 +53,11 @@ class _Settings:
     seed: int
     device: torch.device
 
+    @property
+    def channels(self) -> ChannelGroups:
+        """Groups of channels of the samples."""
+        return self.tokenizer.channels
+
 
 def evaluate(
     tokenizer: Tokenizer,
@@ -68,16 +74,17 @@ def evaluate(
 ) -> Evaluation:
     """Reconstruct a dataset of images or of clips and measure the reconstructions.
 
-    Metrics see reconstructions rounded to 8 bits, without the tokenizer's padding, and run in float32 without TF32. With
-    torch.distributed, each process passes its own part of the dataset, which may be empty, and all processes return the
-    results for the whole dataset, which rank 0 computes. A process may finish its part long before the others. The noise of
-    a generative decoder depends only on `seed`, the name of the sample and the type of device. The batch size and the
-    number of processes change the values by no more than float32 rounding. Memory grows with the number of values per
-    sample and of distinct ids.
+    Metrics see reconstructions without the tokenizer's padding, and run in float32 without TF32. Photos are rounded to 8
+    bits; of samples with other channels, only what metrics of colors see (`Metric.all_channels`). With torch.distributed,
+    each process passes its own part of the dataset, which may be empty, and all processes return the results for the whole
+    dataset, which rank 0 computes. A process may finish its part long before the others. The noise of a generative decoder
+    depends only on `seed`, the name of the sample and the type of device. The batch size and the number of processes change
+    the values by no more than float32 rounding. Memory grows with the number of values per sample and of distinct ids.
 
     Args:
         tokenizer: is moved to `device`; runs in the dtype of its weights; its training mode is restored afterwards.
-        batches: pixels (B, 3, H, W), or clips (B, 3, T, H, W), in [-1, 1], and names that are unique over the dataset.
+        batches: pixels (B, C, H, W), or clips (B, C, T, H, W), in [-1, 1], with the channels of the tokenizer, and names
+            that are unique over the dataset.
         metrics: what to measure, for example `smalti.eval.metrics.default_metrics(clips=False)`. They are reset first. All
             processes pass the same metrics in the same order.
         seed: seed for the noise.
@@ -92,11 +99,11 @@ def evaluate(
 
     Raises:
         SmaltiError: there are no samples, a sample occurs twice or is too small, images and clips are mixed, a metric
-            does not measure this kind of samples, two metrics have one name, or a reconstruction contains NaN. All
-            processes raise it.
+            does not measure this kind of samples or needs colors, two metrics have one name, or a reconstruction contains
+            NaN. All processes raise it.
     """
     connect_for_objects()
-    _check_names(metrics)
+    _check_metrics(metrics, tokenizer.channels)
     settings = _Settings(tokenizer.to(device), rivals, seed, torch.device(device))
     selection = SampleSelection(rival_samples if rivals else 0)
     accumulator = Accumulator(metrics, ExampleSelection(num_examples))
@@ -116,7 +123,9 @@ def evaluate(
     selected = selection.restrict_over_ranks()
     if rivals and not any(gather(failure is not None)):
         with torch.no_grad(), full_precision(settings.device):
-            accumulator.rivals = measure_rivals(rivals, selected, metrics, settings.device, rival_progress)
+            accumulator.rivals = measure_rivals(
+                rivals, selected, metrics, settings.device, rival_progress, groups=settings.channels
+            )
     part = Part.of(accumulator, failure)
     return combine_on_rank_0(part, lambda parts: _summarize(settings, merge_parts(parts)))
 
@@ -132,7 +141,7 @@ def _measure_all(
     try:
         with torch.no_grad(), full_precision(settings.device):
             for batch in batches:
-                _check_batch(batch)
+                _check_batch(batch, settings.channels)
                 medium = _medium(batch.pixels)
                 accumulator.add_names(batch.names, medium)
                 for metric in accumulator.metrics:
@@ -159,43 +168,50 @@ def _finish_latent_metrics(settings: _Settings, accumulator: Accumulator) -> Sma
 
 def _measure(settings: _Settings, accumulator: Accumulator, selection: SampleSelection, batch: Batch) -> None:
     reconstruction, latents = reconstruct(settings.tokenizer, batch, seed=settings.seed)
-    original = pixels_to_uint8(batch.pixels)
+    groups = settings.channels
+    original = measured_values(batch.pixels, groups)
     accumulator.add_digests(batch.names, original)
     bits = bits_per_position(settings.tokenizer) * latents.positions
     height, width = original.shape[-2:]
-    factor = equal_bits_factor((_frames(original), height, width), bits, settings.tokenizer.encoder.stride[0])
+    stride, channels = settings.tokenizer.encoder.stride[0], original.shape[1]
+    factor = equal_bits_factor((_frames(original), height, width), bits, stride, channels)
     candidates = {RECONSTRUCTION: reconstruction, BASELINE: make_baseline(original, factor)}
     for metric in accumulator.metrics:
         if _frames(original) < metric.min_frames:
             continue
         if not isinstance(metric, LatentMetric):
-            metric.update(original, candidates, batch.names)
+            view = partial(metric_view, groups=groups, all_channels=metric.all_channels)
+            metric.update(view(original), {name: view(x) for name, x in candidates.items()}, batch.names)
         elif metric.find_obstacle(settings.tokenizer) is None:
             metric.update_latents(settings.tokenizer, batch, latents)
         accumulator.measured[metric.name] += len(original)
     if latents.code.ids is not None:
         for group, counts in enumerate(accumulator.counts):
             counts.add(latents.code.ids[:, :, group])
-    accumulator.pixels += original.numel() // 3
+    accumulator.pixels += original.numel() // channels
     accumulator.positions += len(original) * latents.positions
     accumulator.baseline_pixels += count_kept_pixels(original, factor)
-    _offer_examples(accumulator, batch.names, original, reconstruction)
+    _offer_examples(accumulator, batch.names, original, reconstruction, groups)
     selection.add(batch.names, original, bits)
 
 
-def _offer_examples(accumulator: Accumulator, names: Sequence[str], original: Tensor, reconstruction: Tensor) -> None:
+def _offer_examples(
+    accumulator: Accumulator, names: Sequence[str], original: Tensor, reconstruction: Tensor, groups: ChannelGroups
+) -> None:
     """Keep samples to look at, ranked by the first metric that has values per sample."""
     ranking = next((metric for metric in accumulator.metrics if isinstance(metric, SampleMetric)), None)
     values = {} if ranking is None else ranking.values.get(RECONSTRUCTION, {})
     sign = 1 if ranking is None or ranking.higher_is_better else -1
-    for name, before, after in zip(names, original, reconstruction, strict=True):
+    panels = panel_titles(original, groups)
+    shown = (pictures(samples, groups) for samples in (original, reconstruction))
+    for name, before, after in zip(names, *shown, strict=True):
         quality = sign * values[name] if name in values else None
         candidate = Candidate(name, quality, measure_detail(before))
-        accumulator.examples.add(candidate, partial(_make_example, name, before, after))
+        accumulator.examples.add(candidate, partial(_make_example, name, before, after, panels))
 
 
-def _make_example(name: str, original: Tensor, reconstruction: Tensor) -> Example:
-    return Example(name, copy_part(original), copy_part(reconstruction))
+def _make_example(name: str, original: Tensor, reconstruction: Tensor, panels: tuple[str, ...]) -> Example:
+    return Example(name, copy_part(original), copy_part(reconstruction), panels)
 
 
 def _medium(samples: Tensor) -> Medium:
@@ -206,17 +222,23 @@ def _frames(samples: Tensor) -> int:
     return samples.shape[2] if samples.ndim == 5 else 1
 
 
-def _check_names(metrics: Sequence[Metric]) -> None:
+def _check_metrics(metrics: Sequence[Metric], groups: ChannelGroups) -> None:
+    for metric in metrics:
+        if "rgb" not in groups and not metric.all_channels:
+            raise SmaltiError(f"{explain_missing_colors(metric.name, groups)}: leave it out.")
     names = [metric.name for metric in metrics]
     for name in names:
         if names.count(name) > 1:
             raise SmaltiError(f"Two metrics are called '{name}': leave one out, or give it another name.")
 
 
-def _check_batch(batch: Batch) -> None:
-    shape = tuple(batch.pixels.shape)
-    if len(shape) not in (4, 5) or shape[1] != 3 or 0 in shape:
-        raise SmaltiError(f"Evaluation takes images (B, 3, H, W) or clips (B, 3, T, H, W), not {shape}.")
+def _check_batch(batch: Batch, groups: ChannelGroups) -> None:
+    shape, c = tuple(batch.pixels.shape), sum(groups.values())
+    if len(shape) not in (4, 5) or shape[1] != c or 0 in shape:
+        raise SmaltiError(
+            f"Evaluation takes images (B, {c}, H, W) or clips (B, {c}, T, H, W) with the channels of the tokenizer "
+            f"({describe_groups(groups)}), not {shape}."
+        )
     if len(batch.names) != shape[0]:
         raise ValueError(f"A batch of {shape[0]} samples has {len(batch.names)} names.")
     if min(shape[-2:]) < MIN_SIZE:
@@ -244,9 +266,10 @@ def _summarize(settings: _Settings, accumulator: Accumulator) -> Evaluation:
         baseline={m.name: _result(m, BASELINE, accumulator) for m in computed if not isinstance(m, LatentMetric)},
         bits_per_pixel=bits * accumulator.positions / accumulator.pixels,
         bits_counting=counting(settings.tokenizer),
-        baseline_bits_per_pixel=KEPT_PIXEL_BITS * accumulator.baseline_pixels / accumulator.pixels,
+        baseline_bits_per_pixel=_source_bits(settings) * accumulator.baseline_pixels / accumulator.pixels,
         clips=accumulator.medium == "clips",
-        codebook=_codebook_usage(settings.tokenizer, accumulator) if settings.tokenizer.discrete else None,
+        channels=dict(settings.channels),
+        codebook=_codebook_usage(settings, accumulator) if settings.tokenizer.discrete else None,
         left_out=left_out,
         examples=accumulator.examples.ranked(),
         networks={metric.name: dict(metric.provenance) for metric in accumulator.metrics if metric.provenance},
@@ -298,13 +321,18 @@ def _sample_values(accumulator: Accumulator) -> dict[str, dict[str, float]]:
     return samples
 
 
-def _codebook_usage(tokenizer: Tokenizer, accumulator: Accumulator) -> CodebookUsage:
-    quantizer = tokenizer.quantizer
+def _source_bits(settings: _Settings) -> int:
+    """Return the bits of a pixel of the samples at 8 bits per channel."""
+    return kept_pixel_bits(sum(settings.channels.values()))
+
+
+def _codebook_usage(settings: _Settings, accumulator: Accumulator) -> CodebookUsage:
+    quantizer = settings.tokenizer.quantizer
     bits_per_pixel = quantizer.bits_per_position * accumulator.positions / accumulator.pixels
     return CodebookUsage(
         codebook_size=quantizer.codebook_size,
         tokens_per_position=quantizer.tokens_per_position,
         bits_per_pixel=bits_per_pixel,
-        compression_ratio=24 / bits_per_pixel,
+        compression_ratio=_source_bits(settings) / bits_per_pixel,
         groups=tuple(counts.summarize(quantizer.codebook_size) for counts in accumulator.counts),
     )

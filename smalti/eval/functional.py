@@ -1,8 +1,9 @@
-"""Metrics as pure functions of 8-bit images and clips.
+"""Metrics as pure functions of 8-bit images and clips, and of pixels with other channels than red, green and blue.
 
-Displays show 8 bits per channel, so reconstructions are rounded to 8 bits before anything is measured.
+Displays show 8 bits per channel, so reconstructions of photos are rounded to 8 bits before anything is measured. Other
+channels have more than 8 bits and are not rounded.
 
-Shapes: B batch; T frames, H, W pixels.
+Shapes: B batch; C channels; T frames, H, W pixels.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ def psnr(x: Tensor, y: Tensor) -> Tensor:
     """Return the peak signal-to-noise ratio of each pair of images in dB.
 
     Args:
-        x: (B, 3, H, W) uint8.
-        y: (B, 3, H, W) uint8.
+        x: (B, C, H, W) uint8, or floating point in [-1, 1], which is clamped.
+        y: like `x`.
 
     Returns:
         (B,) float64, at most `PSNR_CEILING`.
@@ -53,8 +54,14 @@ def psnr(x: Tensor, y: Tensor) -> Tensor:
     >>> x = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
     >>> psnr(x, x + 1).round(decimals=2).tolist()
     [48.13]
+    >>> psnr(torch.zeros(1, 5, 8, 8), torch.full((1, 5, 8, 8), 0.02)).round(decimals=2).tolist()
+    [40.0]
     """
-    return decibels(mean_squared_error(x, y))
+    if not x.is_floating_point():
+        return decibels(mean_squared_error(x, y))
+    _check_images(x, y)
+    error = (x.double().clamp(-1, 1) - y.double().clamp(-1, 1)) * 127.5
+    return decibels(error.square().flatten(1).mean(1))
 
 
 def psnr_clip(x: Tensor, y: Tensor) -> Tensor:
@@ -73,11 +80,11 @@ def psnr_clip(x: Tensor, y: Tensor) -> Tensor:
 def ssim(x: Tensor, y: Tensor) -> Tensor:
     """Return the structural similarity of each pair of images (Wang et al. 2004, IEEE TIP 13(4), eq. 13), by torchmetrics.
 
-    Gaussian window 11 x 11 with sigma 1.5, k1 = 0.01, k2 = 0.03, data range 255, reflection padding; computed for R, G and
-    B separately and averaged. Implementations that crop the border or use luminance give other values.
+    Gaussian window 11 x 11 with sigma 1.5, k1 = 0.01, k2 = 0.03, data range 255, reflection padding; computed for each
+    channel separately and averaged. Implementations that crop the border or use luminance give other values.
 
     Args:
-        x: (B, 3, H, W) uint8, H and W at least 6.
+        x: (B, C, H, W) uint8, or floating point in [-1, 1], which is clamped; H and W at least 6.
         y: like `x`.
 
     Returns:
@@ -86,6 +93,8 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     _check_images(x, y)
+    if x.is_floating_point():
+        x, y = ((z.float().clamp(-1, 1) + 1) * 127.5 for z in (x, y))
     with full_precision(x.device):
         return torch.as_tensor(
             structural_similarity_index_measure(x.float(), y.float(), data_range=255.0, reduction="none")
@@ -96,8 +105,8 @@ def mean_over_frames(measure: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: 
     """Apply a metric of images to each frame of clips and average over the frames. An image is a clip of one frame.
 
     Args:
-        measure: a metric of two (B, 3, H, W) uint8 that returns (B,).
-        x: (B, 3, H, W) or (B, 3, T, H, W) uint8.
+        measure: a metric of two (B, C, H, W) that returns (B,).
+        x: (B, C, H, W) or (B, C, T, H, W).
         y: like `x`.
 
     Returns:
@@ -113,7 +122,7 @@ def mean_over_frames(measure: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: 
 
 
 def unbind_frames(samples: Tensor) -> tuple[Tensor, ...]:
-    """Return the frames (B, 3, H, W) of clips (B, 3, T, H, W); for images, the images."""
+    """Return the frames (B, C, H, W) of clips (B, C, T, H, W); for images, the images."""
     return samples.unbind(2) if samples.ndim == 5 else (samples,)
 
 
@@ -129,7 +138,9 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 
 def _check_images(x: Tensor, y: Tensor) -> None:
-    if x.shape != y.shape or x.ndim != 4 or x.dtype != torch.uint8 or y.dtype != torch.uint8:
+    kinds = {z.dtype if z.dtype == torch.uint8 else z.is_floating_point() for z in (x, y)}
+    if x.shape != y.shape or x.ndim != 4 or kinds not in ({torch.uint8}, {True}):
         raise ValueError(
-            f"The metric compares two uint8 (B, 3, H, W), not {x.dtype} {tuple(x.shape)} and {y.dtype} {tuple(y.shape)}."
+            "The metric compares two (B, C, H, W), both uint8 or both floating point, not "
+            f"{x.dtype} {tuple(x.shape)} and {y.dtype} {tuple(y.shape)}."
         )

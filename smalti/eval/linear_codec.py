@@ -56,7 +56,7 @@ class LinearCodec:
         """Fit a codec to training data. With several processes, all must call this, and all get the same codec.
 
         Args:
-            batches: pixels (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1], a part of the data in each process.
+            batches: pixels (B, C, H, W) or (B, C, T, H, W) in [-1, 1], a part of the data in each process.
             stride: frames, height and width in pixels per latent position.
             bits: nominal bits per latent position; None for a codec without quantization.
             channels: number of components of a codec without quantization.
@@ -86,7 +86,7 @@ class LinearCodec:
         return None if self.levels is None else sum(math.log2(len(values)) for values in self.levels)
 
     def reconstruct(self, pixels: Tensor) -> Tensor:
-        """Return the reconstruction, not clamped, of pixels (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1], in their shape."""
+        """Return the reconstruction, not clamped, of pixels (B, C, H, W) or (B, C, T, H, W) in [-1, 1], in their shape."""
         clips = pixels if pixels.ndim == 5 else pixels.unsqueeze(2)
         components = self.components
         coefficients = components.project(clips.to(components.mean))

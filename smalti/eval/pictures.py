@@ -36,15 +36,19 @@ _SLUG_LETTERS = 40
 def describe_pictures(examples: Sequence[Example]) -> list[dict[str, Any]]:
     """Return the pictures of examples for metrics.json.
 
-    Each has the name of the sample, the paths of both files relative to the report, and the number of frames in each file.
+    Each has the name of the sample, the paths of both files relative to the report, the number of pictures side by side in
+    each file (frames, or groups of channels), and the names of the groups.
     """
     pictures = []
     for index, example in enumerate(examples):
         stem = PurePosixPath(example.name).name.partition(".")[0]
         slug = re.sub(r"[^A-Za-z0-9_-]+", "_", stem)[-_SLUG_LETTERS:]
         files = {kind: f"{FOLDER}/{index:02d}-{slug}-{kind}.png" for kind in _KINDS}
-        frames = min(STRIP_FRAMES, example.original.shape[1]) if example.original.ndim == 4 else 1
-        pictures.append({"name": example.name, **files, "frames": frames})
+        frames = len(example.panels) or (
+            min(STRIP_FRAMES, example.original.shape[1]) if example.original.ndim == 4 else 1
+        )
+        panels = {"panels": list(example.panels)} if example.panels else {}
+        pictures.append({"name": example.name, **files, "frames": frames, **panels})
     return pictures
 
 
@@ -58,7 +62,7 @@ def write_pictures(examples: Sequence[Example], out: Path) -> None:
     for example, files in zip(examples, describe_pictures(examples), strict=True):
         for kind in _KINDS:
             file = out / files[kind]
-            write_image(file, draw_picture(getattr(example, kind)))
+            write_image(file, draw_picture(getattr(example, kind), len(example.panels) or STRIP_FRAMES))
             written.add(file)
     for kind in _KINDS:
         for file in (out / FOLDER).glob(f"*-{kind}.png"):
@@ -66,16 +70,17 @@ def write_pictures(examples: Sequence[Example], out: Path) -> None:
                 file.unlink()
 
 
-def draw_picture(sample: Tensor) -> Tensor:
+def draw_picture(sample: Tensor, count: int = STRIP_FRAMES) -> Tensor:
     """Return the center of an image, or evenly spaced frames of a clip side by side.
 
     Args:
         sample: (3, H, W) or (3, T, H, W) uint8.
+        count: maximum number of frames.
 
     Returns:
         (3, h, w) uint8.
     """
     if sample.ndim == 3:
         return crop_center(sample, MAX_SIDE)
-    frames = [crop_center(sample[:, i], MAX_FRAME_SIDE) for i in evenly_spaced(STRIP_FRAMES, sample.shape[1])]
+    frames = [crop_center(sample[:, i], MAX_FRAME_SIDE) for i in evenly_spaced(count, sample.shape[1])]
     return torch.cat(frames, dim=2)

@@ -1,4 +1,4 @@
-"""Reconstruction at 8 bits, with noise that depends on the sample and not on its batch.
+"""Reconstruction, with noise that depends on the sample and not on its batch.
 
 Shapes: B batch; T frames, H, W pixels.
 """
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from smalti.errors import SmaltiError
-from smalti.pixels import pixels_to_uint8
+from smalti.eval.channel_views import measured_values
 from smalti.seeds import derive_seed
 from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.types import Batch, Latents
@@ -20,15 +20,15 @@ from smalti.types import Batch, Latents
 
 @torch.no_grad()
 def reconstruct(tokenizer: Tokenizer, batch: Batch, *, seed: int = 0) -> tuple[Tensor, Latents]:
-    """Encode and decode a batch, and round the result to 8 bits.
+    """Encode and decode a batch. Photos are rounded to 8 bits, see `measured_values`.
 
     Args:
         tokenizer: in evaluation mode, on the device of the pixels.
-        batch: pixels (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1], and names.
+        batch: pixels (B, C, H, W) or (B, C, T, H, W) in [-1, 1], and names.
         seed: seed for the noise of a generative decoder. The noise of a sample depends only on the seed and its name.
 
     Returns:
-        uint8 of the shape of the pixels, without the tokenizer's padding, and the latents.
+        What is measured, in the shape of the pixels, without the tokenizer's padding, and the latents.
 
     Raises:
         SmaltiError: a reconstruction contains NaN or infinite values.
@@ -42,7 +42,7 @@ def reconstruct(tokenizer: Tokenizer, batch: Batch, *, seed: int = 0) -> tuple[T
                 f"The reconstruction of '{name}' contains NaN or infinite values: the weights are damaged, or the "
                 f"tokenizer overflows in {decoded.dtype}; try float32."
             )
-    return pixels_to_uint8(decoded), latents
+    return measured_values(decoded, tokenizer.channels), latents
 
 
 @torch.no_grad()
@@ -56,7 +56,7 @@ def decode_latents(tokenizer: Tokenizer, latents: Latents, names: Sequence[str],
         seed: seed for the noise of a generative decoder. The noise of a sample depends only on the seed and its name.
 
     Returns:
-        (B, 3, H, W) or (B, 3, T, H, W), not clamped.
+        (B, C, H, W) or (B, C, T, H, W), not clamped.
     """
     if not tokenizer.decoder.generative:
         return tokenizer.decode(latents)

@@ -149,6 +149,7 @@ def to_dict(evaluation: Evaluation, provenance: Provenance) -> dict[str, Any]:
         "protocol": provenance.protocol.to_dict(),
         "tokenizer": dict(provenance.tokenizer),
         "data": dict(provenance.data),
+        "channels": evaluation.channels,
         "samples": len(evaluation.samples),
         "samples_sha256": evaluation.samples_sha256,
         "skipped": provenance.skipped,
@@ -201,7 +202,8 @@ def results_table(evaluation: Evaluation, provenance: Provenance) -> Table:
         baseline_value = f"{evaluation.baseline[name].value:.4g}" if name in evaluation.baseline else ""
         table.add_row(f"{name} {arrow}", f"{result.value:.4g}", baseline_value, remark)
     table.add_section()
-    ratio = f"{baseline.KEPT_PIXEL_BITS / evaluation.bits_per_pixel:.4g} x smaller than 24 bits"
+    source_bits = baseline.kept_pixel_bits(sum(evaluation.channels.values()))
+    ratio = f"{source_bits / evaluation.bits_per_pixel:.4g} x smaller than {source_bits} bits"
     bits = (f"{evaluation.bits_per_pixel:.4g}", f"{evaluation.baseline_bits_per_pixel:.4g}")
     table.add_row("bits per pixel", *bits, ratio)
     codebook = evaluation.codebook

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from smalti.channel_groups import RGB, ChannelGroups
 from smalti.eval.codebook_usage import GroupUsage
 
 BASELINE_PREFIX = "baseline_"
@@ -51,7 +52,7 @@ class CodebookUsage:
         codebook_size: number of values that one token can have.
         tokens_per_position: number of tokens per latent position, G.
         bits_per_pixel: bits of all tokens / pixels of all frames. The tokens include those for padding.
-        compression_ratio: 24 / bits_per_pixel.
+        compression_ratio: 8 bits per channel of a pixel (24 for photos) / bits_per_pixel.
         groups: usage of the codebook by each of the G tokens.
     """
 
@@ -71,11 +72,13 @@ class Example:
         original: (3, H, W), or the first frames of a clip (3, T, H, W), uint8, on the CPU. See
             `smalti.eval.examples.copy_part`.
         reconstruction: like `original`.
+        panels: titles of the pictures along T, if they are the groups of channels of an image; () for colors and clips.
     """
 
     name: str
     original: Tensor
     reconstruction: Tensor
+    panels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -130,9 +133,10 @@ class Evaluation:
         baseline: the metrics of reconstructions for the baseline, which has no latents. See
         `smalti.eval.baseline.make_baseline`. bits_per_pixel: nominal bits of the latents / pixels of all frames. See
         `smalti.eval.nominal_bits`. bits_counting: how the nominal bits are counted.
-        baseline_bits_per_pixel: 24 bits per pixel that the baseline keeps / pixels of the dataset. It equals
+        baseline_bits_per_pixel: 8 bits per channel of each pixel that the baseline keeps / pixels of the dataset. It equals
             `bits_per_pixel` but for whole rows and columns.
         clips: whether the samples are clips, not images.
+        channels: groups of channels of the samples.
         codebook: None if the tokenizer is continuous.
         left_out: why a metric, the codebook usage, or a rival has no result, by name.
         examples: samples to look at, from the worst to the best by the first metric that has values per sample. See
@@ -162,3 +166,4 @@ class Evaluation:
     dtype: str
     processes: int
     rivals: RivalComparison | None = None
+    channels: ChannelGroups = field(default_factory=lambda: dict(RGB))

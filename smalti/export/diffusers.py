@@ -17,6 +17,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from smalti.channel_groups import RGB, describe_groups
+from smalti.errors import SmaltiError
 from smalti.export.diffusers_config import diffusers_config, published_config, represented_arguments, unsupported
 from smalti.files import atomic_write_folder, check_overwrite
 from smalti.tokenizers.checkpoints import copy_weights
@@ -53,8 +55,13 @@ def to_diffusers(tokenizer: Tokenizer) -> DiffusersModel:
     An autoencoder that was loaded from diffusers gets its own class and configuration back, with its latent factors.
 
     Raises:
-        SmaltiError: diffusers has no class for the tokenizer, or the class cannot represent its network.
+        SmaltiError: diffusers has no class for the tokenizer, or the class cannot represent its network or its channels.
     """
+    if tokenizer.channels != RGB:
+        raise SmaltiError(
+            "Folders for diffusers are for red, green and blue, but the tokenizer has the channels "
+            f"{describe_groups(tokenizer.channels)}: export it without --format, or as programs."
+        )
     if isinstance(tokenizer.encoder, DiffusersEncoder) or isinstance(tokenizer.decoder, DiffusersDecoder):
         return DiffusersModel(published_config(tokenizer), join_weights(tokenizer.state_dict()))
     config = diffusers_config(tokenizer)

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from smalti.data import (
+    BandClips,
     Clip,
     EvaluationTransform,
     Source,
@@ -116,7 +117,7 @@ def check_protocol(source: Source, protocol: Protocol) -> None:
     """Check that a protocol is for what a source contains, images or videos.
 
     Raises:
-        SmaltiError: it is not.
+        SmaltiError: it is not, or needs a frame rate that the source does not have.
     """
     if source.videos != protocol.clips:
         present, expected = ("videos", "images") if source.videos else ("images", "videos")
@@ -124,6 +125,11 @@ def check_protocol(source: Source, protocol: Protocol) -> None:
         raise SmaltiError(
             f"{source} contains {present}, but the protocol {protocol.name} is for {expected}: use a protocol for "
             f"{present}, such as {example}."
+        )
+    if protocol.rate is not None and isinstance(source, BandClips):
+        raise SmaltiError(
+            f"{source} contains clips without a frame rate, but the protocol {protocol.name} has one: leave out @ and the "
+            "number after it."
         )
 
 

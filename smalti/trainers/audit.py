@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from smalti.distributed import gather
-from smalti.errors import SmaltiError
+from smalti.errors import LESS_MEMORY, SmaltiError
 from smalti.trainers.ema import TokenizerEMA
 from smalti.trainers.keep_dtype import view_bits
-from smalti.trainers.memory_estimate import MemoryEstimate, SavedTensors, estimate_memory
+from smalti.trainers.memory_estimate import MemoryEstimate, SavedTensors, all_weights, estimate_memory
 from smalti.trainers.module import TokenizerTraining
 from smalti.trainers.nan_guard import BufferBackup
 from smalti.trainers.sharding import is_sharded, local_part, reshard, unshard
@@ -117,7 +117,8 @@ class Audit(Callback):
         """Audit the losses and the ranks before the first step.
 
         Raises:
-            SmaltiError: a loss trains something else than it should, or the ranks differ. All ranks raise it.
+            SmaltiError: a loss trains something else than it should, or the ranks differ; all ranks raise it. Or the device
+                has not enough memory.
         """
         if self._first_step is not None:
             return
@@ -125,12 +126,20 @@ class Audit(Callback):
         self._first_step = trainer.global_step
         sharded = is_sharded(module)
         unshard(module.tokenizer)
-        self.losses, activations = _audit_losses(trainer, module, batch)
+        callbacks: list[Any] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+        averaged = any(isinstance(callback, TokenizerEMA) for callback in callbacks)
+        size = " x ".join(map(str, batch.pixels.shape))
+        try:
+            self.losses, activations = _audit_losses(trainer, module, batch)
+        except torch.OutOfMemoryError as error:
+            memory = estimate_memory(module, 0, averaged=averaged)
+            raise SmaltiError(
+                f"There is not enough memory for a step with a batch of {size}, which needs {memory} without activations: "
+                f"{LESS_MEMORY}."
+            ) from error
         problems = [p for loss in self.losses if (p := _find_problem(loss, module)) is not None]
         reshard(module.tokenizer)
         if not sharded:
-            callbacks: list[Any] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
-            averaged = any(isinstance(callback, TokenizerEMA) for callback in callbacks)
             self.memory = estimate_memory(module, activations, averaged=averaged)
         self._trained = {group["name"]: _checksums(group["params"]) for group in _groups(trainer)}
         self._constant = _constant_checksums(module)
@@ -141,7 +150,7 @@ class Audit(Callback):
         if trainer.is_global_zero:
             _warn_about_equal_batches(reports)
             if self.memory is not None:
-                log.info("Memory of a step, about: %s.", self.memory)
+                log.info("Memory of a step with a batch of %s, about: %s.", size, self.memory)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -196,7 +205,7 @@ def _audit_losses(trainer: pl.Trainer, module: TokenizerTraining, batch: Batch) 
         lecam.eval()
     try:
         for branch, tokenizer in tokenizers.items():
-            saved = SavedTensors([*module.parameters(), batch.pixels])
+            saved = SavedTensors([*all_weights(module), batch.pixels])
             with trainer.precision_plugin.train_step_context(), saved.measure():
                 losses, _ = module.compute_losses(tokenizer, batch.pixels, with_gan=True)
             activations = max(activations, saved.size)

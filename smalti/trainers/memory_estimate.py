@@ -55,7 +55,7 @@ def estimate_memory(module: TokenizerTraining, activations: int, *, averaged: bo
     """
     trained = _size(p for p in module.parameters() if p.requires_grad)
     return MemoryEstimate(
-        weights=_size([*module.parameters(), *module.buffers()]),
+        weights=_size(all_weights(module)),
         gradients=trained * (2 if world_size() > 1 else 1),
         optimizer=_optimizer_state(module),
         average=4 * sum(p.numel() for p in module.tokenizer.parameters()) if averaged else 0,
@@ -92,6 +92,16 @@ class SavedTensors:
         if storage.data_ptr() not in self._ignored:
             self._sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
+
+
+def all_weights(module: nn.Module) -> list[Tensor]:
+    """Return the parameters and buffers of a module, also of the networks that losses keep in lists and do not register."""
+    found: dict[int, Tensor] = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    for part in module.modules():
+        lists = (value for value in vars(part).values() if isinstance(value, list))
+        for network in (item for items in lists for item in items if isinstance(item, nn.Module)):
+            found |= {id(tensor): tensor for tensor in all_weights(network)}
+    return list(found.values())
 
 
 def _size(tensors: Iterable[Tensor]) -> int:

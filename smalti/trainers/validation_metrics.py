@@ -11,13 +11,11 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from smalti.channel_groups import RGB, ChannelGroups
+from smalti.channel_groups import RGB, ChannelGroups, group_slices
 from smalti.distributed import combine_on_rank_0
-from smalti.eval.channel_evaluation import measure_groups
-from smalti.eval.channel_evaluation import psnr as channel_psnr
+from smalti.eval.channel_views import measured_values
 from smalti.eval.codebook_usage import IdCounts
 from smalti.eval.functional import mean_over_frames, psnr
-from smalti.pixels import pixels_to_uint8
 from smalti.trainers.losses.reconstruction import compute_losses
 
 
@@ -82,12 +80,11 @@ def sample_metrics(
         "l1": error.abs().flatten(1).mean(1),
         "mse": error.square().flatten(1).mean(1),
     }
-    if groups == RGB:
-        values["psnr"] = mean_over_frames(psnr, pixels_to_uint8(original), pixels_to_uint8(reconstruction))
-    else:
-        everything = measure_groups(channel_psnr, "psnr", original, reconstruction, {"all": sum(groups.values())})
-        values["psnr"] = everything["psnr_all"]
-        values |= measure_groups(channel_psnr, "psnr", original, reconstruction, groups)
+    parts = {"psnr": slice(None)} | {
+        f"psnr_{name}": part for name, part in group_slices(groups).items() if groups != RGB
+    }
+    x, y = measured_values(original, groups), measured_values(reconstruction, groups)
+    values |= {name: mean_over_frames(psnr, x[:, part], y[:, part]) for name, part in parts.items()}
     for name, value in compute_losses(losses or nn.ModuleDict(), reconstruction, original, groups).items():
         values[name] = value.expand(len(original))
     return {name: value.double() for name, value in values.items()}

@@ -13,13 +13,13 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from smalti.channel_groups import RGB, ChannelGroups, visible_channels
+from smalti.channel_groups import RGB, ChannelGroups
+from smalti.eval.channel_views import panel_titles, pictures
 from smalti.eval.comparison_video import comparison_video
 from smalti.eval.contact_sheet import contact_sheet
 from smalti.eval.functional import mean_over_frames, psnr
 from smalti.eval.results import Example
 from smalti.files import atomic_write
-from smalti.pixels import pixels_to_uint8
 from smalti.types import Batch
 from smalti.video import write_video
 
@@ -32,8 +32,8 @@ class ReconstructionGrid(Callback):
     An image takes one row of three pictures. A clip takes three rows of frames. An mp4 shows each clip next to its
     reconstruction, at the frame rate of the data module (its attribute `rate`), or else at 24 frames per second. Files are
     written to `reconstructions` in the folder of the run; without a logger, a run has no folder, and nothing is written.
-    Contact sheets are also logged to TensorBoard. See `smalti.eval.contact_sheet`. Of other channels
-    than red, green and blue, the group rgb is shown, or else the first channel.
+    Contact sheets are also logged to TensorBoard. See `smalti.eval.contact_sheet`. Of images with
+    other channels than red, green and blue, each group is shown, of clips the group rgb or else the first group.
 
     Args:
         samples: number of images to show.
@@ -74,10 +74,10 @@ class ReconstructionGrid(Callback):
         if not count:
             return
         groups: ChannelGroups = getattr(getattr(pl_module, "tokenizer", None), "channels", RGB)
-        pixels, outputs = (visible_channels(x[:count], groups) for x in (batch.pixels, outputs))
-        for name, *pair in zip(batch.names[:count], pixels, outputs, strict=True):
-            original, reconstruction = (pixels_to_uint8(image).cpu() for image in pair)
-            kept.append(Example(name, original, reconstruction))
+        originals, reconstructions = (pictures(x[:count], groups).cpu() for x in (batch.pixels, outputs))
+        panels = panel_titles(batch.pixels, groups)
+        for name, original, reconstruction in zip(batch.names[:count], originals, reconstructions, strict=True):
+            kept.append(Example(name, original, reconstruction, panels))
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the files, and log the contact sheets to TensorBoard."""

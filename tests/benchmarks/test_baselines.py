@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
+import smalti
+from smalti import tokenizers
+from smalti.cli.recipes import load_recipes
 from smalti.errors import SmaltiError
+from smalti.tokenizers import Tokenizer, with_channels
+from smalti.tokenizers.checkpoints import save
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = str(ROOT / "benchmarks" / "baselines.py")
@@ -25,6 +30,12 @@ PARAMETERS = {
     "HunyuanVideo 1.5": (389_324_544, 1_260_634_115),
     "Cosmos CV8x8x8": (42_914_864, 105_653_696),
     "Cosmos CV4x8x8": (45_343_792, 110_208_816),
+    "Cosmos CI8x8": (33_472_160, 81_384_636),
+    "Cosmos CI16x16": (35_831_968, 84_334_524),
+    "Cosmos DI8x8": (34_579_590, 83_599_506),
+    "Cosmos DI16x16": (36_939_398, 86_549_394),
+    "Cosmos DV4x8x8": (46_647_302, 112_619_766),
+    "Cosmos DV8x16x16": (45_537_158, 110_898_294),
 }
 """Parameters of the encoder and of all networks."""
 
@@ -63,6 +74,24 @@ def test_counts_of_a_row(baselines):
     assert same[0] == same[1]
 
 
+@pytest.mark.parametrize(
+    ("recipe", "name"),
+    [("distill", "SD 1.5, SDXL"), ("distill_wan", "Wan 2.1, Qwen-Image"), ("distill_ltx", "LTX-Video 0.9.0")],
+)
+def test_distilled_decoders_need_a_tenth_of_the_operations(baselines, recipe, name):
+    published = entry(baselines, name)
+    teacher = published.build_without_memory()
+    decoder = load_recipes(f"finetune/{recipe}.yaml")["model"]["tokenizer"]["init_args"]["decoder"]
+    with torch.device("meta"):
+        student = getattr(tokenizers, decoder["class_path"].rpartition(".")[2])(**decoder["init_args"])
+    shape = baselines.sample_shape(published.medium, 64, 9)
+    counts = [
+        baselines.count(Tokenizer(teacher.encoder, teacher.bottleneck, part), shape)["flop"][1]
+        for part in (teacher.decoder, student)
+    ]
+    assert counts[0] > 10 * counts[1]
+
+
 @pytest.mark.slow
 def test_a_row_with_weights_is_measured_and_written_to_a_page(tmp_path):
     pytest.importorskip("diffusers")
@@ -78,9 +107,25 @@ def test_a_row_with_weights_is_measured_and_written_to_a_page(tmp_path):
     assert text.endswith("after\n")
     row = json.loads((tmp_path / "rows.jsonl").read_text())
     assert row["encode"]["seconds"] > 0
-    assert row["decode"]["mib"] > 0
+    assert row["encode"]["mib"] > 0  # decoding can reuse what encoding has freed
     assert f"{row['quality']['psnr']:.2f}" in text
     assert 0 < row["quality"]["psnr"] < 60
+
+
+@pytest.mark.parametrize(("model", "medium"), [("sd", "image"), ("wan21", "video")])
+def test_quality_columns_fill_for_images_and_clips(baselines, model, medium, tmp_path):
+    pytest.importorskip("diffusers")
+    path = runpy.run_path(str(ROOT / "tests" / "diffusers_models.py"))["write"](model, tmp_path / "vae")
+    tokenizer = baselines.open_weights(path, None)
+    assert baselines.medium_of(tokenizer) == medium
+    request = {"size": 32, "frames": 5, "images": "photos:validation", "videos": "clips:validation", "device": "cpu"}
+    quality = baselines.measure_quality(tokenizer, medium, request)
+    assert 0 < quality["psnr"] < 60
+    row = baselines.count(tokenizer.to("meta"), baselines.sample_shape(medium, 32, 5))
+    row |= {"origin": path, "encode": "not run", "decode": "not run"}
+    with_weights = baselines.format_row("mine", row | {"quality": quality}, weights=True)
+    assert f"| given | {quality['psnr']:.2f} | {quality['ssim']:.3f} | {quality['perceptual']:.3f} (" in with_weights
+    assert baselines.format_row("mine", row, weights=False).endswith("| random |  |  |  |")
 
 
 def test_a_step_that_takes_too_long_is_stopped(baselines):
@@ -107,3 +152,6 @@ def test_mistakes_are_one_sentence(baselines, tmp_path, monkeypatch):
     path = runpy.run_path(str(ROOT / "tests" / "diffusers_models.py"))["write"]("sd", tmp_path / "vae")
     with pytest.raises(SmaltiError, match=r"parameters, but FLUX\.2 has"):
         baselines.open_weights(path, entry(baselines, "FLUX.2"))
+    save(with_channels(smalti.load(path), {"rgb": 3, "nir": 1}), tmp_path / "bands")
+    with pytest.raises(SmaltiError, match="has the channels rgb 3, nir 1, but the rows are for red, green and blue"):
+        baselines.open_weights(str(tmp_path / "bands"), None)

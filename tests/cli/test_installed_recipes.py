@@ -87,7 +87,8 @@ def small_source(name, tmp_path):
     if not name.startswith("finetune/"):
         return None
     tiny = runpy.run_path(str(Path(__file__).parents[1] / "diffusers_models.py"))
-    model = {"wan_fsq": "wan21", "continuous": "vidtok_fsq"}.get(Path(name).stem, "sd")
+    models = {"wan_fsq": "wan21", "distill_wan": "wan21", "distill_ltx": "ltx", "continuous": "vidtok_fsq"}
+    model = models.get(Path(name).stem, "sd")
     return tiny["write"](model, tmp_path / "source")
 
 
@@ -96,7 +97,10 @@ def test_every_recipe_builds_its_whole_model(name, small_source):
     """Without memory for the weights: networks, discriminator, optimizer and learning rate schedule."""
     recipe = load_recipes(name)
     if small_source is not None:
-        recipe["model"]["tokenizer"]["init_args"]["source"] = small_source
+        arguments = recipe["model"]["tokenizer"]["init_args"]
+        arguments["source"] = small_source
+        if "decoder" in arguments:
+            arguments["decoder"]["init_args"]["in_dim"] = 4  # channels of the latents of the small source
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(TokenizerTraining, "model")
     parser.parse_object({"model": recipe["model"]})

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import smalti
 from smalti.__main__ import main
 from smalti.data import open_source
 from smalti.pixels import to_pixels
+from smalti.video import read_frames
 
 write = runpy.run_path(str(Path(__file__).parents[1] / "diffusers_models.py"))["write"]
 SMALL = [
@@ -19,6 +21,12 @@ SMALL = [
     "--trainer.precision", "32-true", "--data.size", "32", "--data.batch_size", "2", "--data.workers", "0",
     "--model.optimizer.lr", "1e-2", "--model.scheduler.warmup_steps", "2", "--trainer.log_every_n_steps", "1",
 ]  # fmt: skip
+
+
+def metric_values(report):
+    """Return the metrics of a report by name."""
+    metrics = json.loads((Path(report) / "metrics.json").read_text())["metrics"]
+    return {name: metric["value"] for name, metric in metrics.items()}
 
 
 @pytest.fixture
@@ -51,11 +59,16 @@ def test_finetune_learns_new_bands_and_measures_each_group(bands, tmp_path, monk
     command = ["finetune", source, "--data", str(bands), "--protocol", "square32", "--out", "out"]
     assert main([*command, "--", *own]) == 0
     assert "psnr_nir" in capsys.readouterr().out
-    comparison = json.loads(Path("out/comparison.json").read_text())
+    before, after = metric_values("out/before"), metric_values("out/after")
     groups = {f"{metric}_{group}" for metric in ("psnr", "ssim") for group in ("rgb", "nir", "swir")}
-    assert comparison["before"].keys() == comparison["after"].keys() == groups | {"psnr"}
+    assert before.keys() == after.keys() == groups | {"psnr"}
     for group in ("nir", "swir"):
-        assert comparison["after"][f"psnr_{group}"] > comparison["before"][f"psnr_{group}"]
+        assert after[f"psnr_{group}"] > before[f"psnr_{group}"]
+    page = Path("out/comparison.html").read_text()
+    assert "psnr_swir" in page
+    assert "From left to right: rgb, nir, swir" in page
+    assert "--frames:3" in page
+    assert not Path("out/diffusers").exists()
 
     trained = smalti.load("out/tokenizer")
     assert trained.channels == {"rgb": 3, "nir": 1, "swir": 2}
@@ -82,10 +95,23 @@ def test_finetune_learns_new_bands_and_measures_each_group(bands, tmp_path, monk
         "--workers",
         "0",
     ]
-    assert main([*evaluate, "--metric", "ssim", "--out", "report"]) == 0
-    report = json.loads(Path("report/channels.json").read_text())
-    assert report["count"] == 4
-    assert 0 < report["means"]["ssim"] <= 1  # that of the group rgb, in 8 bits
+    codec = [
+        "--linear-codec",
+        "out/data/train",
+        "--data",
+        "out/data/validation",
+        "--rivals",
+        "linear_codec,bicubic,webp",
+    ]
+    assert main([*evaluate, *codec, "--metric", "ssim", "--readiness", "--out", "report"]) == 0
+    report = json.loads(Path("report/metrics.json").read_text())
+    assert report["channels"] == {"rgb": 3, "nir": 1, "swir": 2}
+    assert 0 < metric_values("report")["ssim"] <= 1  # that of the group rgb, in 8 bits
+    assert {"latent_spectrum", "equivariance_error", "posterior_collapse"} <= metric_values("report").keys()
+    assert "at least 2 samples" in report["left_out"]["ifd_efflite0"]
+    assert set(report["rivals"]) == {"linear_codec", "bicubic"}
+    assert "psnr_nir" in report["rivals"]["linear_codec"]["metrics"]
+    assert "not the channels rgb 3, nir 1, swir 2" in report["left_out"]["webp"]
     assert "already exists" in error_message(*evaluate, "--out", "report")
     message = error_message("evaluate", "--tokenizer", source, *evaluate[3:], "--out", "x")
     assert "has the channels rgb 3, but" in message
@@ -136,7 +162,32 @@ def test_16_bit_grayscale_of_photos_with_colors_is_refused_where_colors_are_need
     message = error_message(*command, "a", *colors, "--model.weights.perceptual", "0.1")
     assert "The loss 'perceptual' needs red, green and blue, but the channels of the tokenizer are gray 1" in message
     assert main([*map(str, command), "b", "--", *SMALL, "--trainer.max_steps", "2"]) == 0
-    after = json.loads(Path("b/comparison.json").read_text())["after"]
-    assert after.keys() == {"psnr", "psnr_gray", "ssim_gray"}
+    assert metric_values("b/after").keys() == {"psnr", "psnr_gray", "ssim_gray"}
+    assert "comparison" in Path("b/comparison.html").read_text().lower()
     evaluate = ["evaluate", "--tokenizer", "b/tokenizer", "--data", folder, "--protocol", "square32", "--out", "r"]
-    assert "ssim measures red, green and blue" in error_message(*evaluate, "--metric", "ssim")
+    assert "ssim needs red, green and blue" in error_message(*evaluate, "--metric", "ssim")
+
+
+def test_clips_with_bands_are_trained_and_compared(tmp_path, monkeypatch, error_message):
+    monkeypatch.setattr("sys.argv", ["smalti"])
+    monkeypatch.chdir(tmp_path)
+    source = write("wan21", tmp_path / "vae")
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    videos = open_source("clips:validation")
+    for index in range(len(videos)):
+        frames = torch.stack([*islice(read_frames(videos[index].video, start=videos[index].start), 9)])  # (T, 3, H, W)
+        bands = torch.cat([frames, 255 - frames[:, :1]], dim=1)[..., :64, :64]
+        np.save(folder / f"{index}.npy", bands.numpy())
+    (folder / "channels.yaml").write_text("channels: {rgb: 3, thermal: 1}\nclips: true\n")
+    command = ["finetune", source, "--data", folder, "--out", "out"]
+    assert "describes clips: pass --frames" in error_message(*command)
+    clips = [*command, "--frames", "5", "--protocol", "clip5x32"]
+    assert "leave out @" in error_message(*clips[:-1], "clip5x32@24", "--out", "x", "--", *SMALL)
+    assert main([*map(str, clips), "--", *SMALL, "--data.repeats", "4"]) == 0
+    assert metric_values("out/after").keys() == {"psnr", "psnr_rgb", "psnr_thermal", "ssim_rgb", "ssim_thermal"}
+    assert metric_values("out/after")["psnr_thermal"] > metric_values("out/before")["psnr_thermal"]
+    assert Path("out/after/examples.mp4").is_file()
+    assert "psnr_thermal" in Path("out/comparison.html").read_text()
+    (folder / "channels.yaml").write_text("channels: {rgb: 3, thermal: 1}\n")
+    assert "describes images: leave out --frames" in error_message(*clips, "--out", "y")

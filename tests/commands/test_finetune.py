@@ -3,6 +3,8 @@
 import json
 import math
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,18 @@ def test_it_writes_a_tokenizer_two_reports_one_page_and_a_folder_for_diffusers(s
     assert not changed_parts(after, back)
 
 
+@pytest.mark.slow
+def test_two_processes_train_and_one_compares(source, photos, tmp_path):
+    """One file is held out: the second process has no validation images."""
+    options = ["--data", str(photos), "--protocol", "square32", "--out", str(tmp_path / "out")]
+    ranks = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "1"]
+    command = [sys.executable, "-m", "smalti", "finetune", source, *options, "--", *PIXELS_ONLY, *SMALL, *ranks]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "comparison.html").is_file()
+    assert changed_parts(smalti.load(source), smalti.load(tmp_path / "out" / "tokenizer"))
+
+
 @pytest.mark.parametrize(
     ("recipe", "prefixes"),
     [
@@ -123,6 +137,36 @@ def test_a_continuous_autoencoder_becomes_discrete_or_gets_a_small_decoder(
         assert not changed_parts(smalti.load(source).encoder, trained.encoder)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "model", "options"),
+    [
+        ("distill_wan", "wan21", ["channels", "4", "multipliers", "[1,1,1]", "strides", "[[2,2],[2,2]]"]),
+        ("distill_ltx", "ltx", ["channels", "4", "patch", "2", "blocks", "[[res_x,{}],[compress_all,{}],[res_x,{}]]"]),
+    ],
+)
+def test_a_small_video_decoder_learns_from_a_large_one(recipe, model, options, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["smalti"])
+    monkeypatch.chdir(tmp_path)
+    source = write(model, tmp_path / "vae")
+    pairs = zip(["in_dim", *options[::2]], ["4", *options[1::2]], strict=True)
+    small = [word for name, value in pairs for word in (f"--model.tokenizer.decoder.{name}", value)]
+    data = ["--data.train", "clips:train", "--data.validation", "clips:validation", "--data.frames", "5"]
+    data += ["--data.rate", "null", "--trainer.limit_val_batches", "1"]
+    teacher = ["--model.tokenizer.source", source, "--model.losses.distillation.teacher", source]
+    features = ["--model.losses.perceptual.network", "efflite0"]
+    steps = ["--trainer.max_steps", "30", "--trainer.val_check_interval", "15", "--model.optimizer.lr", "1e-2"]
+    command = ["fit", "-c", f"finetune/{recipe}.yaml", *teacher, *small, *data, *features, *SMALL, *steps]
+    assert main(command) == 0
+    before, after = smalti.load(source), smalti.load(tmp_path / "runs/version_0/checkpoints/last.ckpt")
+    assert not changed_parts(before.encoder, after.encoder)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(next((tmp_path / "runs").rglob("events*")).parent)).Reload()
+    first, last = (event.value for event in events.Scalars("val/distillation"))
+    assert last < first
+    assert len(events.Scalars("val/perceptual")) == 2
+
+
 def test_all_commands_accept_diffusers(source, photos, tmp_path, capsys):
     assert main(["reconstruct", str(photos / "cat.png"), "--out", str(tmp_path / "r.png"), "--tokenizer", source]) == 0
     assert Image.open(tmp_path / "r.png").size == (64, 48)
@@ -136,8 +180,11 @@ def test_all_commands_accept_diffusers(source, photos, tmp_path, capsys):
     assert provenance(source)["class"] == "AutoencoderKL"
 
 
-def test_wrong_input_is_one_sentence(error_message, source, photos, tmp_path):
+def test_wrong_input_is_one_sentence(error_message, source, photos, tmp_path, monkeypatch):
     out = ["--out", tmp_path / "out"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "run it without torchrun" in error_message("finetune", source, "--data", photos, *out)
+    monkeypatch.delenv("WORLD_SIZE")
     assert "There is no folder" in error_message(
         "finetune", "diffusers:nowhere", "--data", photos, "--validation", photos, *out, "--train", "last-block"
     )

@@ -1,6 +1,7 @@
 """`smalti import`: convert a published checkpoint to a folder for `smalti.load`."""
 
 import json
+import runpy
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ import smalti
 from smalti import load_image, save_image
 from smalti.__main__ import main
 from smalti.tokenizers.importers import families
+
+DIFFUSERS_MODELS = runpy.run_path(str(Path(__file__).parents[1] / "diffusers_models.py"))
 
 
 def test_import_is_strict_and_records_provenance(tmp_path, stage1, monkeypatch, error_message):
@@ -59,3 +62,37 @@ def test_help_lists_every_family(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["import", "--help"])
     assert ", ".join(families()) in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("model", ["sd", "wan21", "wan22", "ltx"])
+def test_folders_of_diffusers_are_imported_with_a_report(model, tmp_path, monkeypatch, capsys, error_message):
+    monkeypatch.setattr("sys.argv", ["smalti"])
+    source = DIFFUSERS_MODELS["write"](model, tmp_path / model)
+    out = tmp_path / "out"
+    assert main(["import", source, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    expected, imported = smalti.load(source), smalti.load(out)
+    assert imported.encoder.streams == (model in ("sd", "wan21", "ltx"))
+    x = torch.rand(1, 3, 9, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    torch.testing.assert_close(imported.encode(x).z, expected.encode(x).z, rtol=1e-4, atol=1e-5)
+    elements = sum(weight.numel() for name, weight in imported.state_dict().items())
+    assert (
+        f"{source}: taken: {len(imported.state_dict())} weights with {elements:,} elements; sliced: none; " in printed
+    )
+    assert "new: none; dropped: none" in printed
+
+    assert "leave out the checkpoint" in error_message("import", source, source, "--out", tmp_path / "x")
+    weights = load_file(tmp_path / model / "diffusion_pytorch_model.safetensors")
+    removed = next(key for key in weights if key.startswith("decoder."))
+    save_file(
+        {k: v for k, v in weights.items() if k != removed}, tmp_path / model / "diffusion_pytorch_model.safetensors"
+    )
+    assert removed in error_message("import", source, "--out", tmp_path / "x")
+    config = json.loads((tmp_path / model / "config.json").read_text())
+    (tmp_path / model / "config.json").write_text(json.dumps(config | {"_class_name": "AutoencoderTiny"}))
+    assert "'AutoencoderTiny', which is not supported" in error_message("import", source, "--out", tmp_path / "x")
+
+
+def test_what_is_missing_is_one_sentence(error_message, tmp_path):
+    assert "add the checkpoint" in error_message("import", "wetok", "--out", tmp_path / "x")
+    assert "add --config" in error_message("import", "wetok", tmp_path / "a.ckpt", "--out", tmp_path / "x")

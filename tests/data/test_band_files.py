@@ -6,9 +6,25 @@ import torch
 from lightning.pytorch import seed_everything
 
 from smalti.cli.held_out import split_folder
-from smalti.data import BandFolder, EvaluationTransform, ImageData, ImageFiles, TrainingTransform, open_source
+from smalti.data import (
+    BandClips,
+    BandFolder,
+    EvaluationTransform,
+    ImageData,
+    ImageFiles,
+    MultiSizeImageData,
+    TrainingTransform,
+    VideoData,
+    VideoEvaluationTransform,
+    VideoTrainingTransform,
+    evaluation_loader,
+    open_source,
+)
 from smalti.errors import SmaltiError
+from smalti.eval.protocols import get_protocol
 from smalti.images import UnreadableImageError
+from smalti.tokenization.preprocessing import check_protocol
+from smalti.video import UnreadableVideoError
 
 
 def write(folder, channels="{rgb: 3, nir: 1}", ranges=None):
@@ -185,3 +201,73 @@ def test_the_data_module_yields_all_channels_in_the_same_order_for_any_number_of
     assert batches[0][0].pixels.shape == (2, 4, 16, 16)
     assert batches[0][0].pixels.dtype == torch.float32
     assert sum(len(batch.names) for batch in validation) == 4
+
+
+@pytest.mark.parametrize("layout", ["first", "last"])
+def test_clips_keep_16_bits_and_every_frame_gets_the_same_crop(tmp_path, layout):
+    folder = write(tmp_path / "clips")
+    (folder / "channels.yaml").write_text("channels: {rgb: 3, nir: 1}\nclips: true")
+    values = np.stack([random_values((40, 50, 4))] * 7)
+    np.save(folder / "a.npy", values if layout == "last" else values.transpose(0, 3, 1, 2))
+    source = open_source(str(folder), any_channels=True)
+    assert isinstance(source, BandClips)
+    assert source.videos
+    loader = evaluation_loader(source, VideoEvaluationTransform(5, None, 1, None, 32), 1, 0)
+    (batch,) = loader
+    assert batch.names == ["a.npy@0.000"]
+    assert batch.pixels.shape == (1, 4, 5, 32, 32)
+    whole = expected(values[0]).permute(2, 0, 1)
+    torch.testing.assert_close(batch.pixels[0, :, 3], EvaluationTransform(None, 32)(whole), rtol=0, atol=1e-6)
+
+    seed_everything(0)
+    clip = VideoTrainingTransform(5, None, 1, 16)(source[0])
+    assert clip.pixels.shape == (4, 5, 16, 16)
+    assert torch.equal(clip.pixels[:, 0], clip.pixels[:, 4])
+    data = VideoData(str(folder), str(folder), frames=3, size=16, batch_size=1, workers=0)
+    assert data.channels == {"rgb": 3, "nir": 1}
+    assert next(iter(data.train_dataloader())).pixels.shape == (1, 4, 3, 16, 16)
+
+
+def test_clips_start_anywhere_and_skip_frames(tmp_path):
+    folder = write(tmp_path / "clips", "{depth: 1}", "[0, 8]")
+    with (folder / "channels.yaml").open("a") as file:
+        file.write("clips: true\n")
+    np.save(folder / "a.npy", np.arange(9.0)[:, None, None] * np.ones((1, 16, 16)))
+    source = open_source(str(folder), any_channels=True)
+    seen = set()
+    for seed in range(20):
+        seed_everything(seed, verbose=False)
+        clip = VideoTrainingTransform(3, None, 2, 8)(source[0])
+        frames = ((clip.pixels[0, :, 0, 0] + 1) * 4).round().int().tolist()
+        assert frames == [frames[0], frames[0] + 2, frames[0] + 4]
+        assert clip.name == f"a.npy@{frames[0]:.3f}"
+        seen.add(frames[0])
+    assert seen == {0, 1, 2, 3, 4}
+    with pytest.raises(UnreadableVideoError, match="has 9 frames, but 10 are needed"):
+        VideoTrainingTransform(10, None, 1, 8)(source[0])
+
+
+def test_wrong_clips_are_one_sentence(tmp_path):
+    folder = write(tmp_path / "clips")
+    with (folder / "channels.yaml").open("a") as file:
+        file.write("clips: true\n")
+    np.save(folder / "a.npy", random_values((40, 50, 4)))
+    source = open_source(str(folder), any_channels=True)
+    with pytest.raises(UnreadableImageError, match="not that of a clip of 4 channels"):
+        VideoTrainingTransform(1, None, 1, 8)(source[0])
+    with pytest.raises(SmaltiError, match="the clips have no frame rate"):
+        VideoData(str(folder), frames=3, rate=24.0)
+    with pytest.raises(SmaltiError, match="leave out @"):
+        check_protocol(source, get_protocol("clip5x32@24"))
+    with pytest.raises(SmaltiError, match="contains no images, but 1 videos"):
+        ImageData(str(folder))
+    (folder / "channels.yaml").write_text("channels: {rgb: 3}\nclips: 4")
+    with pytest.raises(SmaltiError, match="write true if the files are clips"):
+        open_source(str(folder), any_channels=True)
+
+
+def test_all_sizes_of_a_run_have_the_channels_of_the_data(tmp_path):
+    folder = write(tmp_path / "bands")
+    np.save(folder / "a.npy", random_values((40, 50, 4)))
+    data = MultiSizeImageData(str(folder), str(folder), sizes=(8, 16), batch_sizes=(1, 1), workers=0)
+    assert data.channels == {"rgb": 3, "nir": 1}

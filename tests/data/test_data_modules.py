@@ -8,7 +8,18 @@ import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningCLI
 
-from smalti.data import Folder, ImageData, ImageFiles, MixedData, Photos, Shards, VideoData, VideoFiles, VideoShards
+from smalti.data import (
+    Folder,
+    ImageData,
+    ImageFiles,
+    MixedData,
+    MultiSizeImageData,
+    Photos,
+    Shards,
+    VideoData,
+    VideoFiles,
+    VideoShards,
+)
 from smalti.errors import SmaltiError
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "data"
@@ -161,6 +172,24 @@ def test_each_process_gets_its_share(make_folder):
     data.trainer = FakeTrainer()
     assert [batch.names for batch in data.val_dataloader()] == [[folder.name(i) for i in (1, 3, 5)]]
     assert len(data.train_dataloader()) == 1
+
+
+def test_a_process_without_validation_images_validates_like_the_others(make_folder):
+    """Lightning skips a validation of length 0. The other processes would wait for this one in their first collective."""
+
+    class FakeTrainer:
+        global_rank, world_size = 1, 2
+
+    training = Folder(make_folder(3))
+    validation = ImageFiles([training.image_file(0)])
+    for data in (
+        ImageData(training, validation, size=16, batch_size=1, workers=0),
+        MultiSizeImageData(training, validation, sizes=(8, 16), batch_sizes=(1, 1), workers=0),
+    ):
+        data.trainer = FakeTrainer()
+        loader = data.val_dataloader()
+        assert len(loader) == 1
+        assert list(loader) == []
 
 
 def test_an_epoch_shorter_than_a_batch_is_refused(make_folder):

@@ -127,6 +127,6 @@ def test_full_precision_restores_the_flags():
     assert torch.backends.cudnn.allow_tf32
 
 
-def test_floating_point_images_raise_an_error(photos):
-    with pytest.raises(ValueError, match="uint8"):
-        psnr(photos.float(), photos.float())
+def test_pixels_of_two_kinds_raise_an_error(photos):
+    with pytest.raises(ValueError, match="both uint8 or both floating point"):
+        psnr(photos, photos.float())

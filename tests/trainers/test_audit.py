@@ -11,6 +11,7 @@ from smalti.errors import SmaltiError
 from smalti.tokenizers.bottlenecks import GQ
 from smalti.trainers import Audit, GANLoss, PatchDiscriminator, audit
 from smalti.trainers.audit import _raise_first_problem, _RankReport, _warn_about_equal_batches
+from smalti.trainers.losses import PerceptualLoss
 
 TOKENIZER = ("encoder", "decoder")
 
@@ -41,6 +42,31 @@ def test_each_loss_trains_what_it_should_and_the_run_does_not_change(training, t
     assert (done.memory.gradients, done.memory.optimizer) == (trained, 2 * trained)  # Adam has two moments
     # Each of the eight residual blocks at full resolution, for example, keeps more than one (2, 32, 32, 32) tensor.
     assert done.memory.activations > 8 * 4 * 2 * 32 * 32 * 32
+
+
+def test_the_memory_of_a_step_includes_the_networks_of_losses(training, trainer, data):
+    loss = PerceptualLoss("efflite0")
+    check, run = Audit(), trainer(max_steps=1)
+    run.callbacks.append(check)
+    run.fit(module := training(gan=False, losses={"perceptual": loss}), data())
+    (network,) = loss._networks
+    theirs = [*network.parameters(), *network.buffers()]
+    assert len(theirs) > 100
+    expected = {id(t): t for t in (*module.parameters(), *module.buffers(), *theirs)}.values()
+    assert check.memory.weights == sum(t.numel() * t.element_size() for t in expected)
+
+
+def test_too_little_memory_is_one_sentence_with_the_estimate(training, trainer, data, monkeypatch):
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    module, run = training(gan=False), trainer(max_steps=1)
+    run.callbacks.append(Audit())
+    monkeypatch.setattr(module, "compute_losses", fail)
+    with pytest.raises(
+        SmaltiError, match=r"a batch of 2 x 3 x 32 x 32, which needs .* \(weights .*\) without activations: set"
+    ):
+        run.fit(module, data())
 
 
 def test_both_branches_of_a_joint_tokenizer_are_audited(training, trainer, data, joint):

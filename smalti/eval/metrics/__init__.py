@@ -1,6 +1,7 @@
 """Metrics of reconstructions, compared with the originals, and of latents. One file per metric."""
 
 from smalti.eval.metrics.base import FrameMetric, Metric, SampleMetric
+from smalti.eval.metrics.channel_group import ChannelGroupMetric, channel_metrics
 from smalti.eval.metrics.equivariance_error import EquivarianceError
 from smalti.eval.metrics.frechet_distance import FrechetDistance
 from smalti.eval.metrics.interpolated_frechet import InterpolatedFrechetDistance
@@ -16,6 +17,7 @@ from smalti.eval.metrics.ssim import SSIM
 __all__ = [
     "PSNR",
     "SSIM",
+    "ChannelGroupMetric",
     "EquivarianceError",
     "FrameMetric",
     "FrechetDistance",
@@ -29,6 +31,7 @@ __all__ = [
     "PosteriorCollapse",
     "SampleMetric",
     "available_metrics",
+    "channel_metrics",
     "default_metrics",
     "find_metric",
     "readiness_metrics",

@@ -41,6 +41,8 @@ class Metric(ABC):
         media: whether the metric measures images, clips, or both.
         min_frames: minimum number of frames of a clip. Shorter clips are left out.
         min_samples: minimum number of samples. The metric is left out of the results if there are fewer.
+        all_channels: whether it takes samples with any channels (B, C, ...), floating point in [-1, 1] unless they are
+            photos. Otherwise, it gets their group rgb.
         provenance: what is needed to reproduce the values, such as the weights of a network and their SHA-256.
     """
 
@@ -53,6 +55,7 @@ class Metric(ABC):
     media: tuple[Medium, ...] = ("images", "clips")
     min_frames: int = 1
     min_samples: int = 1
+    all_channels: bool = False
     provenance: Mapping[str, str] = {}
 
     def __init__(self) -> None:

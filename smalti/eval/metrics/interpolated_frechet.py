@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from smalti.channel_groups import colors
 from smalti.distributed import gather
 from smalti.errors import SmaltiError
+from smalti.eval.channel_views import explain_missing_colors
 from smalti.eval.feature_networks.frechet import FrechetNetwork
 from smalti.eval.feature_networks.selection import FRECHET_NETWORKS, frechet_network
 from smalti.eval.frechet import FeatureStatistics, frechet_distance
@@ -116,9 +118,13 @@ class InterpolatedFrechetDistance(LatentMetric):
         """Leave out the reference, whose loader cannot be sent to another process."""
         return {**vars(self), "reference": None}
 
+    def find_obstacle(self, tokenizer: Tokenizer) -> str | None:
+        """Return that the network needs colors, if the tokenizer has none."""
+        return None if "rgb" in tokenizer.channels else explain_missing_colors("it", tokenizer.channels)
+
     def update_latents(self, tokenizer: Tokenizer, batch: Batch, latents: Latents) -> None:
         """Add the features of the originals, and keep the latents. See `LatentMetric.update_latents`."""
-        self._original.add(self.network(pixels_to_uint8(batch.pixels)))
+        self._original.add(self.network(pixels_to_uint8(colors(batch.pixels, tokenizer.channels))))
         for index, name in enumerate(batch.names):
             sample = replace(latents, code=Code(latents.z[index : index + 1].clone())).to("cpu")
             self._latents.append((name, sample))
@@ -151,7 +157,7 @@ class InterpolatedFrechetDistance(LatentMetric):
             weight = next(tokenizer.parameters(), between)
             latents = replace(samples[0][1], code=Code(between.to(weight.device)))
             decoded = decode_latents(tokenizer, latents, [samples[index][0] for index in indices])
-            self._interpolated.add(self.network(pixels_to_uint8(decoded)))
+            self._interpolated.add(self.network(pixels_to_uint8(colors(decoded, tokenizer.channels))))
 
     def _search_reference(self, tokenizer: Tokenizer, z: Tensor, names: list[str], layout: Layout) -> Tensor:
         """Return a neighbor in the reference data of each of this process's samples, (M, N, C)."""

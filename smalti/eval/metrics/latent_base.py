@@ -23,6 +23,8 @@ class LatentMetric(Metric):
     bottleneck its means.
     """
 
+    all_channels = True
+
     def update(self, original: Tensor, candidates: Mapping[str, Tensor], names: Sequence[str]) -> None:
         """Do nothing: pixels have no latents. `evaluate` calls `update_latents` instead."""
 

@@ -14,7 +14,7 @@ class SSIM(FrameMetric):
     name = "ssim"
     higher_is_better = True
     range = (-1.0, 1.0)
-    definition = f"{FrameMetric.reduction}; Gaussian window 11 x 11, sigma 1.5, each of R, G and B separately"
+    definition = f"{FrameMetric.reduction}; Gaussian window 11 x 11, sigma 1.5, each channel separately"
 
     def measure_images(self, original: Tensor, candidate: Tensor) -> Tensor:
         """Return (B,) float32."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from smalti.channel_groups import RGB, ChannelGroups, describe_groups
 from smalti.eval.functional import mean_over_frames, psnr
 from smalti.eval.metrics.base import Medium
 from smalti.pixels import frames_as_images, pixels_to_uint8, uint8_to_pixels
@@ -36,7 +37,7 @@ class Approximation:
     """What a rival makes of a sample.
 
     Attributes:
-        sample: (3, H, W) or (3, T, H, W) uint8, like the original.
+        sample: the approximation, in the shape and the type of the original.
         bits: what the rival spends.
         file_bits: bits of the complete file, including what `bits` does not count; None if the rival writes no files.
     """
@@ -57,6 +58,7 @@ class Rival(ABC):
         description: one sentence for reports: the method, its settings, and what its bits count.
         media: whether it takes images, clips, or both.
         equal: what equals the tokenizer's nominal bits: the nominal bits of the rival, or at most the bytes of its files.
+        all_channels: whether it takes samples with any channels, floating point in [-1, 1] unless they are photos.
         parallel: whether several threads may call `approximate` at the same time, and gain from it.
     """
 
@@ -65,18 +67,25 @@ class Rival(ABC):
     description: str
     media: tuple[Medium, ...] = ("images", "clips")
     equal: Equal = "nominal bits"
+    all_channels: bool = False
     parallel: bool = False
 
     def find_obstacle(self) -> str | None:
         """Return why the rival cannot run on this machine, for reports, or None if it can."""
         return None
 
+    def find_obstacle_for(self, groups: ChannelGroups) -> str | None:
+        """Return why the rival cannot code samples with these channels on this machine, or None if it can."""
+        if not self.all_channels and groups != RGB:
+            return f"it codes red, green and blue, not the channels {describe_groups(groups)}"
+        return self.find_obstacle()
+
     @abstractmethod
     def approximate(self, original: Tensor, bits: float) -> dict[float, Approximation]:
         """Approximate a sample at several rates.
 
         Args:
-            original: (3, H, W) or (3, T, H, W) uint8, on the CPU.
+            original: (3, H, W) or (3, T, H, W) uint8, or with `all_channels` (C, ...) float32 in [-1, 1], on the CPU.
             bits: nominal bits of the tokenizer's latents of this sample, see `smalti.eval.nominal_bits`.
 
         Returns:
@@ -253,5 +262,5 @@ def resize(sample: Tensor, size: list[int] | torch.Size) -> Tensor:
 
 
 def sample_psnr(original: Tensor, sample: Tensor) -> float:
-    """Return the PSNR of (3, H, W) or (3, T, H, W) uint8 in dB, averaged over frames."""
+    """Return the PSNR of (C, H, W) or (C, T, H, W) in dB, averaged over frames; see `smalti.eval.functional.psnr`."""
     return mean_over_frames(psnr, original[None], sample[None]).item()

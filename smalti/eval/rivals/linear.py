@@ -15,7 +15,7 @@ from smalti.errors import SmaltiError
 from smalti.eval.linear_codec import METHOD, LinearCodec
 from smalti.eval.nominal_bits import CONTINUOUS_CHANNEL_BITS
 from smalti.eval.rivals.base import MULTIPLES, Approximation, Rival
-from smalti.pixels import pixels_to_uint8, uint8_to_pixels
+from smalti.pixels import pixels_to_uint8, to_pixels
 from smalti.tokenizers.tokenizer import Tokenizer
 
 HOW_TO_GET_IT = "pass --linear-codec with training data, such as --linear-codec my/train or photos:train, to fit one"
@@ -36,6 +36,7 @@ class LinearRival(Rival):
     name = "linear_codec"
     label = "linear codec"
     equal = "nominal bits"
+    all_channels = True
 
     def __init__(self, codecs: Mapping[float, LinearCodec], origin: str) -> None:
         self.codecs = dict(codecs)
@@ -43,10 +44,11 @@ class LinearRival(Rival):
 
     def approximate(self, original: Tensor, bits: float) -> dict[float, Approximation]:
         """Approximate a sample at the rates of the codecs. See `Rival.approximate`."""
-        pixels = uint8_to_pixels(original)[None]
+        pixels = to_pixels(original)[None]
         approximations = {}
         for multiple, codec in self.codecs.items():
-            sample = pixels_to_uint8(codec.reconstruct(pixels))[0]
+            restored = codec.reconstruct(pixels)[0]
+            sample = restored if original.is_floating_point() else pixels_to_uint8(restored)
             approximations[multiple] = Approximation(sample, _bits_per_position(codec) * _positions(codec, original))
         return approximations
 
@@ -60,7 +62,7 @@ def load_linear_codec(path: Path, tokenizer: Tokenizer, *, clips: bool) -> Linea
         clips: whether the samples are clips, not images.
 
     Raises:
-        SmaltiError: the file is not a linear codec, or has another stride or rate than the tokenizer.
+        SmaltiError: the file is not a linear codec, or has another stride, rate or number of channels than the tokenizer.
     """
     codec = LinearCodec.load(path)
     _check_codec(codec, tokenizer, path, clips=clips)
@@ -73,7 +75,7 @@ def fit_linear_codecs(batches: Sequence[Tensor], tokenizer: Tokenizer, origin: s
     With several processes, all must call this with the same batches.
 
     Args:
-        batches: pixels (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1], on the CPU.
+        batches: pixels (B, C, H, W) or (B, C, T, H, W) in [-1, 1] with the channels of the tokenizer, on the CPU.
         tokenizer: sets the stride, and the bits or channels per latent position.
         origin: what the batches are, for the description.
 
@@ -106,7 +108,11 @@ def _check_codec(codec: LinearCodec, tokenizer: Tokenizer, path: Path, *, clips:
         same = rate is None and len(codec.components.directions) == tokenizer.bottleneck.out_dim
     # The patch of an image repeats it as often as a patch has frames, so that codecs of clips are codecs of images too.
     strides = {stride} if clips else {stride, (1, *stride[1:])}
-    if not same or codec.components.stride not in strides:
+    if (
+        not same
+        or codec.components.stride not in strides
+        or codec.components.channels != sum(tokenizer.channels.values())
+    ):
         raise SmaltiError(
             f"{path} is a linear codec with {_describe_codec(codec)}, but the tokenizer has {_describe(tokenizer)}: "
             f"{HOW_TO_GET_IT}."

@@ -15,11 +15,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from smalti.channel_groups import RGB, ChannelGroups
 from smalti.distributed import gather
+from smalti.eval.channel_views import metric_view
 from smalti.eval.metrics.base import Metric, SampleMetric
 from smalti.eval.results import RivalComparison, RivalResult
 from smalti.eval.rivals.base import Approximation, Rival, sample_psnr
@@ -35,7 +38,7 @@ class SelectedSample:
 
     Attributes:
         name: name of the sample.
-        original: (3, H, W) or (3, T, H, W) uint8, on the CPU.
+        original: (C, H, W) or (C, T, H, W), see `measured_values`, on the CPU.
         bits: nominal bits of the tokenizer's latents of this sample.
     """
 
@@ -51,7 +54,7 @@ class SelectedSample:
     @property
     def pixels(self) -> int:
         """Number of pixels of all frames."""
-        return self.original.numel() // 3
+        return self.original[0].numel()
 
 
 @dataclass
@@ -65,7 +68,7 @@ class SampleSelection:
     samples: dict[tuple[int, str], SelectedSample] = field(default_factory=dict)
 
     def add(self, names: Sequence[str], originals: Tensor, bits: float) -> None:
-        """Add a batch: B names, (B, 3, H, W) or (B, 3, T, H, W) uint8, and the nominal bits of each sample."""
+        """Add a batch: B names, (B, C, H, W) or (B, C, T, H, W), and the nominal bits of each sample."""
         for name, original in zip(names, originals, strict=True):
             key = (derive_seed(name), name)
             if len(self.samples) == self.count and (not self.count or key > max(self.samples)):
@@ -129,6 +132,8 @@ def measure_rivals(
     metrics: Iterable[Metric],
     device: torch.device,
     progress: Callable[[int], None] | None = None,
+    *,
+    groups: ChannelGroups = RGB,
 ) -> RivalTally:
     """Approximate samples by all rivals, and measure the approximations by all metrics that have values per sample.
 
@@ -138,12 +143,13 @@ def measure_rivals(
         metrics: receive the approximations at the tokenizer's rate as candidates with the names of the rivals.
         device: device of the metrics.
         progress: called after each sample of each rival with the number of samples so far.
+        groups: groups of channels of the samples.
     """
     tally = RivalTally(samples={sample.name: (sample.pixels, sample.bits) for sample in samples})
     per_sample = [metric for metric in metrics if isinstance(metric, SampleMetric)]
     done = 0
     for rival in rivals:
-        obstacle = rival.find_obstacle()
+        obstacle = rival.find_obstacle_for(groups)
         if obstacle is not None:
             tally.obstacles[rival.name] = obstacle
             continue
@@ -155,7 +161,8 @@ def measure_rivals(
             original, candidates = sample.original[None].to(device), {rival.name: best.sample[None].to(device)}
             for metric in per_sample:
                 if sample.frames >= metric.min_frames:
-                    metric.update(original, candidates, [sample.name])
+                    view = partial(metric_view, groups=groups, all_channels=metric.all_channels)
+                    metric.update(view(original), {name: view(x) for name, x in candidates.items()}, [sample.name])
             done += 1
             if progress is not None:
                 progress(done)

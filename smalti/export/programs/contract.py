@@ -63,6 +63,11 @@ class Contract:
         """Whether the encoder returns ids."""
         return self.codebook_size is not None
 
+    @property
+    def channels(self) -> int:
+        """Number of channels of the pixels; 3 for red, green and blue."""
+        return int(self.pixels.shape[1])
+
     def to_json(self) -> dict[str, Any]:
         """Return the contract as JSON can represent it."""
         return asdict(self)
@@ -110,7 +115,8 @@ def describe(tokenizer: Tokenizer, noise_shapes: list[tuple[int, ...]], probe: d
         SmaltiError: a grid of the encoder, or the noise of the decoder, does not depend linearly on the sizes.
     """
     s, a, b = tokenizer.encoder.stride
-    pixels = TensorSpec("pixels", "float32", ("batch", 3, _sum("k", s), _times("h", a), _times("w", b)))
+    channels = sum(tokenizer.channels.values())
+    pixels = TensorSpec("pixels", "float32", ("batch", channels, _sum("k", s), _times("h", a), _times("w", b)))
     tokens = tokenizer.quantizer.tokens_per_position if tokenizer.discrete else None
     name, dtype = ("latents", "float32") if tokens is None else ("ids", "int64")
     grids = tokenizer.encoder.latent_grids((1 + s * _PROBE["k"], a * _PROBE["h"], b * _PROBE["w"]))

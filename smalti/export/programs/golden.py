@@ -33,7 +33,7 @@ class GoldenCase:
 
     Attributes:
         name: name of the case.
-        pixels: (B, 3, T, H, W).
+        pixels: (B, C, T, H, W).
         grids: ids or latents, one tensor per grid.
         margins: decision margins of ids, in their shapes; empty if the tokenizer is continuous.
         noise: noise inputs of a generative decoder.
@@ -90,7 +90,7 @@ def read_golden(folder: Path, contract: Contract) -> list[GoldenCase]:
 
 
 def pattern(shape: tuple[int, ...]) -> Tensor:
-    """Return pixels (B, 3, T, H, W) in [-1, 1]: moving waves, different for each sample and color."""
+    """Return pixels (B, C, T, H, W) in [-1, 1]: moving waves, different for each sample and color."""
     axes = [
         torch.arange(size, dtype=torch.float64).view([-1 if i == j else 1 for j in range(5)])
         for i, size in enumerate(shape)

@@ -1,6 +1,6 @@
 """The two modules that are traced: an encoder and a decoder whose inputs and outputs are plain tensors.
 
-Shapes: B batch; T frames, H, W pixels; t, h, w latent positions; C latent channels; G tokens per position.
+Shapes: B batch; T frames, H, W pixels; t, h, w latent positions; C channels of pixels or latents; G tokens per position.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class EncoderProgram(nn.Module):
         self.bottleneck = tokenizer.bottleneck
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """Map (B, 3, T, H, W), a size that the encoder accepts, to one tensor per grid.
+        """Map (B, C, T, H, W), a size that the encoder accepts, to one tensor per grid.
 
         Returns:
             Ids (B, t, h, w, G) int64, or latents (B, C, t, h, w).

@@ -35,7 +35,7 @@ class Programs:
         """Encode pixels of any size. They are padded as `Tokenizer.encode` pads them.
 
         Args:
-            pixels: (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1].
+            pixels: (B, C, H, W) or (B, C, T, H, W) in [-1, 1], with the channels of the contract, 3 for photos.
 
         Returns:
             One tensor per grid: ids (B, t, h, w, tokens per position) int64, or latents (B, channels, t, h, w).
@@ -43,10 +43,11 @@ class Programs:
         Raises:
             SmaltiError: the pixels have another shape or data type.
         """
-        if pixels.ndim not in (4, 5) or pixels.shape[1] != 3 or not pixels.is_floating_point():
+        c = self.contract.channels
+        if pixels.ndim not in (4, 5) or pixels.shape[1] != c or not pixels.is_floating_point():
             raise SmaltiError(
-                f"The encoder takes floating-point pixels (B, 3, H, W) or (B, 3, T, H, W), not {tuple(pixels.shape)} of "
-                f"{pixels.dtype}: convert 8-bit images with x / 127.5 - 1."
+                f"The encoder takes floating-point pixels (B, {c}, H, W) or (B, {c}, T, H, W), not "
+                f"{tuple(pixels.shape)} of {pixels.dtype}: convert 8-bit images with x / 127.5 - 1."
             )
         video = pixels.unsqueeze(2) if pixels.ndim == 4 else pixels
         s, a, b = self.contract.stride
@@ -69,7 +70,7 @@ class Programs:
                 this seed.
 
         Returns:
-            (B, 3, H, W) or (B, 3, T, H, W).
+            (B, C, H, W) or (B, C, T, H, W).
 
         Raises:
             SmaltiError: the grids are not those of this size, or an id is out of range.

@@ -1,6 +1,7 @@
 """What executes the programs of a folder: PyTorch itself, torch.export, AOTInductor, ONNX Runtime.
 
-All have the same interface. Shapes: B batch; T frames, H, W pixels; t, h, w latent positions; G tokens per position.
+All have the same interface. Shapes: B batch; T frames, H, W pixels; t, h, w latent positions; C channels of
+pixels or latents; G tokens per position.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ class Runtime(ABC):
 
     @abstractmethod
     def encode(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """Map pixels (B, 3, T, H, W) to one tensor per grid: ids (B, t, h, w, G) or latents (B, C, t, h, w)."""
+        """Map pixels (B, C, T, H, W) to one tensor per grid: ids (B, t, h, w, G) or latents (B, C, t, h, w)."""
 
     @abstractmethod
     def decode(self, grids: Sequence[Tensor], noise: Sequence[Tensor] = ()) -> Tensor:
-        """Map one tensor per grid, and the noise of a generative decoder, to pixels (B, 3, T, H, W)."""
+        """Map one tensor per grid, and the noise of a generative decoder, to pixels (B, C, T, H, W)."""
 
 
 class EagerRuntime(Runtime):

@@ -11,7 +11,6 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import save_file
 
-from smalti.channel_groups import RGB, describe_groups
 from smalti.errors import SmaltiError
 from smalti.export.programs.contract import Contract, describe
 from smalti.export.programs.golden import GOLDEN, make_golden
@@ -60,16 +59,11 @@ def save_programs(
         overwrite: whether to replace an exported tokenizer and its programs.
 
     Raises:
-        SmaltiError: the tokenizer cannot be traced or converted, or has other channels than RGB; a program computes
-            something else; the folder must not be overwritten or cannot be written.
+        SmaltiError: the tokenizer cannot be traced or converted; a program computes something else; the folder must not be
+            overwritten or cannot be written.
         MissingExtraError: the packages of the extra `onnx` are not installed.
     """
     folder = Path(folder)
-    if tokenizer.channels != RGB:
-        raise SmaltiError(
-            f"Programs take red, green and blue, but the tokenizer has the channels {describe_groups(tokenizer.channels)}: "
-            "export it without --format."
-        )
     if format == "onnx":
         check_onnx_installed()
     if tokenizer.branches:

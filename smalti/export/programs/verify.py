@@ -60,7 +60,7 @@ def verify(
 
     Args:
         folder: folder that `smalti export --format torch` or `--format onnx` wrote.
-        batches: pixels (B, 3, T, H, W) in [-1, 1] each, sizes that the encoder accepts, at least one.
+        batches: pixels (B, C, T, H, W) in [-1, 1] each, sizes that the encoder accepts, at least one.
         progress: called with the number of batches that are done.
 
     Raises:

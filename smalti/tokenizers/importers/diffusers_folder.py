@@ -15,15 +15,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from smalti.errors import MissingExtraError, SmaltiError
 from smalti.files import sha256
 from smalti.tokenizers.bottlenecks import FSQ, KL, Bottleneck, Identity
 from smalti.tokenizers.checkpoints import DIFFUSERS
+from smalti.tokenizers.importers.published import ImportReport, import_published
+from smalti.tokenizers.importers.registry import find_family as import_family
 from smalti.tokenizers.models.diffusers.decoder import DiffusersDecoder
 from smalti.tokenizers.models.diffusers.encoder import DiffusersEncoder
 from smalti.tokenizers.models.diffusers.families import PublishedConfig, find_class, find_family, full_config
 from smalti.tokenizers.models.diffusers.weights import split_weights
 from smalti.tokenizers.tokenizer import Tokenizer
+from smalti.tokenizers.weight_files import read_safetensors
 
 CONFIG = "config.json"
 _SUBFOLDER = "vae"
@@ -55,6 +60,37 @@ def load_diffusers(path: str | Path) -> Tokenizer:
     tokenizer = Tokenizer(encoder, build_bottleneck(config), decoder)
     tokenizer.load_state_dict(split_weights(model.state_dict()), assign=True)
     return tokenizer.eval()
+
+
+def import_folder(path: str | Path) -> tuple[Tokenizer, ImportReport]:
+    """Load an autoencoder of diffusers for an export, and return what happened to every weight.
+
+    Wan 2.1's and LTX-Video's networks become those of Smalti, which stream and need no diffusers. All others remain those
+    of their class.
+
+    Raises:
+        SmaltiError: see `load_diffusers`.
+    """
+    folder = find_folder(path)
+    config = read_config(folder)
+    find_family(config)  # the class is supported
+    files = sorted(folder.glob("diffusion_pytorch_model*.safetensors"))
+    if files and _has_own_networks(config):
+        weights = {key: weight for file in files for key, weight in read_safetensors(file).items()}
+        return import_published("diffusers", config, weights)
+    tokenizer = load_diffusers(path)
+    weights = tokenizer.state_dict()
+    return tokenizer, ImportReport(tuple(weights), (), (), sum(weight.numel() for weight in weights.values()))
+
+
+def _has_own_networks(config: PublishedConfig) -> bool:
+    """Return whether Smalti has networks for a configuration."""
+    try:
+        with torch.device("meta"):
+            import_family("diffusers").build(config)
+    except SmaltiError:
+        return False
+    return True
 
 
 def build_bottleneck(config: PublishedConfig) -> Bottleneck:

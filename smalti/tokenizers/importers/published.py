@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,6 +12,38 @@ from smalti.errors import SmaltiError
 from smalti.tokenizers.importers.family import Family, PublishedConfig
 from smalti.tokenizers.importers.registry import find_family
 from smalti.tokenizers.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import did with every weight. Weights are never sliced: one of another shape is an error.
+
+    Attributes:
+        taken: names of the weights of the tokenizer that were loaded.
+        new: names of weights that the checkpoint does not have, such as statistics of the latents that are not known.
+        dropped: keys of the checkpoint that the tokenizer does not use, such as those of a discriminator.
+        parameters: number of the elements that were loaded.
+    """
+
+    taken: tuple[str, ...]
+    new: tuple[str, ...]
+    dropped: tuple[str, ...]
+    parameters: int
+
+    def __str__(self) -> str:
+        """Return a sentence per kind."""
+        parts = (
+            f"taken: {len(self.taken)} weights with {self.parameters:,} elements",
+            "sliced: none",
+            f"new: {_shorten(self.new)}",
+            f"dropped: {_shorten(self.dropped)}",
+        )
+        return "; ".join(parts)
+
+
+def _shorten(names: tuple[str, ...]) -> str:
+    """Return the number of names and the first ones."""
+    return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else "none"
 
 
 def from_published(family: str | Family, config: PublishedConfig, state_dict: Mapping[str, Tensor]) -> Tokenizer:
@@ -31,6 +64,13 @@ def from_published(family: str | Family, config: PublishedConfig, state_dict: Ma
         SmaltiError: the family is unknown, the configuration describes no model of it, or a key is missing, is unexpected
             or has another shape. The message names the key.
     """
+    return import_published(family, config, state_dict)[0]
+
+
+def import_published(
+    family: str | Family, config: PublishedConfig, state_dict: Mapping[str, Tensor]
+) -> tuple[Tokenizer, ImportReport]:
+    """Return what `from_published` returns, and what happened to every weight."""
     if isinstance(family, str):
         family = find_family(family)
     if not state_dict:
@@ -49,7 +89,14 @@ def from_published(family: str | Family, config: PublishedConfig, state_dict: Ma
                 f"{tuple(expected[name].shape)}: checkpoint and configuration belong to different models."
             )
     tokenizer.load_state_dict(expected | {name: state_dict[key] for name, key in keys.items()})
-    return tokenizer.eval()
+    names = {name: weight for name, weight in expected.items() if name in keys}
+    report = ImportReport(
+        taken=tuple(names),
+        new=tuple(name for name in expected if name not in keys),
+        dropped=tuple(sorted(state_dict.keys() - set(keys.values()))),
+        parameters=sum(weight.numel() for weight in names.values()),
+    )
+    return tokenizer.eval(), report
 
 
 def _strip_prefix(state_dict: Mapping[str, Tensor], prefix: str | None) -> Mapping[str, Tensor]:

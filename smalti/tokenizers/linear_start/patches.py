@@ -1,6 +1,6 @@
 """Cutting images and clips into the patches that latent positions stand for.
 
-Shapes: B batch; T frames, H, W pixels; t, h, w positions; D = 3 x (pixels per patch) values per patch.
+Shapes: B batch; T frames, H, W pixels; t, h, w positions; D = C x (pixels per patch) values per patch.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ def to_patches(pixels: Tensor, stride: Stride) -> Tensor:
     are repeated to fill the last patches.
 
     Args:
-        pixels: (B, 3, T, H, W).
+        pixels: (B, C, T, H, W).
         stride: size of a patch.
 
     Returns:
-        (B, t, h, w, D), with values ordered (color, frame, row, column).
+        (B, t, h, w, D), with values ordered (channel, frame, row, column).
     """
     frames, height, width = pixels.shape[2:]
     t, h, w = stride
@@ -34,12 +34,12 @@ def to_patches(pixels: Tensor, stride: Stride) -> Tensor:
     padding = (0, -width % w, 0, -height % h, 0, -(frames - 1) % t)
     if any(padding):
         pixels = F.pad(pixels, padding, mode="replicate")
-    blocks = pixels.unfold(2, t, t).unfold(3, h, h).unfold(4, w, w)  # (B, 3, t', h', w', t, h, w)
+    blocks = pixels.unfold(2, t, t).unfold(3, h, h).unfold(4, w, w)  # (B, C, t', h', w', t, h, w)
     return blocks.permute(0, 2, 3, 4, 1, 5, 6, 7).flatten(4)
 
 
 def from_patches(patches: Tensor, stride: Stride, frames: int, height: int, width: int) -> Tensor:
-    """Invert `to_patches`: (B, t, h, w, D) to (B, 3, frames, height, width)."""
-    blocks = patches.unflatten(-1, (3, *stride)).permute(0, 4, 1, 5, 2, 6, 3, 7)
+    """Invert `to_patches`: (B, t, h, w, D) to (B, C, frames, height, width)."""
+    blocks = patches.unflatten(-1, (-1, *stride)).permute(0, 4, 1, 5, 2, 6, 3, 7)
     pixels = blocks.flatten(6, 7).flatten(4, 5).flatten(2, 3)
     return pixels[:, :, stride[0] - 1 :][:, :, :frames, :height, :width]

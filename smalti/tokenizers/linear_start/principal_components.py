@@ -36,12 +36,17 @@ class PrincipalComponents:
     directions: Tensor
     variances: Tensor
 
+    @property
+    def channels(self) -> int:
+        """Number of channels of the pixels."""
+        return len(self.mean) // math.prod(self.stride)
+
     def project(self, pixels: Tensor) -> Tensor:
-        """Return the coefficients (B, t, h, w, K) of pixels (B, 3, T, H, W)."""
+        """Return the coefficients (B, t, h, w, K) of pixels (B, C, T, H, W)."""
         return (to_patches(pixels, self.stride) - self.mean) @ self.directions.T
 
     def synthesize(self, coefficients: Tensor, frames: int, height: int, width: int) -> Tensor:
-        """Return the pixels (B, 3, frames, height, width) of coefficients (B, t, h, w, K)."""
+        """Return the pixels (B, C, frames, height, width) of coefficients (B, t, h, w, K)."""
         patches = coefficients @ self.directions[: coefficients.shape[-1]] + self.mean
         return from_patches(patches, self.stride, frames, height, width)
 
@@ -53,7 +58,7 @@ def fit_principal_components(batches: Sequence[Tensor], stride: Stride, count: i
     coefficients. What the first step drops is below the variance of the components that remain.
 
     Args:
-        batches: pixels (B, 3, T, H, W) of this process; not empty.
+        batches: pixels (B, C, T, H, W) of this process; not empty.
         stride: frames, height and width of a patch.
         count: number of components K; at most as many as a patch has values are returned.
 
@@ -62,11 +67,12 @@ def fit_principal_components(batches: Sequence[Tensor], stride: Stride, count: i
     """
     if not batches:
         raise SmaltiError("Principal components need at least one batch of data: check the number of training samples.")
-    values = 3 * math.prod(stride)
+    channels = batches[0].shape[1]
+    values = channels * math.prod(stride)
     if values <= _MAX_VALUES:
         mean, directions, variances = _components(lambda x: to_patches(x, stride).flatten(0, -2), batches, count)
         return PrincipalComponents(stride, mean, directions, variances)
-    inner_stride = _inner_stride(stride)
+    inner_stride = _inner_stride(stride, channels)
     blocks = math.prod(stride) // math.prod(inner_stride)
     inner = fit_principal_components(batches, inner_stride, _MAX_VALUES // blocks)
     mean, directions, variances = _components(lambda x: _stack(inner, x, stride), batches, count)
@@ -75,10 +81,10 @@ def fit_principal_components(batches: Sequence[Tensor], stride: Stride, count: i
     return PrincipalComponents(stride, offset, expanded, variances)
 
 
-def _inner_stride(stride: Stride) -> Stride:
+def _inner_stride(stride: Stride, channels: int) -> Stride:
     """Return the size of the smaller patches: halve the longest side until they are small enough."""
     sides = list(stride)
-    while 3 * math.prod(sides) > _MAX_VALUES // 2:
+    while channels * math.prod(sides) > _MAX_VALUES // 2:
         longest = max(range(3), key=lambda axis: sides[axis])
         if sides[longest] % 2:
             raise SmaltiError(f"The stride {stride} is too large for principal components: its sides must be even.")
@@ -114,7 +120,7 @@ def _components(
 
 def _stack(inner: PrincipalComponents, pixels: Tensor, stride: Stride) -> Tensor:
     """Return the coefficients of all small patches of each patch: (N, blocks x inner K)."""
-    patches = to_patches(pixels, stride).flatten(0, -2).unflatten(-1, (3, *stride))
+    patches = to_patches(pixels, stride).flatten(0, -2).unflatten(-1, (-1, *stride))
     t, h, w = inner.stride
     blocks = patches.unfold(2, t, t).unfold(3, h, h).unfold(4, w, w).permute(0, 2, 3, 4, 1, 5, 6, 7).flatten(4)
     return ((blocks - inner.mean) @ inner.directions.T).flatten(1)
@@ -134,5 +140,5 @@ def _tile_mean(inner: PrincipalComponents, stride: Stride) -> Tensor:
 def _assemble(blocks: Tensor, inner: Stride, stride: Stride) -> Tensor:
     """Assemble small patches (K, blocks, inner D) to patches (K, D)."""
     counts = [outer // small for outer, small in zip(stride, inner, strict=True)]
-    grid = blocks.unflatten(1, counts).unflatten(-1, (3, *inner))  # (K, t', h', w', 3, t, h, w)
+    grid = blocks.unflatten(1, counts).unflatten(-1, (-1, *inner))  # (K, t', h', w', C, t, h, w)
     return grid.permute(0, 4, 1, 5, 2, 6, 3, 7).flatten(1)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smalti.channel_groups import RGB, ChannelGroups, describe_groups, group_slices
+from smalti.channel_groups import RGB, ChannelGroups, colors, describe_groups, group_slices
 from smalti.errors import SmaltiError
 from smalti.trainers.gan import GANLoss
 from smalti.trainers.losses.base import LatentLoss
@@ -77,11 +77,6 @@ def check_colors(losses: nn.ModuleDict, gan: GANLoss | None, groups: ChannelGrou
             raise SmaltiError(f"The loss '{name}'{problem}: remove it from model.losses.")
     if gan is not None:
         raise SmaltiError(f"The discriminator{problem}: remove model.gan.")
-
-
-def colors(pixels: Tensor, groups: ChannelGroups) -> Tensor:
-    """Return red, green and blue (B, 3, ...) of pixels (B, C, ...)."""
-    return pixels if groups == RGB else pixels[:, group_slices(groups)["rgb"]]
 
 
 def _group_names(groups: ChannelGroups) -> list[str]:

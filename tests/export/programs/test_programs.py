@@ -6,12 +6,14 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 import smalti
+from smalti.commands import verify
 from smalti.errors import SmaltiError
 from smalti.export.programs import load_programs, save_programs
 from smalti.export.programs.comparison import MARGIN
@@ -19,6 +21,7 @@ from smalti.export.programs.modules import DecoderProgram, EncoderProgram
 from smalti.export.programs.runtimes import RUNTIMES, EagerRuntime, OnnxRuntime
 from smalti.export.programs.save import make_contract
 from smalti.export.programs.trace import trace, write_exported, write_onnx
+from smalti.tokenizers import with_channels
 
 CASES = [
     ("wetok", "gq", "onnx"),
@@ -57,6 +60,34 @@ def test_programs_equal_the_tokenizer(exported, family, bottleneck, kind):
         if not tokenizer.discrete or torch.equal(h, latents.code.ids):
             torch.testing.assert_close(decoded, expected, atol=1e-4, rtol=0)
         assert decoded.shape == pixels.shape
+
+
+@pytest.mark.parametrize("kind", ["onnx", pytest.param("torch", marks=pytest.mark.slow)])
+def test_programs_of_other_channels(build, tmp_path, kind):
+    bands = {"rgb": 3, "nir": 1, "swir": 2}
+    tokenizer = with_channels(build("wetok", "gq"), bands).eval()
+    with torch.no_grad():  # as training does: new channels are read
+        tokenizer.encoder.encoder.conv_in.weight.add_(0.02)
+        tokenizer.decoder.last_layer.weight.add_(0.02)
+    folder = save_programs(tokenizer, tmp_path / "programs", kind)
+    programs = load_programs(folder)
+    assert programs.contract.channels == 6
+    pixels = torch.rand(2, 6, 15, 17, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    latents = tokenizer.encode(pixels)
+    (ids,) = programs.encode(pixels)
+    assert torch.equal(ids.flatten(1, 3), latents.code.ids)
+    torch.testing.assert_close(programs.decode([ids], latents.size), tokenizer.decode(latents), atol=1e-4, rtol=0)
+    with pytest.raises(SmaltiError, match=r"pixels \(B, 6, H, W\)"):
+        programs.encode(pixels[:, :3])
+
+    with pytest.raises(SmaltiError, match="The programs take 6 channels, but photos:validation has rgb 3"):
+        verify.run("verify", [str(folder)])
+    data = tmp_path / "bands"
+    data.mkdir()
+    np.save(data / "a.npy", np.random.default_rng(0).integers(0, 256, (24, 24, 6), np.uint8))
+    (data / "channels.yaml").write_text("channels: {rgb: 3, nir: 1, swir: 2}")
+    assert verify.run("verify", [str(folder), "--data", str(data), "--size", "16"]) == 0
+    assert json.loads((folder / "verification.json").read_text())["passed"]
 
 
 class AllEncoders(nn.Module):
