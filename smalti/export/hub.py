@@ -76,7 +76,7 @@ class PretrainedTokenizer(ModelHubMixin):
         token: str | bool | None,
         **model_kwargs: Any,
     ) -> PretrainedTokenizer:
-        """Load an exported folder, or download a repository first."""
+        """Load an exported folder, or download a repository first. Its provenance and its report are kept."""
         folder = Path(model_id)
         if not folder.is_dir():
             folder = Path(
@@ -89,7 +89,8 @@ class PretrainedTokenizer(ModelHubMixin):
                     token=token,
                 )
             )
-        return cls(load(folder))
+        report = folder if (folder / _METRICS).is_file() else None
+        return cls(load(folder), report, model_kwargs.get("provenance"))
 
 
 def add_metrics(card: str, metrics: dict[str, Any], *, sheet: bool) -> str:

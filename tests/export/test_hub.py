@@ -45,6 +45,15 @@ def test_the_card_has_metrics_and_pictures(small, report, tmp_path):
     assert (tmp_path / "saved" / "contact_sheet.png").read_bytes() == (report / "contact_sheet.png").read_bytes()
 
 
+def test_a_loaded_tokenizer_keeps_its_card(small, report, tmp_path):
+    saved, again = tmp_path / "saved", tmp_path / "again"
+    PretrainedTokenizer(small(), report, {"steps": 5}).save_pretrained(saved)
+    PretrainedTokenizer.from_pretrained(saved).save_pretrained(again)
+    assert {file.name: file.read_bytes() for file in again.iterdir()} == {
+        file.name: file.read_bytes() for file in saved.iterdir()
+    }
+
+
 def test_push_uploads_the_saved_folder(small, report, monkeypatch):
     from huggingface_hub import HfApi
 

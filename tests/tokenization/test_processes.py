@@ -80,6 +80,14 @@ def test_a_killed_process_is_reported(work, monkeypatch):
         run_processes([], 2)
 
 
+@pytest.mark.parametrize("address", ["auto", "127.0.0.1:1", "ray://127.0.0.1:1", "nowhere:x"])
+def test_a_cluster_that_cannot_be_reached_is_one_sentence(work, bulk, error_message, monkeypatch, address):
+    pytest.importorskip("ray")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert f"Ray cannot be reached at '{address}'" in error_message(bulk, "x", "--ray", address)
+    assert not (work / "x").exists()
+
+
 @pytest.mark.slow
 def test_ray_writes_what_one_process_writes(work, bulk, content):
     pytest.importorskip("ray")

@@ -109,7 +109,11 @@ def test_damaged_folders_are_refused_in_one_sentence(work, bulk):
 def test_an_unfinished_dataset_has_the_rows_that_are_done(work, bulk):
     assert bulk() == 0
     (work / "tokens" / "tokens-000001.json").unlink()
-    assert [row.key for row in TokenDataset("tokens")][9:11] == ["009.png", "020.png"]
+    dataset = TokenDataset("tokens")
+    assert [row.key for row in dataset][9:11] == ["009.png", "020.png"]
+    assert dataset.unfinished == ["tokens-000001"]
+    assert bulk() == 0
+    assert TokenDataset("tokens").unfinished == []
 
 
 def test_rows_of_different_sizes_have_no_array(work, bulk):
