@@ -22,7 +22,7 @@ from smalti.tokenization.reduction import ARRAYS, Reduction
 from smalti.tokenization.shard_output import merge_sums, read_json, write_json
 from smalti.tokenization.storage import FLOAT_TYPES
 from smalti.tokenization.units import MANIFEST, Unit, plan_units
-from smalti.tokenization.vocabulary import digest_vocabulary, open_vocabulary
+from smalti.tokenization.vocabulary import check_vocabulary, digest_vocabulary, open_vocabulary
 from smalti.tokenizers.bottlenecks import KL
 from smalti.tokenizers.checkpoints import fingerprint
 from smalti.tokenizers.opening import open_tokenizer
@@ -127,6 +127,8 @@ class OpenedJob:
         self.vocabulary: VisualVocabulary | None = None
         if job.vocabulary is not None:
             self.vocabulary = open_vocabulary(Path(job.vocabulary), fingerprint(job.tokenizer))
+            if self.tokenizer.discrete:  # `_describe` refuses a vocabulary for latents
+                check_vocabulary(self.vocabulary, self.tokenizer, [version.protocol for version in versions])
         self.reduction = None if job.reduce is None else Reduction.parse(job.reduce, job.saliency)
         preprocessing = [version.describe() for version in versions]
         self.info = _describe(job, self, preprocessing, columns)
