@@ -35,8 +35,9 @@ def test_rows_slices_iteration_and_arrays_agree(work, bulk, name):
         dataset[NUM_PHOTOS]
 
 
-def test_a_row_decodes_to_pixels(work, bulk):
-    assert bulk() == 0
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_row_decodes_to_pixels(work, bulk, name):
+    assert bulk(format_=name) == 0
     dataset, tokenizer = TokenDataset("tokens"), smalti.load("tokenizer")
     pixels = dataset.decode(5, tokenizer)
     assert pixels.shape == (1, 3, 32, 32)
@@ -56,7 +57,7 @@ def test_loaders_with_workers_read_it(work, bulk):
     assert (torch.cat([*loader]).numpy() == dataset.to_array()).all()
 
 
-@pytest.mark.parametrize("name", ["npy", "parquet"])
+@pytest.mark.parametrize("name", FORMATS)
 def test_hugging_face_views_have_all_columns(work, bulk, name):
     pytest.importorskip("datasets")
     assert bulk(format_=name) == 0

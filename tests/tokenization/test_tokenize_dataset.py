@@ -196,6 +196,13 @@ def test_a_video_gives_its_first_clip_or_all_of_them(work, bulk, content):
     cut = VideoEvaluationTransform(5, None, resize=32, crop=32)(second)
     assert torch.equal(every[1].ids, smalti.load("video").tokenize(cut.pixels[None]).ids[0])
     assert every.decode(1, smalti.load("video")).shape == (1, 3, 5, 32, 32)
+    options = ("--max-bad", "0.5", "--protocol", "clip5x16", "--augmentations", "2")
+    assert bulk("versions", *options, format_="webdataset", **video) == 0
+    versions = TokenDataset("versions")[:4]
+    assert [(s.key.partition("@")[0], s.version) for s in versions] == [("a.mp4", v) for v in range(4)]
+    assert [s.layout.size for s in versions] == [(32, 32), (16, 16), (32, 32), (32, 32)]
+    assert torch.equal(versions[0].ids, first[0].ids)
+    assert not torch.equal(versions[2].ids, versions[3].ids)
 
 
 @pytest.mark.parametrize("name", FORMATS)
