@@ -114,7 +114,7 @@ def add_video_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("videos")
     group.add_argument(
         "--rate",
-        type=_parse_rate,
+        type=parse_rate,
         metavar="FPS",
         help="frame rate at which videos are sampled, in frames per second, such as 12.5 or 30000/1001 (default: every "
         "frame is used once)",
@@ -212,38 +212,13 @@ def open_device(name: str) -> torch.device:
 
 
 def open_tokenizer(file: Path, device: torch.device, branch: str | None = None, tile: int | None = None) -> Tokenizer:
-    """Load a tokenizer according to the command-line options.
+    """Load a tokenizer according to the options. See `smalti.tokenizers.opening.open_tokenizer`."""
+    from smalti.tokenizers import opening
 
-    Args:
-        file: an exported folder or a checkpoint.
-        device: device to load it to.
-        branch: "discrete" or "continuous" to select one branch of a joint tokenizer; None to keep the tokenizer unchanged.
-        tile: height and width of tiles in pixels; None to process whole frames.
-
-    Returns:
-        The tokenizer in evaluation mode.
-
-    Raises:
-        SmaltiError: the file cannot be loaded, the tokenizer has no such branch, or `tile` is too small or not a multiple
-            of its stride.
-    """
-    from smalti.tokenizers.checkpoints import load
-
-    tokenizer = load(file, device)
-    if branch is not None:
-        tokenizer = tokenizer.as_discrete() if branch == "discrete" else tokenizer.as_continuous()
-    if tile is not None:
-        stride = tokenizer.encoder.stride[1]
-        if tile % stride or tile < 2 * stride:
-            raise SmaltiError(
-                f"--tile is {tile}: give a multiple of the {stride} pixels per latent position, such as {32 * stride}, and "
-                f"at least {2 * stride}."
-            )
-        tokenizer = tokenizer.tiled(tile, overlap=-(-tile // (4 * stride)) * stride)
-    return tokenizer
+    return opening.open_tokenizer(file, device, branch, tile)
 
 
-def _parse_rate(text: str) -> Fraction:
+def parse_rate(text: str) -> Fraction:
     """Parse a frame rate.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 REDUCER_HELP = (
     "m3, langdc, proxyv, fold, topk, prumerge, prumerge_plus, mustdrop or vqtoken, with options: m3:scale=36, "
@@ -10,9 +11,16 @@ REDUCER_HELP = (
 )
 
 
-def add_saliency_option(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add `--saliency` in a group for options of reducers, and return the group."""
+def add_reducer_options(parser: argparse.ArgumentParser, reduce_help: str, **settings: Any) -> argparse._ArgumentGroup:
+    """Add `--reduce` and `--saliency` in a group for options of reducers, and return the group.
+
+    Args:
+        parser: the parser of the command.
+        reduce_help: help of `--reduce`, with `REDUCER_HELP`.
+        settings: further settings of `--reduce`, as for `add_argument`.
+    """
     group = parser.add_argument_group("reducer")
+    group.add_argument("--reduce", metavar="NAME", help=reduce_help, **settings)
     group.add_argument(
         "--saliency",
         default="contrast",

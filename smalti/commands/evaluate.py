@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from smalti.cli.data_options import CLIP_PROTOCOL_HELP, SOURCE_HELP, add_loading_options, add_max_bad_option
 from smalti.cli.options import (
     add_output_options,
     add_tokenizer_options,
@@ -19,9 +20,9 @@ from smalti.cli.options import (
     open_tokenizer,
 )
 from smalti.cli.outputs import print_next
-from smalti.cli.parser import CommandParser, fraction, whole_number
+from smalti.cli.parser import CommandParser, whole_number
 from smalti.cli.reducer_evaluation import evaluate_reduced
-from smalti.cli.reducer_options import REDUCER_HELP, add_saliency_option
+from smalti.cli.reducer_options import REDUCER_HELP, add_reducer_options
 from smalti.cli.rivals import add_rival_options, open_rivals, select_rival_samples
 from smalti.errors import SmaltiError
 from smalti.files import check_writable
@@ -106,38 +107,23 @@ def _parse(name: str, arguments: list[str]) -> argparse.Namespace:
         "--data",
         required=True,
         metavar="SOURCE",
-        help="folder, image or video; shards (path, glob or URL of .tar files); photos:validation or clips:validation; or "
-        "the class path of your own source (my_package.MySource). The prefix videos: selects the videos of a folder, or "
-        "marks shards that contain videos (videos:clips-*.tar)",
+        help=f"folder, image or video; photos:validation or clips:validation; {SOURCE_HELP}",
     )
     data.add_argument(
         "--protocol",
         default="imagenet256",
         metavar="NAME",
         help="how samples are prepared. Images: imagenet256, native (original size), square64 (64 x 64 pixels), ... "
-        "Videos: clip17x128@24 (17 frames of 128 x 128 pixels at 24 frames per second), ... (default: %(default)s)",
+        f"Videos: {CLIP_PROTOCOL_HELP} (default: %(default)s)",
     )
-    data.add_argument(
-        "--batch-size",
-        type=whole_number(1),
-        default=8,
-        metavar="N",
-        help="images or clips per batch and process (default: %(default)s)",
+    add_loading_options(
+        data,
+        batch_size=8,
+        workers=2,
+        samples="images or clips per batch and process",
+        processes="data loading processes per process",
     )
-    data.add_argument(
-        "--workers",
-        type=whole_number(0),
-        default=2,
-        metavar="N",
-        help="data loading processes per process; 0 loads in the main process (default: %(default)s)",
-    )
-    data.add_argument(
-        "--max-bad",
-        type=fraction,
-        default=0.01,
-        metavar="FRACTION",
-        help="maximum fraction of unreadable files to skip before evaluation stops with an error (default: %(default)s)",
-    )
+    add_max_bad_option(data)
     metrics = parser.add_argument_group("metrics")
     metrics.add_argument(
         "--metric",
@@ -171,16 +157,12 @@ def _parse(name: str, arguments: list[str]) -> argparse.Namespace:
         help="folder with the pretrained weights of the metrics' networks (default: the folder in the environment variable "
         "SMALTI_WEIGHTS, else they are downloaded)",
     )
-    reducers = add_saliency_option(parser)
-    reducers.add_argument(
-        "--reduce",
+    reducers = add_reducer_options(
+        parser,
+        f"instead of the tokenizer, measure what a reducer loses: {REDUCER_HELP}; repeat the option for several. A reducer "
+        "without options is measured at several sizes",
         action="append",
         default=[],
-        metavar="NAME",
-        help="instead of the tokenizer, measure what a reducer loses: "
-        + REDUCER_HELP
-        + "; repeat the option for several. A "
-        "reducer without options is measured at several sizes",
     )
     reducers.add_argument(
         "--pictures",

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from smalti.cli.options import (
     add_output_options,
     add_tokenizer_options,
-    add_video_options,
     check_exists,
     check_tokenizer,
     open_device,
     open_tokenizer,
+    parse_rate,
 )
 from smalti.cli.outputs import check_new_file, print_next
 from smalti.cli.parser import CommandParser
@@ -53,9 +53,12 @@ def run(name: str, arguments: list[str]) -> int:
         "--vocabulary", type=Path, required=True, metavar="PATH", help="visual_vocab.json of `smalti vocabulary`"
     )
     add_tokenizer_options(parser)
-    add_video_options(parser)
-    parser.add_argument_group("size").add_argument(
+    sample = parser.add_argument_group("what the ids are of")
+    sample.add_argument(
         "--size", type=_parse_size, metavar="HxW", help="height and width in pixels of an image of ids, such as 256x256"
+    )
+    sample.add_argument(
+        "--rate", type=parse_rate, metavar="FPS", help="frame rate of a clip of ids in frames per second, such as 12.5"
     )
     options = parser.parse(arguments)
     check_exists(options.input, "token file")
@@ -65,6 +68,8 @@ def run(name: str, arguments: list[str]) -> int:
         raise SmaltiError(
             f"{options.input} to {options.out}: convert a token file (.safetensors) to ids (.npy), or ids to a token file."
         )
+    if expected == ".npy" and (options.size or options.rate):
+        raise SmaltiError(f"{options.input} states its size and its frame rate: leave out --size and --rate.")
     check_new_file(options.out, overwrite=options.overwrite)
     return _to_ids(options) if expected == ".npy" else _from_ids(options)
 

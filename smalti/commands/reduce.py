@@ -16,7 +16,7 @@ from smalti.cli.options import (
 )
 from smalti.cli.outputs import plan_outputs, process_files
 from smalti.cli.parser import CommandParser
-from smalti.cli.reducer_options import REDUCER_HELP, add_saliency_option
+from smalti.cli.reducer_options import REDUCER_HELP, add_reducer_options
 from smalti.errors import SmaltiError
 
 if TYPE_CHECKING:
@@ -51,8 +51,7 @@ def run(name: str, arguments: list[str]) -> int:
         parser, MEDIA_INPUT_HELP, "file (.safetensors) to write; for an input folder, the folder to write to"
     )
     add_tokenizer_options(parser, branch=True)
-    add_saliency_option(parser)
-    parser.add_argument("--reduce", metavar="NAME", help=f"{REDUCER_HELP} (default: the reducer of the tokenizer)")
+    add_reducer_options(parser, f"{REDUCER_HELP} (default: the reducer of the tokenizer)")
     add_video_options(parser)
     options = parser.parse(arguments)
     tokenizer_file = check_tokenizer(options.tokenizer)
@@ -80,7 +79,6 @@ def run(name: str, arguments: list[str]) -> int:
 
     @torch.inference_mode()
     def reduce(file: Path, result: Path, progress: ProgressDisplay) -> str:
-        part.check_video(file)
         stream = encode_file(tokenizer, file, options.rate, part)
         latents = Latents.join_time(with_progress(stream, file.name, progress))
         saliency = None

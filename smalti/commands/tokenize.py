@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from smalti.cli.data_options import CLIP_PROTOCOL_HELP, add_loading_options
 from smalti.cli.options import (
     MEDIA_INPUT_HELP,
     VIDEO_NOTES,
@@ -18,7 +19,7 @@ from smalti.cli.options import (
     open_tokenizer,
 )
 from smalti.cli.outputs import plan_outputs, print_next, process_files
-from smalti.cli.parser import CommandParser, whole_number
+from smalti.cli.parser import CommandParser
 from smalti.errors import SmaltiError
 
 if TYPE_CHECKING:
@@ -123,22 +124,14 @@ def _parse(name: str, arguments: list[str]) -> argparse.Namespace:
         "--protocol",
         metavar="NAME",
         help="resize and crop: square256 (shorter side 256, central 256 x 256), center256, resize256, ...; for the "
-        "first clip of each video, clip17x128@24 (17 frames of 128 x 128 pixels at 24 frames per second), ... "
-        "(default: original size)",
+        f"first clip of each video, {CLIP_PROTOCOL_HELP} (default: original size)",
     )
-    batches.add_argument(
-        "--batch-size",
-        type=whole_number(1),
-        default=1,
-        metavar="N",
-        help="images of one size per batch, or clips with --protocol (default: %(default)s)",
-    )
-    batches.add_argument(
-        "--workers",
-        type=whole_number(0),
-        default=0,
-        metavar="N",
-        help="processes that decode images; 0 decodes in the main process (default: %(default)s)",
+    add_loading_options(
+        batches,
+        batch_size=1,
+        workers=0,
+        samples="images of one size per batch, or clips with --protocol",
+        processes="processes that decode images",
     )
     options = parser.parse(arguments)
     if options.skip_existing and (options.overwrite or options.pack):

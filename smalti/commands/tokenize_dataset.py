@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from smalti.cli.data_options import CLIP_PROTOCOL_HELP, SOURCE_HELP, add_loading_options, add_max_bad_option
 from smalti.cli.options import add_tokenizer_options, check_tokenizer, open_device
-from smalti.cli.parser import CommandParser, fraction, whole_number
-from smalti.cli.reducer_options import REDUCER_HELP, add_saliency_option
+from smalti.cli.parser import CommandParser, whole_number
+from smalti.cli.reducer_options import REDUCER_HELP, add_reducer_options
 
 if TYPE_CHECKING:
     from smalti.tokenization.job import Job
@@ -83,7 +84,7 @@ def _parse(name: str, arguments: list[str]) -> argparse.Namespace:
     )
     _add_data_options(parser)
     _add_content_options(parser)
-    add_saliency_option(parser)
+    add_reducer_options(parser, f"store reduced latents, with lengths and assignment: {REDUCER_HELP}")
     output = parser.add_argument_group("output")
     output.add_argument(
         "--out", "-o", type=Path, required=True, metavar="PATH", help="folder to write to, or to continue"
@@ -97,15 +98,12 @@ def _parse(name: str, arguments: list[str]) -> argparse.Namespace:
         help="samples per shard, unless the data are shards (default: %(default)s)",
     )
     machines = parser.add_argument_group("speed")
-    machines.add_argument(
-        "--batch-size", type=whole_number(1), default=64, metavar="N", help="samples per batch (default: %(default)s)"
-    )
-    machines.add_argument(
-        "--workers",
-        type=whole_number(0),
-        default=2,
-        metavar="N",
-        help="data loading processes per device; 0 loads in the main process (default: %(default)s)",
+    add_loading_options(
+        machines,
+        batch_size=64,
+        workers=2,
+        samples="samples per batch",
+        processes="data loading processes per device",
     )
     machines.add_argument(
         "--processes", type=whole_number(1), metavar="N", help="processes on this machine (default: one per GPU)"
@@ -129,9 +127,7 @@ def _add_data_options(parser: CommandParser) -> None:
         "--data",
         required=True,
         metavar="SOURCE",
-        help="folder; shards (path, glob or URL of .tar files); or the class path of your own source "
-        "(my_package.MySource). The prefix videos: selects the videos of a folder, or marks shards that contain videos "
-        "(videos:clips-*.tar)",
+        help=f"folder; {SOURCE_HELP}",
     )
     data.add_argument(
         "--protocol",
@@ -139,8 +135,7 @@ def _add_data_options(parser: CommandParser) -> None:
         required=True,
         metavar="NAME",
         help="how samples are prepared. Images: square256 (shorter side 256, central 256 x 256), native (original "
-        "size), ... Videos: clip17x128@24 (17 frames of 128 x 128 pixels at 24 frames per second), ... Repeat the "
-        "option for several versions of each sample",
+        f"size), ... Videos: {CLIP_PROTOCOL_HELP} Repeat the option for several versions of each sample",
     )
     data.add_argument(
         "--augmentations",
@@ -159,13 +154,7 @@ def _add_data_options(parser: CommandParser) -> None:
         help="captions and other data to keep, by suffix, separated by commas: txt,json; none for nothing (default: "
         "those that the first samples have)",
     )
-    data.add_argument(
-        "--max-bad",
-        type=fraction,
-        default=0.01,
-        metavar="FRACTION",
-        help="maximum fraction of unreadable samples to skip before the command fails (default: %(default)s)",
-    )
+    add_max_bad_option(data)
 
 
 def _add_content_options(parser: CommandParser) -> None:
@@ -178,9 +167,6 @@ def _add_content_options(parser: CommandParser) -> None:
         type=Path,
         metavar="PATH",
         help="store ids of a language model: visual_vocab.json of `smalti vocabulary` (default: ids of the tokenizer)",
-    )
-    content.add_argument(
-        "--reduce", metavar="NAME", help=f"store reduced latents, with lengths and assignment: {REDUCER_HELP}"
     )
     content.add_argument(
         "--dtype",

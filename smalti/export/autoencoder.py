@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from smalti.errors import SmaltiError
 from smalti.tokenizers.bottlenecks.kl import KL, LOG_VARIANCE_RANGE
-from smalti.tokenizers.latent_statistics import LatentStatistics
 from smalti.tokenizers.layers.noise import randn_per_frame
+from smalti.tokenizers.models.diffusers import DiffusersDecoder
 from smalti.tokenizers.tokenizer import Tokenizer
 
 
@@ -78,14 +79,17 @@ class DecoderOutput:
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """How a generative model scales latents: (z - latents_mean) / latents_std * scaling_factor + shift_factor.
+    """How a generative model scales latents: (z - latents_mean - shift_factor) / latents_std * scaling_factor.
+
+    The statistics are those that training measured, see `Tokenizer.latent_statistics`. Without them, an autoencoder that
+    was loaded from diffusers has the values of its class.
 
     Attributes:
         latent_channels: channels C.
         latents_mean: mean of each channel; 0 if it was not measured.
         latents_std: standard deviation of each channel; 1 if it was not measured.
-        scaling_factor: always 1: latents_std contains the scale.
-        shift_factor: always 0.
+        scaling_factor: what normalized latents are multiplied by.
+        shift_factor: what is subtracted from all channels.
     """
 
     latent_channels: int
@@ -125,9 +129,7 @@ class Autoencoder(nn.Module):
             )
         self.tokenizer = tokenizer
         self.bottleneck = bottleneck
-        statistics = getattr(tokenizer.decoder, "statistics", None)
-        measured = statistics if isinstance(statistics, LatentStatistics) else LatentStatistics(bottleneck.dim)
-        self.config = AutoencoderConfig(bottleneck.dim, measured.mean.tolist(), measured.std.tolist())
+        self.config = _config(tokenizer, bottleneck.dim)
 
     @property
     def scaling_factor(self) -> float:
@@ -167,13 +169,27 @@ class Autoencoder(nn.Module):
         return DecoderOutput(pixels.squeeze(2) if z.ndim == 4 else pixels)
 
     def normalize(self, z: Tensor) -> Tensor:
-        """Return latents with mean 0 and standard deviation 1 per channel, for a generative model."""
-        return (z - self._per_channel(self.config.latents_mean, z)) / self._per_channel(self.config.latents_std, z)
+        """Scale latents (B, C, ...) for a generative model, see `AutoencoderConfig`: mean 0 and standard deviation 1."""
+        mean, scale = self._mean_and_scale(z)
+        return (z - mean) / scale
 
     def denormalize(self, z: Tensor) -> Tensor:
         """Invert `normalize`."""
-        return z * self._per_channel(self.config.latents_std, z) + self._per_channel(self.config.latents_mean, z)
+        mean, scale = self._mean_and_scale(z)
+        return z * scale + mean
 
-    @staticmethod
-    def _per_channel(values: list[float], z: Tensor) -> Tensor:
-        return torch.tensor(values, dtype=z.dtype, device=z.device).view(-1, *[1] * (z.ndim - 2))
+    def _mean_and_scale(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean and the scale of each channel, to broadcast with z."""
+        config, shape = self.config, (-1, *[1] * (z.ndim - 2))
+        mean, std = (z.new_tensor(values).view(shape) for values in (config.latents_mean, config.latents_std))
+        return mean + config.shift_factor, std / config.scaling_factor
+
+
+def _config(tokenizer: Tokenizer, channels: int) -> AutoencoderConfig:
+    measured = tokenizer.latent_statistics
+    factors: dict[str, Any] = {"latents_mean": [0.0] * channels, "latents_std": [1.0] * channels}
+    if measured is not None:
+        factors = {"latents_mean": measured.mean.tolist(), "latents_std": measured.std.tolist()}
+    elif isinstance(tokenizer.decoder, DiffusersDecoder):
+        factors |= tokenizer.decoder.latent_factors
+    return AutoencoderConfig(channels, **factors)

@@ -29,6 +29,8 @@ from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.version import __version__
 
 WEIGHTS, CONFIG = "diffusion_pytorch_model.safetensors", "config.json"
+_STATISTICS = "bottleneck.statistics."
+"""Names of the statistics of a KL, which are in the configuration or in the decoder of a class."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ def to_diffusers(tokenizer: Tokenizer) -> DiffusersModel:
 
     LTX-Video's networks with a KL with a shared log-variance become an AutoencoderKLLTXVideo, with the statistics of the
     latents. For a decoder that performs the last denoising step, the timestep and the noise strength are not exported: in
-    diffusers, the caller passes them. OneVAE's networks with a KL become an AutoencoderKLWan. Its configuration has
-    statistics of the latents too: 0 and 1, because these tokenizers have none.
+    diffusers, the caller passes them. OneVAE's networks with a KL become an AutoencoderKLWan. Its configuration has the
+    statistics of the latents that the bottleneck has measured, else 0 and 1.
 
     An autoencoder that was loaded from diffusers gets its own class and configuration back, with its latent factors.
 
@@ -70,7 +72,8 @@ def to_diffusers(tokenizer: Tokenizer) -> DiffusersModel:
     if represented_arguments(rebuilt) != represented_arguments(tokenizer):
         raise unsupported(f"its lists of blocks cannot be expressed as arguments of {config['_class_name']}")
     keys = FAMILY.keys(tokenizer)
-    return DiffusersModel(config, {keys[name]: weight for name, weight in tokenizer.state_dict().items()})
+    weights = {name: weight for name, weight in tokenizer.state_dict().items() if not name.startswith(_STATISTICS)}
+    return DiffusersModel(config, {keys[name]: weight for name, weight in weights.items()})
 
 
 def save_diffusers(

@@ -10,6 +10,7 @@ from smalti.errors import SmaltiError
 from smalti.tokenizers.bottlenecks.kl import KL
 from smalti.tokenizers.configurable import Configurable, get_config
 from smalti.tokenizers.importers.diffusers_folder import build_bottleneck
+from smalti.tokenizers.latent_statistics import LatentStatistics
 from smalti.tokenizers.models.diffusers import DiffusersDecoder, DiffusersEncoder
 from smalti.tokenizers.models.ltx.block_specs import DECODER_OPTIONS, ENCODER_OPTIONS, BlockSpec, parse_blocks
 from smalti.tokenizers.models.ltx.decoder import LTXDecoder
@@ -45,7 +46,7 @@ def diffusers_config(tokenizer: Tokenizer) -> Arguments:
         if isinstance(encoder, LTXEncoder) and isinstance(decoder, LTXDecoder):
             return _ltx_config(encoder, bottleneck, decoder)
         if isinstance(encoder, OneVAEEncoder) and isinstance(decoder, OneVAEDecoder):
-            return _wan_config(encoder, bottleneck)
+            return _wan_config(tokenizer, encoder, bottleneck)
     classes = ", ".join(type(module).__name__ for module in (encoder, bottleneck, decoder))
     raise unsupported(f"this tokenizer has {classes}")
 
@@ -89,6 +90,8 @@ def unsupported(reason: str) -> SmaltiError:
 
 def _comparable_arguments(module: Configurable) -> Arguments:
     arguments = get_config(module)["init_args"]
+    if isinstance(module, KL):
+        return arguments | {"statistics": False}  # the class has them in its configuration, or in the decoder
     if not isinstance(module, LTXEncoder | LTXDecoder):
         return arguments
     options = ENCODER_OPTIONS if isinstance(module, LTXEncoder) else DECODER_OPTIONS
@@ -97,8 +100,9 @@ def _comparable_arguments(module: Configurable) -> Arguments:
     return kept | {"blocks": parse_blocks(arguments["blocks"], options), "timestep_conditioning": conditioned}
 
 
-def _wan_config(encoder: OneVAEEncoder, bottleneck: KL) -> Arguments:
+def _wan_config(tokenizer: Tokenizer, encoder: OneVAEEncoder, bottleneck: KL) -> Arguments:
     arguments = get_config(encoder)["init_args"]
+    statistics = tokenizer.latent_statistics or LatentStatistics(bottleneck.dim)
     return {
         "_class_name": "AutoencoderKLWan",
         "base_dim": arguments["channels"],
@@ -107,8 +111,8 @@ def _wan_config(encoder: OneVAEEncoder, bottleneck: KL) -> Arguments:
         "num_res_blocks": arguments["blocks"],
         "attn_scales": [],
         "temperal_downsample": [time == 2 for time, _ in arguments["strides"]],
-        "latents_mean": [0.0] * bottleneck.dim,
-        "latents_std": [1.0] * bottleneck.dim,
+        "latents_mean": statistics.mean.tolist(),
+        "latents_std": statistics.std.tolist(),
         "scale_factor_temporal": encoder.stride[0],
         "scale_factor_spatial": encoder.stride[1],
     }

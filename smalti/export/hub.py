@@ -76,7 +76,7 @@ class PretrainedTokenizer(ModelHubMixin):
         token: str | bool | None,
         **model_kwargs: Any,
     ) -> PretrainedTokenizer:
-        """Load an exported folder, or download a repository first."""
+        """Load an exported folder, or download a repository first. Its provenance and its report are kept."""
         folder = Path(model_id)
         if not folder.is_dir():
             folder = Path(
@@ -89,7 +89,8 @@ class PretrainedTokenizer(ModelHubMixin):
                     token=token,
                 )
             )
-        return cls(load(folder))
+        report = folder if (folder / _METRICS).is_file() else None
+        return cls(load(folder), report, model_kwargs.get("provenance"))
 
 
 def add_metrics(card: str, metrics: dict[str, Any], *, sheet: bool) -> str:
@@ -100,8 +101,9 @@ def add_metrics(card: str, metrics: dict[str, Any], *, sheet: bool) -> str:
         metrics: content of metrics.json.
         sheet: whether the folder has the contact sheet.
     """
+    baseline = metrics["baseline"]["metrics"]
     rows = [
-        f"| {name} | {_number(result['value'])} | {_number(metrics['baseline']['metrics'].get(name))} |"
+        f"| {name} | {_number(result['value'])} | {_number(baseline[name]['value']) if name in baseline else ''} |"
         for name, result in metrics["metrics"].items()
     ]
     protocol = metrics["protocol"]["name"]
@@ -109,7 +111,7 @@ def add_metrics(card: str, metrics: dict[str, Any], *, sheet: bool) -> str:
         "## Metrics",
         "",
         f"{metrics['samples']} samples, protocol `{protocol}`, measured by `smalti evaluate` {metrics['smalti']}. The "
-        f"baseline is {metrics['baseline']['method']} at equal nominal bits.",
+        "baseline is bicubic downsampling and upsampling at equal nominal bits.",
         "",
         "| metric | tokenizer | baseline |",
         "|---|---|---|",

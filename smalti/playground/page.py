@@ -102,8 +102,8 @@ def _add_edits(gradio: Any, tokenizer: Tokenizer, view: Any, outputs: list[Any])
     ids = {"precision": 0, "minimum": 0, "maximum": tokenizer.quantizer.codebook_size - 1}
     with gradio.Row():
         with gradio.Column():
-            first = gradio.Number(0, label="Id", **ids)
-            second = gradio.Number(1, label="Other id", **ids)
+            first = gradio.Number(0, label="Id", elem_id="first", **ids)
+            second = gradio.Number(1, label="Other id", elem_id="second", **ids)
             swap = gradio.Button("Swap the two ids", elem_id="swap")
         with gradio.Column():
             value = gradio.Number(0, label="Id", **ids)

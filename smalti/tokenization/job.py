@@ -22,9 +22,10 @@ from smalti.tokenization.reduction import ARRAYS, Reduction
 from smalti.tokenization.shard_output import merge_sums, read_json, write_json
 from smalti.tokenization.storage import FLOAT_TYPES
 from smalti.tokenization.units import MANIFEST, Unit, plan_units
-from smalti.tokenization.vocabulary import digest_vocabulary, open_vocabulary
+from smalti.tokenization.vocabulary import check_vocabulary, digest_vocabulary, open_vocabulary
 from smalti.tokenizers.bottlenecks import KL
-from smalti.tokenizers.checkpoints import fingerprint, load
+from smalti.tokenizers.checkpoints import fingerprint
+from smalti.tokenizers.opening import open_tokenizer
 from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.version import __version__
 
@@ -122,10 +123,12 @@ class OpenedJob:
         self.preprocessing = Preprocessing(versions, all_clips=job.all_clips)
         self.units = plan_units(self.source, job.samples_per_shard)
         columns = find_columns(self.source) if job.columns is None else tuple(sorted(job.columns))
-        self.tokenizer = open_tokenizer(job)
+        self.tokenizer = open_tokenizer(job.tokenizer, job.device, job.branch, job.tile)
         self.vocabulary: VisualVocabulary | None = None
         if job.vocabulary is not None:
             self.vocabulary = open_vocabulary(Path(job.vocabulary), fingerprint(job.tokenizer))
+            if self.tokenizer.discrete:  # `_describe` refuses a vocabulary for latents
+                check_vocabulary(self.vocabulary, self.tokenizer, [version.protocol for version in versions])
         self.reduction = None if job.reduce is None else Reduction.parse(job.reduce, job.saliency)
         preprocessing = [version.describe() for version in versions]
         self.info = _describe(job, self, preprocessing, columns)
@@ -134,23 +137,6 @@ class OpenedJob:
         check_manifest(self.out, self.info, self.source, self.units)
         if self.vocabulary is not None and not (self.out / VOCABULARY_FILE).exists():
             save_vocabulary(self.out / VOCABULARY_FILE, self.vocabulary)
-
-
-def open_tokenizer(job: Job) -> Tokenizer:
-    """Load the tokenizer of a job to its device.
-
-    Raises:
-        SmaltiError: it cannot be loaded, or has no such branch.
-    """
-    tokenizer = load(job.tokenizer, job.device)
-    if job.branch is not None:
-        tokenizer = tokenizer.as_discrete() if job.branch == "discrete" else tokenizer.as_continuous()
-    return tokenizer if job.tile is None else tokenizer.tiled(job.tile, overlap=_overlap(tokenizer, job.tile))
-
-
-def _overlap(tokenizer: Tokenizer, tile: int) -> int:
-    stride = tokenizer.encoder.stride[1]
-    return -(-tile // (4 * stride)) * stride
 
 
 def _describe(

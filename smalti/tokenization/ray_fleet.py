@@ -7,6 +7,7 @@ Workers run the same code as one process (`run_units`).
 from __future__ import annotations
 
 import os
+import socket
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,9 @@ from smalti.tokenization.run import Summary, check_failures, find_marker, run_un
 
 LOCAL = "local"
 """Address that starts a new Ray on this machine."""
+
+_TIMEOUT = 10.0
+"""Seconds to wait for the first answer of a cluster."""
 
 
 class UnitWorker:
@@ -65,11 +69,33 @@ def run_on_ray(job: Job, address: str, workers: int | None) -> Summary:
     except ImportError:
         raise MissingExtraError("Ray Data", "ray", "Jobs on a cluster") from None
 
-    opened = OpenedJob(replace(job, device="cpu"))
-    pending = [index for index, unit in enumerate(opened.units) if find_marker(opened, unit) is None]
-    skipped = len(opened.units) - len(pending)
+    _connect(ray, address, workers)
+    try:
+        opened = OpenedJob(replace(job, device="cpu"))
+        pending = [index for index, unit in enumerate(opened.units) if find_marker(opened, unit) is None]
+        skipped = len(opened.units) - len(pending)
+        errors = _run_workers(ray, job, pending, workers)
+    finally:
+        ray.shutdown()
+    if errors:
+        raise SmaltiError(errors[0])
+    markers = [marker for unit in opened.units if (marker := find_marker(opened, unit, damaged=True)) is not None]
+    summary = Summary(markers, skipped)
+    check_failures(opened, summary)
+    return summary
+
+
+def _connect(ray: Any, address: str, workers: int | None) -> None:
+    """Connect to a cluster, or start one on this machine.
+
+    Raises:
+        SmaltiError: the cluster cannot be reached.
+    """
     variables = {name: os.environ[name] for name in ("PYTHONPATH", IMPORT_VARIABLE) if name in os.environ}
     try:
+        if ":" in address:  # Ray would try for many minutes
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_TIMEOUT).close()
         ray.init(
             address=None if address == LOCAL else address,
             num_cpus=workers if address == LOCAL else None,
@@ -80,16 +106,6 @@ def run_on_ray(job: Job, address: str, workers: int | None) -> Summary:
     except Exception as error:  # Ray raises errors of many kinds, such as ConnectionError and RuntimeError
         reason = str(error).splitlines()[0].rstrip(".")
         raise SmaltiError(f"Ray cannot be reached at '{address}' ({reason}): start it with `ray start`.") from error
-    try:
-        errors = _run_workers(ray, job, pending, workers)
-    finally:
-        ray.shutdown()
-    if errors:
-        raise SmaltiError(errors[0])
-    markers = [marker for unit in opened.units if (marker := find_marker(opened, unit, damaged=True)) is not None]
-    summary = Summary(markers, skipped)
-    check_failures(opened, summary)
-    return summary
 
 
 def _run_workers(ray: Any, job: Job, pending: list[int], workers: int | None) -> list[str]:

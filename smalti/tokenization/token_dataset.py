@@ -91,7 +91,8 @@ class TokenDataset(Dataset[TokenSample]):
 
     Attributes:
         info: what every shard carries: the fingerprint of the tokenizer, the preprocessing, the types.
-        markers: what is known about each shard.
+        markers: what is known about each shard that is done.
+        unfinished: names of the shards that are not done, because `smalti tokenize-dataset` is running or was interrupted.
 
     Raises:
         SmaltiError: the folder is no token dataset, a file is missing or has another size, or a shard does not belong
@@ -108,7 +109,9 @@ class TokenDataset(Dataset[TokenSample]):
         content = read_json(manifest)
         self.info = DatasetInfo.from_dict(content, manifest)
         self._format = find_format(self.info.format)
-        self.markers = [marker for name in self._shard_names(content, manifest) if (marker := self._read_marker(name))]
+        names = self._shard_names(content, manifest)
+        self.markers = [marker for name in names if (marker := self._read_marker(name))]
+        self.unfinished = sorted({*names} - {marker.name for marker in self.markers})
         self._ends = list(accumulate(marker.rows for marker in self.markers))
         self._readers: dict[int, ShardReader] = {}
 

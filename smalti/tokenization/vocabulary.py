@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from smalti.errors import SmaltiError
+from smalti.eval.protocols import Protocol
 from smalti.export.vocabulary import VisualVocabulary
 from smalti.export.vocabulary.manifest_file import dumps, load_vocabulary
+from smalti.export.vocabulary.new_vocabulary import check_fits
+from smalti.tokenizers.tokenizer import Tokenizer
 
 
 def open_vocabulary(file: Path, fingerprint: str) -> VisualVocabulary:
@@ -29,6 +33,24 @@ def open_vocabulary(file: Path, fingerprint: str) -> VisualVocabulary:
             "make one for this tokenizer with `smalti vocabulary`."
         )
     return vocabulary
+
+
+def check_vocabulary(vocabulary: VisualVocabulary, tokenizer: Tokenizer, protocols: Sequence[Protocol]) -> None:
+    """Check that a vocabulary has the codebooks of a tokenizer and takes the grids of its samples.
+
+    Args:
+        vocabulary: the vocabulary.
+        tokenizer: the tokenizer.
+        protocols: how samples are prepared. The grids of those without a fixed size are not known.
+
+    Raises:
+        SmaltiError: it is for other codebooks or grids.
+    """
+    check_fits(vocabulary, tokenizer)
+    for protocol in protocols:
+        if protocol.crop is not None:
+            layout = tokenizer.layout((protocol.crop, protocol.crop), protocol.frames)
+            vocabulary.grid.check(vocabulary.layout_grid(layout))
 
 
 def digest_vocabulary(vocabulary: VisualVocabulary) -> str:

@@ -78,7 +78,8 @@ class LatentStatisticsCallback(Callback):
             return
         raise SmaltiError(
             f"statistics.decay is set, but {type(tokenizer.decoder).__name__} has no latent statistics: set "
-            "`statistics: true` in a KL bottleneck, or remove `statistics` from the recipe."
+            "`statistics: true` in its continuous bottleneck (KL, Identity or Unquantized), or remove `statistics` from "
+            "the recipe."
         )
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

@@ -7,9 +7,11 @@ import torch
 from smalti.__main__ import main
 from smalti.export.token_files import load_tokens
 from smalti.images import save_image
-from smalti.tokenizers import wetok
-from smalti.tokenizers.bottlenecks import GQ
+from smalti.pixels import pixels_to_uint8
+from smalti.tokenizers import cosmos, wetok
+from smalti.tokenizers.bottlenecks import FSQ, GQ
 from smalti.tokenizers.checkpoints import save
+from smalti.video import write_video
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +42,30 @@ def test_a_token_file_becomes_ids_and_the_same_token_file_again(folder, tmp_path
     assert first.tokens.layout() == second.tokens.layout()
     assert first.fingerprint == second.fingerprint
     assert main(["detokenize", str(back), *tokenizer, "--out", str(tmp_path / "decoded.png")]) == 0
+
+
+def test_a_clip_becomes_the_sequence_of_cosmos_and_the_same_clip_again(folder, tmp_path, photo):
+    torch.manual_seed(0)
+    video = tmp_path / "video"
+    save(cosmos(FSQ([8, 8, 8, 5, 5, 5]), (8, 16, 16), z_channels=8, channels=8, multipliers=[1, 2, 2], blocks=1), video)
+    frames = [photo[0].roll(4 * index, 2) for index in range(17)]  # the photo moves
+    write_video(tmp_path / "clip.mp4", pixels_to_uint8(torch.stack(frames)).unbind(0), 25)
+    tokens, ids, back, vocabulary = (
+        str(tmp_path / name) for name in ("a.safetensors", "a.npy", "b.safetensors", "v.json")
+    )
+    with_video = ("--tokenizer", str(video))
+    assert main(["tokenize", str(tmp_path / "clip.mp4"), "--out", tokens, *with_video]) == 0
+    options = ("--preset", "cosmos-ar", "--grid", "3x4x6", "--out", vocabulary)
+    assert main(["vocabulary", str(video), *options]) == 0
+    assert main(["ids", tokens, "--vocabulary", vocabulary, "--out", ids]) == 0
+    sequence, first = np.load(ids), load_tokens(tmp_path / "a.safetensors")
+    assert sequence.tolist() == [64_000, *first.tokens.ids.flatten().tolist(), 64_001]
+    clip = ("--vocabulary", vocabulary, *with_video, "--rate", "25")
+    assert main(["ids", ids, *clip, "--out", back]) == 0
+    second = load_tokens(tmp_path / "b.safetensors")
+    assert torch.equal(first.tokens.ids, second.tokens.ids)
+    assert (first.tokens.layout(), first.rate) == (second.tokens.layout(), second.rate)
+    assert main(["detokenize", back, "--out", str(tmp_path / "b.mp4"), *with_video]) == 0
 
 
 @pytest.mark.parametrize(
@@ -80,6 +106,8 @@ def test_files_of_other_kinds_are_refused(folder, tmp_path, capsys):
     vocabulary = ["--vocabulary", str(folder / "flat.json")]
     photo = str(folder / "photo.safetensors")
     for words, message in (
+        ([photo, *vocabulary, "--rate", "25", "--out", str(tmp_path / "a.npy")], "leave out --size and --rate"),
+        ([photo, *vocabulary, "--start", "1", "--out", str(tmp_path / "a.npy")], "There is no option --start"),
         ([photo, *vocabulary, "--out", str(tmp_path / "a.json")], "convert a token file"),
         ([str(folder / "photo.png"), *vocabulary, "--out", str(tmp_path / "a.npy")], "convert a token file"),
         ([photo, "--vocabulary", str(folder / "none.json"), "--out", str(tmp_path / "a.npy")], "no vocabulary"),

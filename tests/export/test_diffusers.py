@@ -147,6 +147,17 @@ def test_wan_loads_in_diffusers_and_computes_the_same(times, tmp_path):
         assert_close(tokenizer.decode(latents).clamp(-1, 1), model.decode(mean).sample)
 
 
+def test_measured_statistics_of_a_bottleneck_are_those_of_the_class(tmp_path):
+    torch.manual_seed(0)
+    shape = {"channels": 8, "multipliers": [1, 2, 2], "strides": [[1, 2], [2, 2]], "blocks": 1}
+    tokenizer = Tokenizer(OneVAEEncoder(12, **shape), KL(6, statistics=True), OneVAEDecoder(6, **shape)).eval()
+    tokenizer.bottleneck.statistics.mean.copy_(torch.arange(6) / 4)
+    tokenizer.bottleneck.statistics.std.fill_(0.5)
+    model = load_in_diffusers("AutoencoderKLWan", export(tokenizer, tmp_path))
+    assert model.config.latents_mean == [0.0, 0.25, 0.5, 0.75, 1.0, 1.25]
+    assert model.config.latents_std == [0.5] * 6
+
+
 def test_one_branch_of_a_joint_tokenizer_is_exported(tmp_path):
     config = tokenizer_config("onevae/8x8x8")
     for part in ("encoder", "decoder"):

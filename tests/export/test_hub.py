@@ -4,26 +4,26 @@ import json
 
 import pytest
 import torch
-from PIL import Image
 
 import smalti
+from smalti.__main__ import main
 from smalti.errors import SmaltiError
 from smalti.export.hub import PretrainedTokenizer
+from smalti.images import save_image
+from smalti.tokenizers.checkpoints import save
 
 
 @pytest.fixture
-def report(tmp_path):
-    """Return a folder with the parts of a report that the card shows."""
-    folder = tmp_path / "report"
-    folder.mkdir()
-    metrics = {
-        "smalti": "1.0", "samples": 2, "protocol": {"name": "square64"},
-        "metrics": {"psnr": {"value": 24.25}, "ssim": {"value": 0.75}},
-        "baseline": {"method": "bicubic downsampling", "metrics": {"psnr": 22.5, "ssim": None}},
-    }  # fmt: skip
-    (folder / "metrics.json").write_text(json.dumps(metrics))
-    Image.new("RGB", (8, 8)).save(folder / "contact_sheet.png")
-    return folder
+def report(small, photo, tmp_path, no_network):
+    """Return a folder with the report of `smalti evaluate` on two photos."""
+    save(small(), tmp_path / "tokenizer")
+    (tmp_path / "photos").mkdir()
+    for name, pixels in {"a": photo, "b": photo.flip(3)}.items():
+        save_image(pixels, tmp_path / "photos" / f"{name}.png")
+    options = ["--tokenizer", tmp_path / "tokenizer", "--data", tmp_path / "photos", "--protocol", "square64"]
+    options += ["--workers", "0", "--rivals", "none", "--out", tmp_path / "report"]
+    assert main(["evaluate", *map(str, options)]) == 0
+    return tmp_path / "report"
 
 
 def test_a_saved_tokenizer_comes_back_equal(small, photo, tmp_path):
@@ -39,10 +39,21 @@ def test_the_card_has_metrics_and_pictures(small, report, tmp_path):
     PretrainedTokenizer(small(), report).save_pretrained(tmp_path / "saved")
     card = (tmp_path / "saved" / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: smalti\n")
-    assert "| psnr | 24.25 | 22.5 |" in card
-    assert "| ssim | 0.75 |  |" in card
+    metrics = json.loads((report / "metrics.json").read_text())
+    psnr, baseline = (part["metrics"]["psnr"]["value"] for part in (metrics, metrics["baseline"]))
+    assert f"| psnr | {psnr:.4g} | {baseline:.4g} |" in card
+    assert "2 samples, protocol `square64`" in card
     assert card.index("## Metrics") < card.index("(contact_sheet.png)") < card.index("## Provenance")
     assert (tmp_path / "saved" / "contact_sheet.png").read_bytes() == (report / "contact_sheet.png").read_bytes()
+
+
+def test_a_loaded_tokenizer_keeps_its_card(small, report, tmp_path):
+    saved, again = tmp_path / "saved", tmp_path / "again"
+    PretrainedTokenizer(small(), report, {"steps": 5}).save_pretrained(saved)
+    PretrainedTokenizer.from_pretrained(saved).save_pretrained(again)
+    assert {file.name: file.read_bytes() for file in again.iterdir()} == {
+        file.name: file.read_bytes() for file in saved.iterdir()
+    }
 
 
 def test_push_uploads_the_saved_folder(small, report, monkeypatch):

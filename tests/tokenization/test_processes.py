@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from smalti.errors import SmaltiError
-from smalti.tokenization.processes import Rank, find_rank, run_processes
+from smalti.tokenization import processes
+from smalti.tokenization.processes import Rank, find_rank, rank_device, run_processes
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,10 +31,13 @@ def test_every_item_belongs_to_one_rank():
     assert sorted(item for rank in range(5) for item in Rank(rank, 5).select(items)) == items
 
 
-def test_ranks_write_what_one_process_writes(work, bulk, content, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "names", [("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")]
+)
+def test_ranks_write_what_one_process_writes(work, bulk, content, monkeypatch, capsys, names):
     assert bulk("one", format_="parquet") == 0
     for rank in (2, 0, 1):  # in any order
-        for name, value in {"RANK": rank, "WORLD_SIZE": 3, "LOCAL_RANK": rank}.items():
+        for name, value in zip(names, (rank, 3, rank), strict=True):
             monkeypatch.setenv(name, str(value))
         assert bulk("ranks", format_="parquet") == 0
         assert f"process {rank} of 3: " in capsys.readouterr().out
@@ -65,6 +70,28 @@ def test_one_command_starts_several_processes(work, bulk, content):
     assert content(work / "one") == content(work / "two")
 
 
+def test_each_gpu_gets_a_process(work, bulk, monkeypatch):
+    started = []
+
+    class Started:
+        def __init__(self, arguments, env):
+            started.append((arguments[-1], *(env[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))))
+
+        def wait(self):
+            return 0
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(processes.subprocess, "Popen", Started)
+    assert bulk("tokens", "--device", "auto") == 0
+    assert started == [("auto", str(rank), "3", str(rank)) for rank in range(3)]
+    assert [rank_device(name, Rank(4, 6, 1)) for name in ("auto", "cuda", "cpu", "cuda:2")] == [
+        "cuda:1", "cuda:1", "cpu", "cuda:2",
+    ]  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # SLURM shows each process its own GPU only
+    assert rank_device("auto", Rank(4, 6, 1)) == "cuda:0"
+
+
 def test_errors_appear_once_before_processes_start(work, bulk, error_message):
     assert "There is no format" in error_message(bulk, "x", "--processes", "2", format_="hdf5")
     assert "does not exist" in error_message(bulk, "x", "--processes", "2", protocol="square")
@@ -78,6 +105,14 @@ def test_a_killed_process_is_reported(work, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(program))
     with pytest.raises(SmaltiError, match="Process 0 was killed by SIGKILL"):
         run_processes([], 2)
+
+
+@pytest.mark.parametrize("address", ["auto", "127.0.0.1:1", "ray://127.0.0.1:1", "nowhere:x"])
+def test_a_cluster_that_cannot_be_reached_is_one_sentence(work, bulk, error_message, monkeypatch, address):
+    pytest.importorskip("ray")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert f"Ray cannot be reached at '{address}'" in error_message(bulk, "x", "--ray", address)
+    assert not (work / "x").exists()
 
 
 @pytest.mark.slow

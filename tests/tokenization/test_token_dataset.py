@@ -35,8 +35,9 @@ def test_rows_slices_iteration_and_arrays_agree(work, bulk, name):
         dataset[NUM_PHOTOS]
 
 
-def test_a_row_decodes_to_pixels(work, bulk):
-    assert bulk() == 0
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_row_decodes_to_pixels(work, bulk, name):
+    assert bulk(format_=name) == 0
     dataset, tokenizer = TokenDataset("tokens"), smalti.load("tokenizer")
     pixels = dataset.decode(5, tokenizer)
     assert pixels.shape == (1, 3, 32, 32)
@@ -56,7 +57,7 @@ def test_loaders_with_workers_read_it(work, bulk):
     assert (torch.cat([*loader]).numpy() == dataset.to_array()).all()
 
 
-@pytest.mark.parametrize("name", ["npy", "parquet"])
+@pytest.mark.parametrize("name", FORMATS)
 def test_hugging_face_views_have_all_columns(work, bulk, name):
     pytest.importorskip("datasets")
     assert bulk(format_=name) == 0
@@ -109,7 +110,11 @@ def test_damaged_folders_are_refused_in_one_sentence(work, bulk):
 def test_an_unfinished_dataset_has_the_rows_that_are_done(work, bulk):
     assert bulk() == 0
     (work / "tokens" / "tokens-000001.json").unlink()
-    assert [row.key for row in TokenDataset("tokens")][9:11] == ["009.png", "020.png"]
+    dataset = TokenDataset("tokens")
+    assert [row.key for row in dataset][9:11] == ["009.png", "020.png"]
+    assert dataset.unfinished == ["tokens-000001"]
+    assert bulk() == 0
+    assert TokenDataset("tokens").unfinished == []
 
 
 def test_rows_of_different_sizes_have_no_array(work, bulk):

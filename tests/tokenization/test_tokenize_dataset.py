@@ -14,6 +14,9 @@ from smalti.export.vocabulary.manifest_file import load_vocabulary
 from smalti.tokenization import TokenDataset
 from smalti.tokenization.formats import FORMATS
 from smalti.tokenization.formats.megatron import IndexedDatasetReader
+from smalti.tokenizers import wetok
+from smalti.tokenizers.bottlenecks import BSQ
+from smalti.tokenizers.checkpoints import save
 
 NUM_PHOTOS = 23
 
@@ -193,6 +196,13 @@ def test_a_video_gives_its_first_clip_or_all_of_them(work, bulk, content):
     cut = VideoEvaluationTransform(5, None, resize=32, crop=32)(second)
     assert torch.equal(every[1].ids, smalti.load("video").tokenize(cut.pixels[None]).ids[0])
     assert every.decode(1, smalti.load("video")).shape == (1, 3, 5, 32, 32)
+    options = ("--max-bad", "0.5", "--protocol", "clip5x16", "--augmentations", "2")
+    assert bulk("versions", *options, format_="webdataset", **video) == 0
+    versions = TokenDataset("versions")[:4]
+    assert [(s.key.partition("@")[0], s.version) for s in versions] == [("a.mp4", v) for v in range(4)]
+    assert [s.layout.size for s in versions] == [(32, 32), (16, 16), (32, 32), (32, 32)]
+    assert torch.equal(versions[0].ids, first[0].ids)
+    assert not torch.equal(versions[2].ids, versions[3].ids)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -218,7 +228,31 @@ def test_ids_of_a_language_model_and_back(work, bulk, name, preset):
 def test_a_vocabulary_of_another_tokenizer_is_refused(work, bulk, error_message):
     assert main(["vocabulary", "other", "--preset", "flat", "--out", "vocabulary.json"]) == 0
     assert "of another tokenizer" in error_message(bulk, "x", "--vocabulary", "vocabulary.json")
+    assert main(["vocabulary", "tokenizer", "--preset", "flat", "--grid", "2x2", "--out", "small.json"]) == 0
+    assert "takes the grid (h, w) = (2, 2) only, not (4, 4)" in error_message(bulk, "x", "--vocabulary", "small.json")
+    content = json.loads((work / "small.json").read_text()) | {"tokenizer": None}
+    (work / "codes.json").write_text(json.dumps(content | {"strides": [0], "codes": content["codes"] | {"sizes": [9]}}))
+    assert "is for 1 codebook of 9 codes" in error_message(bulk, "x", "--vocabulary", "codes.json")
     assert not (work / "x").exists()
+
+
+def test_codes_of_128_bits_are_exact_in_every_file(work, bulk):
+    torch.manual_seed(0)
+    save(wetok(BSQ(128, token_bits=16), stride=8, channels=8, blocks=1, groups=None), work / "wide")
+    options = ("--tokenizer", "wide", "--protocol", "square32")
+    assert main(["tokenize", "photos", "--out", "photos.safetensors", "--pack", *options]) == 0
+    expected = smalti.load_tokens("photos.safetensors")
+    assert expected.shape == (NUM_PHOTOS, 16, 8)
+    assert main(["vocabulary", "wide", "--preset", "bits", "--out", "bits.json"]) == 0
+    vocabulary = load_vocabulary(work / "bits.json")
+    assert (vocabulary.codes.bits, vocabulary.names, vocabulary.rows) == (128, None, 256)
+    assert bulk("packed", "--pack-bits", tokenizer="wide") == 0
+    assert np.load("packed/tokens-000000.ids.npy").shape == (10, 16 * 128 // 8)
+    assert (smalti.load_tokens("packed") == expected).all()
+    for name in FORMATS:
+        assert bulk(name, "--vocabulary", "bits.json", tokenizer="wide", format_=name) == 0
+        dataset = TokenDataset(name)
+        assert all((dataset.tokens(i).ids[0].numpy() == ids).all() for i, ids in enumerate(expected))
 
 
 def test_a_second_run_does_nothing_and_other_settings_are_refused(work, bulk, error_message, capsys, content):

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 import smalti
 from smalti.errors import SmaltiError
 from smalti.tokenizers import LTXDecoder, LTXEncoder, Tokenizer
-from smalti.tokenizers.bottlenecks import KL
+from smalti.tokenizers.bottlenecks import FSQ, KL, Identity, Projected, Unquantized
 from smalti.tokenizers.checkpoints import save
 from smalti.tokenizers.latent_statistics import LatentStatistics
 from smalti.trainers import Checkpoints, TokenizerEMA
@@ -31,6 +31,10 @@ def ltx(**options):
     bottleneck = KL(6, shared_log_variance=True)
     decoder = LTXDecoder(6, 4, BLOCKS, timestep=0.05, noise=0.025, training_noise=[0.0, 0.2], **options)
     return Tokenizer(LTXEncoder(7, 4, BLOCKS), bottleneck, decoder)
+
+
+def unquantized(**options):
+    return Unquantized(Projected(FSQ([8, 8, 8]), dim=6), noise=0.1, **options)
 
 
 @pytest.fixture
@@ -147,20 +151,26 @@ def test_statistics_are_averaged_saved_resumed_and_exported(training, trainer, c
     assert torch.equal(smalti.load(tmp_path / "export").decoder.statistics.std, std)
 
 
-def test_statistics_of_a_bottleneck_are_those_of_all_its_latents(training, trainer, data, tmp_path, small):
-    tokenizer = small(KL(4, statistics=True))
+@pytest.mark.parametrize(
+    "build", [lambda **options: KL(4, **options), lambda **options: Identity(8, **options), unquantized]
+)
+def test_statistics_of_a_bottleneck_are_those_of_all_its_latents(training, trainer, data, tmp_path, small, build):
+    tokenizer = small(build(statistics=True))
     assert tokenizer.latent_statistics is None  # not measured
     recorded = []
     tokenizer.bottleneck.register_forward_hook(lambda module, _, code: recorded.append(code.z.detach()))
     run = trainer(LatentStatisticsCallback(0.999), max_steps=3, limit_val_batches=0)
-    run.fit(training(tokenizer, gan=False, weights=WEIGHTS), data())
+    run.fit(
+        training(tokenizer, gan=False, weights=WEIGHTS if "kl" in tokenizer.bottleneck.loss_names else {"l1": 1.0}),
+        data(),
+    )
     z = torch.cat([part.flatten(0, 1) for part in recorded])
     measured = tokenizer.latent_statistics
     torch.testing.assert_close(measured.mean.cpu(), z.mean(0), **TOLERANCE)
     torch.testing.assert_close(measured.std.cpu(), z.std(0, unbiased=False), **TOLERANCE)
     save(tokenizer, tmp_path / "export")
     assert torch.equal(smalti.load(tmp_path / "export").latent_statistics.std, measured.std.cpu())
-    assert small(KL(4)).latent_statistics is None
+    assert small(build()).latent_statistics is None
 
 
 def test_settings_without_effect_are_refused(training, trainer, data, clips):

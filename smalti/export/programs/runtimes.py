@@ -116,10 +116,11 @@ class CompiledRuntime(ExportedRuntime):
     def __init__(self, folder: Path) -> None:
         from torch import _inductor
 
-        self.encoder, self.decoder = (
-            _read(folder / f"{part}{COMPILED_SUFFIX}", lambda file: _inductor.aoti_load_package(str(file)))
-            for part in ("encoder", "decoder")
-        )
+        with quiet():
+            self.encoder, self.decoder = (
+                _read(folder / f"{part}{COMPILED_SUFFIX}", lambda file: _inductor.aoti_load_package(str(file)))
+                for part in ("encoder", "decoder")
+            )
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> tuple[Tensor, ...]:

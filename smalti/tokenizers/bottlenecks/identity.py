@@ -6,6 +6,7 @@ from torch import Tensor
 
 from smalti.errors import SmaltiError
 from smalti.tokenizers.bottlenecks.base import Bottleneck
+from smalti.tokenizers.latent_statistics import LatentStatistics
 from smalti.tokenizers.linear_start.code import StartCode, linear_units
 from smalti.types import Code
 
@@ -15,18 +16,23 @@ class Identity(Bottleneck):
 
     Args:
         dim: channels of the latent.
+        statistics: whether the bottleneck has `LatentStatistics`, as in `KL`.
+
+    Attributes:
+        statistics: mean and standard deviation of each channel; None without the argument.
 
     Raises:
         SmaltiError: `dim` is below 1.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, statistics: bool = False) -> None:
         super().__init__()
         if dim < 1:
             raise SmaltiError(
                 f"Identity needs at least one channel, but dim is {dim}: use the number of latent channels."
             )
         self.in_dim = self.out_dim = dim
+        self.statistics = LatentStatistics(dim) if statistics else None
 
     def linear_start(self, coefficients: Tensor, variances: Tensor, hidden_units: int) -> StartCode:
         """Return one component per channel, with mean 0 and variance 1."""

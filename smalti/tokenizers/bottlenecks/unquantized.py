@@ -7,6 +7,7 @@ from torch import Tensor
 
 from smalti.errors import SmaltiError
 from smalti.tokenizers.bottlenecks.base import Bottleneck, Quantizer
+from smalti.tokenizers.latent_statistics import LatentStatistics
 from smalti.types import Code
 
 
@@ -20,18 +21,23 @@ class Unquantized(Bottleneck):
         quantizer: the quantizer, whose projections are trained on.
         noise: standard deviation of Gaussian noise that is added in training, in units of the codewords. It limits the
             information as rounding did; 0: none.
+        statistics: whether the bottleneck has `LatentStatistics`, as in `KL`.
+
+    Attributes:
+        statistics: mean and standard deviation of each channel; None without the argument.
 
     Raises:
         SmaltiError: `noise` is negative.
     """
 
-    def __init__(self, quantizer: Quantizer, noise: float = 0.0) -> None:
+    def __init__(self, quantizer: Quantizer, noise: float = 0.0, statistics: bool = False) -> None:
         super().__init__()
         if noise < 0:
             raise SmaltiError(f"Unquantized has the noise {noise}: use 0 or a positive standard deviation.")
         self.quantizer = quantizer
         self.noise = noise
         self.in_dim, self.out_dim = quantizer.in_dim, quantizer.out_dim
+        self.statistics = LatentStatistics(self.out_dim) if statistics else None
 
     def quantize(self, h: Tensor) -> Code:
         """Map (B, N, in_dim) to (B, N, out_dim), without ids and losses."""

@@ -7,7 +7,20 @@ from torch import nn
 from smalti.export.programs import save_programs
 from smalti.tokenizers import Tokenizer, cosmos, ltx, onevae, uniwetok, wetok
 from smalti.tokenizers.base import Decoder, Encoder
-from smalti.tokenizers.bottlenecks import BSQ, FSQ, GQ, KL, VQ, Joint, Projected, ResidualFSQ, ResidualVQ, SimVQ
+from smalti.tokenizers.bottlenecks import (
+    BSQ,
+    FSQ,
+    GQ,
+    KL,
+    VQ,
+    Identity,
+    Joint,
+    Projected,
+    ResidualFSQ,
+    ResidualVQ,
+    SimVQ,
+    Unquantized,
+)
 
 BOTTLENECKS = {
     "gq": lambda: GQ(2, 4),
@@ -22,6 +35,9 @@ BOTTLENECKS = {
     "projected": lambda: Projected(GQ(2, 4), 6),
     "kl": lambda: KL(4),
     "kl_shared": lambda: KL(4, shared_log_variance=True),
+    "kl_statistics": lambda: KL(4, statistics=True),
+    "identity": lambda: Identity(4),
+    "unquantized": lambda: Unquantized(Projected(FSQ([8, 8, 8]), dim=6)),
     "joint": lambda: Joint(KL(4), Projected(FSQ([8, 8, 8]), dim=4, in_dim=8)),
 }
 

@@ -1,10 +1,12 @@
 """Programs compute what the tokenizer computes, for every family and bottleneck, for images and clips of any size."""
 
 import json
+import runpy
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -88,6 +90,19 @@ def test_programs_of_other_channels(build, tmp_path, kind):
     (data / "channels.yaml").write_text("channels: {rgb: 3, nir: 1, swir: 2}")
     assert verify.run("verify", [str(folder), "--data", str(data), "--size", "16"]) == 0
     assert json.loads((folder / "verification.json").read_text())["passed"]
+
+
+@pytest.mark.slow
+def test_programs_of_an_autoencoder_of_diffusers(tmp_path):
+    """`save_programs` compares the golden vectors, which have other batches and frames than the traced example."""
+    pytest.importorskip("diffusers")
+    models = runpy.run_path(str(Path(__file__).parents[2] / "diffusers_models.py"))
+    tokenizer = smalti.load(models["write"]("sd", tmp_path / "sd"))
+    save_programs(tokenizer, tmp_path / "programs", "torch")
+    pixels = torch.rand(3, 3, 16, 24) * 2 - 1
+    latents = tokenizer.encode(pixels)
+    (grid,) = load_programs(tmp_path / "programs").encode(pixels)
+    torch.testing.assert_close(grid, latents.to_grids()[0], atol=1e-5, rtol=1e-5)
 
 
 class AllEncoders(nn.Module):

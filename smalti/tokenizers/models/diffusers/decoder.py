@@ -99,7 +99,7 @@ class DiffusersDecoder(Decoder):
         """Decode one grid (B, C, t, h, w) to (B, 3, T, H, W), not clamped."""
         (z,) = latents
         if self._frames == "images":
-            return images_to_video(self.network(self._start(video_to_images(z))), len(z))
+            return images_to_video(self.network(self._start(video_to_images(z))), z.shape[0])
         z = self._start(z)
         if self._frames == "cached":
             return decode_frames(self.network, z, self._patch)
@@ -107,7 +107,7 @@ class DiffusersDecoder(Decoder):
             pixels = self.network(z)[:, :, self._repeated :]
             clear_causal_caches(self.network)
             return pixels
-        arguments = [z.new_full((len(z),), self.timestep)] if self._conditioned else []
+        arguments = [z.new_full((z.shape[0],), self.timestep)] if self._conditioned else []
         if not self._batched:
             return torch.cat([self.network(sample) for sample in z.split(1)])
         if not self.generative or generator is None:

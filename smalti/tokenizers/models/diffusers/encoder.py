@@ -65,7 +65,7 @@ class DiffusersEncoder(Encoder):
         """Encode (B, 3, T, H, W) in [-1, 1] to one grid: (B, 2 C, t, h, w) with log-variances, or (B, C, t, h, w)."""
         if self._frames == "images":
             h = self._finish(self.network(video_to_images(x)))
-            return (images_to_video(h, len(x)),)
+            return (images_to_video(h, x.shape[0]),)  # len(x) would fix the batch of an exported program
         if self._frames == "cached":
             return (self._finish(encode_frames(self.network, x, self._patch)),)
         if self._frames == "repeated":
