@@ -141,13 +141,13 @@ def test_a_wrong_setting_leaves_no_folder(options, capsys):
     assert not Path("runs").exists()
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("out of memory"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [RuntimeError("a kernel failed"), KeyboardInterrupt()])
 def test_a_run_that_stops_in_its_first_step_leaves_no_folder(error, monkeypatch, capsys):
     def training_step(*_):
         raise error
 
     monkeypatch.setattr(TokenizerTraining, "training_step", training_step)
-    with pytest.raises((torch.OutOfMemoryError, SystemExit)):
+    with pytest.raises((RuntimeError, SystemExit)):
         fit("-c", "tiny.yaml", "--model.scheduler", "ConstantLR")  # the learning rate is logged before the step
     assert not Path("runs").exists()
     assert "stopped before its first step was finished: nothing was saved" in capsys.readouterr().out
@@ -158,10 +158,10 @@ def test_a_resumed_run_that_fails_in_its_first_step_changes_nothing(monkeypatch,
     before = contents(RUN)
 
     def training_step(*_):
-        raise torch.OutOfMemoryError("out of memory")
+        raise RuntimeError("a kernel failed")
 
     monkeypatch.setattr(TokenizerTraining, "training_step", training_step)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(RuntimeError):
         fit("--ckpt_path", LAST, "--trainer.max_steps", 2)
     assert contents(RUN) == before
 
@@ -173,13 +173,13 @@ def test_a_run_that_stops_later_is_kept_and_says_how_to_resume(interrupt, monkey
     def training_step(module, batch, batch_idx):
         if module.global_step == 1:
             if not interrupt:
-                raise torch.OutOfMemoryError("out of memory")
+                raise RuntimeError("a kernel failed")
             os.kill(os.getpid(), signal.SIGINT)
         return step(module, batch, batch_idx)
 
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr(TokenizerTraining, "training_step", training_step)
-    with pytest.raises((torch.OutOfMemoryError, SystemExit)):
+    with pytest.raises((RuntimeError, SystemExit)):
         fit("-c", "tiny.yaml")
     signal.signal(signal.SIGINT, previous)
     done = 2 if interrupt else 1

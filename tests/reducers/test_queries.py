@@ -46,7 +46,7 @@ def test_semantic_tokens_do_not_change_image_tokens():
     reduced = vistog.reduce(image, (6, 6), semantic=semantic)
     assert reduced.tokens.shape == (2, 5, 16)
     changed = patches.clone()
-    changed[:, 0] += 1
+    changed[:, 0] = torch.randn(2, 16)  # adding a constant would change nothing: layers begin with a norm over channels
     _, other = vistog.encode(changed, lambda x, mask: encoder(x, mask=~mask))
     assert not torch.allclose(other, semantic)  # semantic tokens do see the image
 

@@ -47,8 +47,8 @@ def test_without_replacements_it_is_the_source_in_training_mode(vae):
     tokenizer, source = pretrained(vae), smalti.load(vae)
     assert tokenizer.training
     assert all(p.requires_grad for p in tokenizer.decoder.network.parameters())
-    x = photos()
-    assert torch.equal(tokenizer.eval()(x)[0], source(x)[0])
+    x = photos().double()  # in float32, oneDNN may round differently for weights at other addresses
+    assert torch.allclose(tokenizer.double().eval()(x)[0], source.double()(x)[0], atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,10 @@ def test_hardness_zero_passes_the_latents_of_the_source(vae):
 
 @torch.no_grad()
 def test_adapters_change_nothing_at_first_and_are_merged(vae):
-    tokenizer, source, x = pretrained(vae, lora_rank=2).eval(), smalti.load(vae), photos()
-    assert torch.allclose(tokenizer(x)[0], source(x)[0], atol=1e-6)
+    # In float64: in float32, oneDNN may round differently for weights at other addresses.
+    tokenizer, source = pretrained(vae, lora_rank=2).double().eval(), smalti.load(vae).double()
+    x = photos().double()
+    assert torch.allclose(tokenizer(x)[0], source(x)[0], atol=1e-12, rtol=0)
     trained = {name for name, p in tokenizer.decoder.named_parameters() if p.requires_grad}
     assert trained
     assert all("lora_" in name for name in trained)
@@ -100,7 +102,7 @@ def test_adapters_change_nothing_at_first_and_are_merged(vae):
     assert (adapted - source(x)[0]).abs().max() > 0.01
     merged = merge_adapters(tokenizer)
     assert merged.state_dict().keys() == source.state_dict().keys()
-    assert torch.allclose(merged(x)[0], adapted, atol=1e-4)
+    assert torch.allclose(merged(x)[0], adapted, atol=1e-12, rtol=0)
 
 
 @torch.no_grad()
