@@ -15,6 +15,8 @@ from smalti.errors import SmaltiError
 
 _CONFIG_OPTIONS = ("-c", "--config")
 _OPTIMIZER_OPTIONS = ("--model.optimizer", "--model.optimizer.class_path")
+_ADAM_ARGUMENTS = ("lr", "betas", "eps", "weight_decay")
+"""Arguments that mean the same in Adam and in its variants with 8 bits."""
 _SHORT_NAMES = {
     **dict.fromkeys(("--model.tokenizer", "--model.tokenizer.class_path"), BUILDERS),
     **dict.fromkeys(_OPTIMIZER_OPTIONS, TORCH_OPTIMIZERS),
@@ -46,7 +48,8 @@ def prepare_arguments(command: str, arguments: list[str]) -> list[str]:
     run = find_run(checkpoint)
     if not recipes and run is not None:
         recipes = [str(run / CONFIG)]
-    optimizer, options = _split_optimizer(options)
+    recipe = load_recipes(*recipes)
+    optimizer, options = _split_optimizer(options, recipe)
     recipes += optimizer
     recipe = load_recipes(*recipes)
     set_options = [option.partition("=")[0] for option in options if option.startswith("-")]
@@ -139,18 +142,25 @@ def _expand_names(options: list[str]) -> list[str]:
     return expanded
 
 
-def _split_optimizer(options: list[str]) -> tuple[list[str], list[str]]:
-    """Return an optimizer of `OPTIMIZERS` as a recipe, which replaces that of the recipes with all its arguments.
+def _split_optimizer(options: list[str], recipe: Recipe) -> tuple[list[str], list[str]]:
+    """Return an optimizer of `OPTIMIZERS` as a recipe, which replaces that of the recipe with all its arguments.
 
     Otherwise, jsonargparse would keep arguments of the same name: the learning rate of Muon is no learning rate of Adam.
+    Adam with its state in 8 bits keeps the arguments of Adam.
 
     Returns:
         A recipe or none, and the other options.
     """
     names, others = split_options(options, *_OPTIMIZER_OPTIONS)
-    if not names or names[-1] not in OPTIMIZERS:
+    name = names[-1] if names else None
+    if name is None or name not in OPTIMIZERS:
         return [], options
-    return [format_recipe({"model": {"optimizer": names[-1]}})], others
+    optimizer: Recipe = {"class_path": name}
+    previous = (recipe.get("model") or {}).get("optimizer") or {}
+    if name.endswith("8bit") and str(previous.get("class_path")).rpartition(".")[2] in ("Adam", "AdamW"):
+        arguments = previous.get("init_args") or {}
+        optimizer["init_args"] = {key: arguments[key] for key in _ADAM_ARGUMENTS if key in arguments}
+    return [format_recipe({"model": {"optimizer": optimizer}})], others
 
 
 def _check_checkpoint(command: str, checkpoint: str | None) -> None:

@@ -24,7 +24,7 @@ _EXAMPLES = (
 )
 _NOTES = (
     "Options after -- are those of `smalti fit`, such as --trainer.max_steps 300, --data.batch_size 1, "
-    "--model.gradient_checkpointing true or --model.optimizer AdamW8bit --model.optimizer.lr 2e-5. The memory of a step is "
+    "--model.gradient_checkpointing true or --model.optimizer AdamW8bit. The memory of a step is "
     "estimated and printed before the first step. Without --validation, a tenth of the files of --data is held out. In a "
     "folder of satellite bands, depth or 16-bit images, channels.yaml names the channels: see docs/finetune.md."
 )

@@ -66,6 +66,23 @@ def test_muon_replaces_the_optimizer_of_the_recipe_with_all_its_arguments():
     assert kept[2:] == ["--model.optimizer", "torch.optim.AdamW"]
 
 
+def test_adam_with_8_bits_keeps_the_arguments_of_adam():
+    recipe = (
+        "{model: {optimizer: {class_path: AdamW, init_args: {lr: 2.0e-5, weight_decay: 0.0, fused: true}}}, data: {}}"
+    )
+    prepared = prepare_arguments(
+        "fit", ["-c", recipe, "--model.optimizer", "AdamW8bit", "--model.optimizer.eps", "1e-6"]
+    )
+    assert recipe_of(prepared)["model"]["optimizer"] == {
+        "class_path": "bitsandbytes.optim.AdamW8bit",
+        "init_args": {"lr": 2.0e-5, "weight_decay": 0.0},
+    }
+    assert prepared[2:] == ["--model.optimizer.eps", "1e-6"]
+    muon = "{model: {optimizer: {class_path: Muon, init_args: {lr: 0.01}}}, data: {}}"
+    prepared = prepare_arguments("fit", ["-c", muon, "--model.optimizer", "AdamW8bit"])
+    assert "init_args" not in recipe_of(prepared)["model"]["optimizer"]
+
+
 def test_short_names_of_builders_are_expanded():
     arguments = ["-c", "{model: {}, data: {}}", "--model.tokenizer", "wetok"]
     assert prepare_arguments("fit", arguments)[3] == "smalti.tokenizers.wetok"
