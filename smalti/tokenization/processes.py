@@ -40,13 +40,19 @@ class Rank(NamedTuple):
         return list(items[self.rank :: self.world_size])
 
 
+_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+_SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
+"""Variables of a process that `srun` started. A batch script itself also has SLURM_PROCID and SLURM_NTASKS: what it runs
+without `srun` is one process, not one of SLURM_NTASKS."""
+
+
 def find_rank(environment: Mapping[str, str] = os.environ) -> Rank | None:
     """Return the rank that `torchrun` or SLURM's `srun` gives this process; None if neither started it.
 
     Raises:
         SmaltiError: the variables of the environment are no numbers.
     """
-    for names in (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")):
+    for names in (_TORCHRUN, _SRUN):
         if not all(name in environment for name in names):
             continue
         try:

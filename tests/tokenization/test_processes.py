@@ -18,9 +18,11 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_ranks_of_torchrun_and_slurm_are_found():
-    slurm = {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1"}
+    slurm = {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "1"}
     assert find_rank({"RANK": "2", "WORLD_SIZE": "8", "LOCAL_RANK": "0"} | slurm) == Rank(2, 8, 0)
     assert find_rank(slurm) == Rank(3, 4, 1)
+    script = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"}
+    assert find_rank(script) is None  # a command in a batch script without srun has all the work
     assert find_rank({}) is find_rank({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}) is None
     with pytest.raises(SmaltiError, match="SLURM_PROCID=x"):
         find_rank(slurm | {"SLURM_PROCID": "x"})
@@ -32,7 +34,7 @@ def test_every_item_belongs_to_one_rank():
 
 
 @pytest.mark.parametrize(
-    "names", [("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")]
+    "names", [("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")]
 )
 def test_ranks_write_what_one_process_writes(work, bulk, content, monkeypatch, capsys, names):
     assert bulk("one", format_="parquet") == 0
