@@ -98,7 +98,7 @@ def test_a_row_with_weights_is_measured_and_written_to_a_page(tmp_path):
     path = runpy.run_path(str(ROOT / "tests" / "diffusers_models.py"))["write"]("sd", tmp_path / "vae")
     page = tmp_path / "page.md"
     page.write_text("# A\n\n<!-- table: benchmarks/baselines.py -->\nold\n<!-- end of the table -->\n\nafter\n")
-    options = ["--size", "32", "--only", "mine", "--weights", f"mine={path}", "--update", str(page)]
+    options = ["--size", "256", "--only", "mine", "--weights", f"mine={path}", "--update", str(page)]
     options += ["--rows", str(tmp_path / "rows.jsonl")]
     subprocess.run([sys.executable, SCRIPT, *options], check=True, cwd=ROOT, capture_output=True)
     text = page.read_text()
