@@ -251,8 +251,12 @@ def merge(study: Study, variant: str, data: Data) -> Recipe:
     return recipe
 
 
-def execute(run: Run, data: Data) -> tuple[list[Point], Tensor]:
-    """Train, in a process of its own. Return the curve, and the reconstructions of some pictures, (3, H, W) uint8."""
+def execute(run: Run, data: Data) -> tuple[list[Point], Tensor | None]:
+    """Train, in a process of its own.
+
+    Returns:
+        The curve; and the reconstructions of some pictures, (3, H, W) uint8, None for a study of clips.
+    """
     torch.set_num_threads(1)
     rows: list[Tensor] = []
     recipe = merge(STUDIES[run.study], run.variant, data)
@@ -268,7 +272,7 @@ def execute(run: Run, data: Data) -> tuple[list[Point], Tensor]:
         recipe, lambda groups: build_optimizer(recipe, groups), run.seconds, run.seed,
         points=4, decay=True, validation=pictures, finish=reconstruct,
     )  # fmt: skip
-    return curve, torch.cat(rows, dim=1) if rows else torch.zeros(3, 0, 0, dtype=torch.uint8)
+    return curve, torch.cat(rows, dim=1) if rows else None
 
 
 def validation_pictures(source: str) -> list[Tensor]:
@@ -357,7 +361,7 @@ def show(study: str, curves: dict[Run, list[Point]], pictures: dict[Run, Tensor]
     columns = [("original", torch.cat(originals, dim=1))] + [
         (f"{run.variant}\n{curves[run][-1].psnr:.2f} dB", picture)
         for run, picture in sorted(pictures.items(), key=lambda item: variants.index(item[0].variant))
-        if run.study == study and run.seed == 0 and picture.numel()
+        if run.study == study and run.seed == 0
     ]
     figure, axes = plt.subplots(1, len(columns), figsize=(2.2 * len(columns), 2.2 * SHOWN + 0.6), squeeze=False)
     for axis, (title, picture) in zip(axes[0], columns, strict=True):
@@ -396,7 +400,9 @@ def main() -> None:
         futures = {pool.submit(execute, run, data): run for run in runs}
         for future in as_completed(futures):
             run = futures[future]
-            curves[run], pictures[run] = future.result()
+            curves[run], picture = future.result()
+            if picture is not None:
+                pictures[run] = picture
             left = (time.monotonic() - begin) * (len(runs) - len(curves)) / len(curves)
             print(
                 f"{run.study}, {run.variant}, seed {run.seed}: {curves[run][-1].psnr:.2f} dB after {curves[run][-1].step} "
@@ -413,7 +419,7 @@ def main() -> None:
     (options.out / "results.json").write_text(json.dumps(content, indent=1))
     if find_spec("matplotlib") is not None:
         plot(curves, options.out / "curves.png")
-        for study in {run.study for run, picture in pictures.items() if picture.numel()}:
+        for study in {run.study for run in pictures}:
             show(study, curves, pictures, data, options.out / f"pictures_{study}.png")
 
 

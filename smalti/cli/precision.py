@@ -7,20 +7,16 @@ AUTO = "auto"
 
 
 def fastest_precision(accelerator: str) -> str:
-    """Return "bf16-mixed" where bfloat16 is computed in hardware, else "32-true".
+    """Return "bf16-mixed" where bfloat16 is computed in hardware, else "32-true". See `smalti.hardware.has_bfloat16`.
 
-    These are CPUs with AMX or AVX512-BF16, where a training step takes about half of the time, and CUDA devices from
-    compute capability 8.0 on. Other CPUs emulate bfloat16, which takes several times as long as float32.
+    A training step then takes about half of the time on a CPU.
 
     Args:
         accelerator: the setting `trainer.accelerator`: cpu, gpu, cuda, mps or auto.
     """
     import torch
 
+    from smalti.hardware import has_bfloat16
+
     on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.accelerator.is_available())
-    if on_gpu:
-        supported = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        capabilities = torch.cpu.get_capabilities()
-        supported = any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
-    return "bf16-mixed" if supported else "32-true"
+    return "bf16-mixed" if has_bfloat16("cuda" if on_gpu else "cpu") else "32-true"

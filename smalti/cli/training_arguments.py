@@ -50,8 +50,9 @@ def prepare_arguments(command: str, arguments: list[str]) -> list[str]:
         recipes = [str(run / CONFIG)]
     recipe = load_recipes(*recipes)
     optimizer, options = _split_optimizer(options, recipe)
-    recipes += optimizer
-    recipe = load_recipes(*recipes)
+    if optimizer is not None:
+        recipes.append(optimizer)
+        recipe = load_recipes(*recipes)
     set_options = [option.partition("=")[0] for option in options if option.startswith("-")]
     if not any(option in _INFORMATIVE_OPTIONS or option.endswith(".help") for option in set_options):
         _check_checkpoint(command, checkpoint)
@@ -142,25 +143,25 @@ def _expand_names(options: list[str]) -> list[str]:
     return expanded
 
 
-def _split_optimizer(options: list[str], recipe: Recipe) -> tuple[list[str], list[str]]:
+def _split_optimizer(options: list[str], recipe: Recipe) -> tuple[str | None, list[str]]:
     """Return an optimizer of `OPTIMIZERS` as a recipe, which replaces that of the recipe with all its arguments.
 
     Otherwise, jsonargparse would keep arguments of the same name: the learning rate of Muon is no learning rate of Adam.
     Adam with its state in 8 bits keeps the arguments of Adam.
 
     Returns:
-        A recipe or none, and the other options.
+        A recipe, None without such an option; and the other options.
     """
     names, others = split_options(options, *_OPTIMIZER_OPTIONS)
     name = names[-1] if names else None
     if name is None or name not in OPTIMIZERS:
-        return [], options
+        return None, options
     optimizer: Recipe = {"class_path": name}
     previous = (recipe.get("model") or {}).get("optimizer") or {}
     if name.endswith("8bit") and str(previous.get("class_path")).rpartition(".")[2] in ("Adam", "AdamW"):
         arguments = previous.get("init_args") or {}
         optimizer["init_args"] = {key: arguments[key] for key in _ADAM_ARGUMENTS if key in arguments}
-    return [format_recipe({"model": {"optimizer": optimizer}})], others
+    return format_recipe({"model": {"optimizer": optimizer}}), others
 
 
 def _check_checkpoint(command: str, checkpoint: str | None) -> None:

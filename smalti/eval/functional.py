@@ -22,13 +22,17 @@ def mean_squared_error(x: Tensor, y: Tensor) -> Tensor:
     """Return the mean squared error of each pair of images, over all channels and pixels.
 
     Args:
-        x: (B, 3, H, W) uint8.
-        y: (B, 3, H, W) uint8.
+        x: (B, C, H, W) uint8, or floating point in [-1, 1], which is clamped.
+        y: like `x`.
 
     Returns:
-        (B,) float64. The sum is computed in integers, so it is exact for images of any size.
+        (B,) float64, on the scale of 8-bit pixels. The sum of uint8 is computed in integers, so it is exact for images of
+        any size.
     """
     _check_images(x, y)
+    if x.is_floating_point():
+        error = (x.double().clamp(-1, 1) - y.double().clamp(-1, 1)) * 127.5
+        return error.square().flatten(1).mean(1)
     return (x.int() - y.int()).square().flatten(1).sum(1, dtype=torch.int64).double() / x[0].numel()
 
 
@@ -57,11 +61,7 @@ def psnr(x: Tensor, y: Tensor) -> Tensor:
     >>> psnr(torch.zeros(1, 5, 8, 8), torch.full((1, 5, 8, 8), 0.02)).round(decimals=2).tolist()
     [40.0]
     """
-    if not x.is_floating_point():
-        return decibels(mean_squared_error(x, y))
-    _check_images(x, y)
-    error = (x.double().clamp(-1, 1) - y.double().clamp(-1, 1)) * 127.5
-    return decibels(error.square().flatten(1).mean(1))
+    return decibels(mean_squared_error(x, y))
 
 
 def psnr_clip(x: Tensor, y: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ class LatentRestorer(Configurable):
         memory = memory + sincos_table(self.width, side, memory)[: memory.shape[1]]
         table = resize_table(sincos_table(self.width, _TABLE_SIDE, memory), _TABLE_SIDE, grid)
         x = table.expand(len(tokens), -1, -1)
-        linear = torch.zeros(())
+        linear: Tensor | None = None
         if reduced.assignment is not None:
             assignment = fill_dropped(reduced.assignment, grid)
             own = gather_tokens(tokens, assignment)
@@ -79,7 +79,8 @@ class LatentRestorer(Configurable):
             linear = self._linear(own, assignment)
         for layer in self.layers:
             x = layer(x, memory, memory_key_padding_mask=~reduced.mask())
-        return self.out(self.norm(x)) + linear
+        restored = self.out(self.norm(x))
+        return restored if linear is None else restored + linear
 
     def _linear(self, own: Tensor, assignment: Tensor) -> Tensor:
         """Return (B, N, C): the linear map of each position's token for its place among the positions of the token."""

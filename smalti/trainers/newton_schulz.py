@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from smalti.hardware import has_bfloat16
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Coefficients a, b, c of the quintic, tuned by Keller Jordan: steep at zero; maps singular values to about 0.7 to 1.2."""
 MAX_STEPS = 10
@@ -102,11 +104,6 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     """Return bfloat16 if the device multiplies such matrices in hardware, else float32.
 
     Args:
-        device: the device of the matrices. A CPU needs AMX or AVX512-BF16: others emulate bfloat16 and are slower with it.
+        device: the device of the matrices.
     """
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    if device.type != "cpu":
-        return torch.float32
-    checks = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
-    return torch.bfloat16 if any(check is not None and check() for check in checks) else torch.float32
+    return torch.bfloat16 if has_bfloat16(device.type) else torch.float32

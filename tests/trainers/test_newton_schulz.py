@@ -56,6 +56,5 @@ def test_matrices_of_one_shape_are_orthogonalized_together_and_returned_in_order
 
 @pytest.mark.parametrize("has_it", [False, True])
 def test_bfloat16_is_used_where_the_cpu_has_it(monkeypatch, has_it):
-    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: has_it)
-    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"amx_bf16": False, "avx512_bf16": has_it})
     assert fast_dtype(torch.device("cpu")) == (torch.bfloat16 if has_it else torch.float32)
