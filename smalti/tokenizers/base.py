@@ -120,7 +120,10 @@ class Encoder(Configurable):
 
     @property
     def hidden_units(self) -> int:
-        """Number of channels before the last activation function, for `Bottleneck.linear_start`."""
+        """Number of units that bend where `Bottleneck.linear_start` says: channels before the last activation function.
+
+        0 if there is none, or if a norm before it moves the places where its units bend.
+        """
         raise SmaltiError(_NO_START.format(type(self).__name__))
 
     def linear_start(self, pyramid: Pyramid, code: StartCode) -> Errors:

@@ -75,7 +75,7 @@ class Bottleneck(Configurable):
             coefficients: (N, K) coefficients of random positions, each with variance 1, by decreasing variance of its
                 component.
             variances: (K,) variances of the components.
-            hidden_units: number of channels that the encoder has before its last activation function.
+            hidden_units: maximum number of hidden units of the code if they have offsets (`Encoder.hidden_units`).
 
         Raises:
             SmaltiError: this bottleneck has no such start.

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from smalti.tokenizers.bottlenecks.bit_allocation import allocate_bits
 from smalti.tokenizers.linear_start.code import Readout, StartCode
 from smalti.tokenizers.linear_start.scalar_quantizers import histograms, lloyd_max
 
@@ -71,9 +72,11 @@ def binary_start(coefficients: Tensor, variances: Tensor, channels: int, hidden_
         coefficients: (N, K) with variance 1, by decreasing variance of the component.
         variances: (K,) of the components.
         channels: number of signs per position.
-        hidden_units: maximum number of hidden units in the encoder. If it is small, components have fewer bits.
+        hidden_units: maximum number of hidden units in the encoder, at least two per sign. A component with b bits needs
+            2^b: two that preserve it, and one per turn of its waves. If there are few, components have fewer bits.
     """
-    allocation = allocate_bits(coefficients, variances, channels, hidden_units)
+    levels = [2**b for b in range(MAX_BITS + 1)]
+    allocation, error = allocate_bits(coefficients, variances, channels, levels, hidden_units)
     coded = code_components(coefficients, allocation)
 
     hidden = torch.cat([_hidden_units(component, coefficients.shape[1]) for component in coded])
@@ -84,43 +87,8 @@ def binary_start(coefficients: Tensor, variances: Tensor, channels: int, hidden_
         return (units @ output[:, :-1].T + output[:, -1]).to(c.dtype)
 
     count = max(component.index for component in coded) + 1
-    return StartCode(hidden.to(coefficients.dtype), target, count, output, _readout(coded, channels, coefficients))
-
-
-def allocate_bits(
-    coefficients: Tensor, variances: Tensor, bits: int, hidden_units: int, max_bits: int = MAX_BITS
-) -> list[int]:
-    """Distribute bits over components so that the squared error is least, with a limit on the encoder's hidden units.
-
-    Args:
-        coefficients: (N, K) with variance 1.
-        variances: (K,) of the components.
-        bits: number of bits to distribute.
-        hidden_units: maximum number of hidden units. If it is below two per bit, all components have one bit.
-        max_bits: maximum per component.
-
-    Returns:
-        The number of bits of each component.
-    """
-    frequencies = histograms([coefficients])
-    errors = [
-        variances.tolist(),
-        *((lloyd_max(frequencies, 2**b)[1] * variances).tolist() for b in range(1, max_bits + 1)),
-    ]
-    chosen, units = [0] * coefficients.shape[1], 0
-    for remaining in range(bits, 0, -1):
-        available = hidden_units - units - 2 * (remaining - 1)  # the least that the remaining bits need
-        gains = {
-            k: errors[b][k] - errors[b + 1][k]
-            for k, b in enumerate(chosen)
-            if b < max_bits and (b == 0 or _count_units(b + 1) - _count_units(b) <= available)
-        }
-        if not gains:
-            break
-        best = max(gains, key=lambda k: gains[k])
-        units += _count_units(chosen[best] + 1) - _count_units(chosen[best])
-        chosen[best] += 1
-    return chosen
+    readout = _readout(coded, channels, coefficients)
+    return StartCode(hidden.to(coefficients.dtype), target, count, output, readout, error)
 
 
 def code_components(coefficients: Tensor, allocation: Sequence[int]) -> list[CodedComponent]:
@@ -133,11 +101,6 @@ def code_components(coefficients: Tensor, allocation: Sequence[int]) -> list[Cod
             coded.append(CodedComponent(index, first, (levels[0, 1:] + levels[0, :-1]) / 2))
             first += bits
     return coded
-
-
-def _count_units(bits: int) -> int:
-    """Return the number of the encoder's hidden units for a component: two that preserve it, and one per turn."""
-    return 2**bits if bits else 0
 
 
 def _hidden_units(component: CodedComponent, total: int) -> Tensor:

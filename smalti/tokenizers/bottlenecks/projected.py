@@ -78,8 +78,7 @@ class Projected(Quantizer):
 
         The first projection computes the principal components of the latents and their code; the second restores the
         latents from the codewords by least squares. If the quantizer has fewer channels than the latents, the components
-        with the largest variance are kept. The alternative is to compare each component with several thresholds, which
-        suits the signs of GQ; what restores the latents better is used.
+        with the largest variance are kept.
 
         Args:
             latents: (N, in_dim) positions, the same on every rank; N much larger than `dim`.
@@ -97,21 +96,9 @@ class Projected(Quantizer):
         x = x.to(latents)
         training = self.training
         self.eval()
-        candidates = [goal, _thresholds(coefficients, goal.shape[1])]
-        errors = [self._fit_both(x, candidate) for candidate in candidates]
-        if errors[0] < errors[1]:
-            self._fit_both(x, goal)
-        self.train(training)
-
-    def _fit_both(self, x: Tensor, goal: Tensor) -> float:
-        """Fit both projections to latents x (N, dim), and return the unexplained share of their variance.
-
-        Args:
-            x: the latents.
-            goal: (N, in_dim of the quantizer) what the first projection should compute.
-        """
         self._fit(self.down, x, goal)
-        return self._fit(self.up, self.quantizer(self.down(x).unsqueeze(0)).z[0], x)
+        self._fit(self.up, self.quantizer(self.down(x).unsqueeze(0)).z[0], x)
+        self.train(training)
 
     @staticmethod
     def _fit(layer: nn.Linear, x: Tensor, y: Tensor) -> float:
@@ -135,18 +122,3 @@ class Projected(Quantizer):
     def dequantize(self, ids: Tensor) -> Tensor:
         """Map ids (B, N, G) to (B, N, dim)."""
         return self.up(self.quantizer.lookup(ids).to(self.up.weight.dtype))
-
-
-def _thresholds(coefficients: Tensor, channels: int) -> Tensor:
-    """Return differences of coefficients (N, K) and thresholds, (N, channels).
-
-    Component i has channels i, i + K, i + 2 K, ...; their thresholds divide its values into parts of equal probability.
-    """
-    count = coefficients.shape[1]
-    columns: list[Tensor] = []
-    for channel in range(channels):
-        component, index = channel % count, channel // count
-        levels = (channels - 1 - component) // count + 1
-        values = coefficients[:, component]
-        columns.append(values - values.quantile((index + 1) / (levels + 1)))
-    return torch.stack(columns, dim=1)

@@ -18,6 +18,7 @@ from smalti.tokenizers.bottlenecks.base import Quantizer
 from smalti.tokenizers.bottlenecks.binary_code import binary_start
 from smalti.tokenizers.bottlenecks.entropy import codebook_entropy, mean_distribution, token_entropy
 from smalti.tokenizers.bottlenecks.gradient_estimators import GradientEstimator, estimate_gradient
+from smalti.tokenizers.bottlenecks.thermometer_code import thermometer_start
 from smalti.tokenizers.linear_start.code import StartCode
 from smalti.types import Code
 
@@ -116,8 +117,15 @@ class SignQuantizer(Quantizer):
         return self._codewords(unpack_bits(ids, self.token_bits), torch.float32).flatten(-2)
 
     def linear_start(self, coefficients: Tensor, variances: Tensor, hidden_units: int) -> StartCode:
-        """Return how the signs represent principal components, see `binary_code`."""
-        return binary_start(coefficients, variances, self.in_dim, hidden_units)
+        """Return how the signs represent principal components: `binary_code` or `thermometer_code`.
+
+        The binary code needs at least two hidden units per sign; with fewer than it would like, it may lose more.
+        """
+        thermometer = thermometer_start(coefficients, variances, self.in_dim)
+        if hidden_units < 2 * self.in_dim:
+            return thermometer
+        binary = binary_start(coefficients, variances, self.in_dim, hidden_units)
+        return min(binary, thermometer, key=lambda code: code.lost)
 
     def decision_margin(self, h: Tensor) -> Tensor:
         """Return the smallest magnitude of the projected channels of each token, (B, N, G)."""

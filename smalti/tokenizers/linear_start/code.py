@@ -38,7 +38,8 @@ class StartCode:
         count: number of coefficients K that the code represents.
         output: (C, U + 1) weights and biases of the linear map, for encoders that compute the hidden units exactly; None:
             they are fitted to `target`.
-        readout: how a decoder finds the cells; None: the codewords are no cells of single components.
+        readout: how a decoder finds the cells; None: a linear function of the codewords gives the coefficients.
+        lost: share of the variance of the components that the code loses, in [0, 1], to choose between codes.
     """
 
     hidden: Tensor
@@ -46,6 +47,7 @@ class StartCode:
     count: int
     output: Tensor | None = None
     readout: Readout | None = None
+    lost: float = 0.0
 
 
 def linear_units(count: int, total: int, channels: Tensor | None = None) -> Tensor:

@@ -11,16 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from smalti.tokenizers.linear_start.least_squares import RIDGE, fit_convolution
+from smalti.tokenizers.linear_start.least_squares import fit_convolution
 
 Taps = tuple[slice, slice, slice]
 """The part of a kernel along (T, H, W)."""
 
 
 @torch.no_grad()
-def fit_part(
-    conv: nn.Conv3d, taps: Taps, inputs: Sequence[Tensor], targets: Sequence[Tensor], ridge: float = RIDGE
-) -> float:
+def fit_part(conv: nn.Conv3d, taps: Taps, inputs: Sequence[Tensor], targets: Sequence[Tensor]) -> float:
     """Fit a part of the kernel by least squares, and set all other weights to zero.
 
     Args:
@@ -28,13 +26,12 @@ def fit_part(
         taps: the part.
         inputs: inputs (B, C, ...) without padding, cut so that a kernel with this part alone gives the targets' positions.
         targets: (B, O, ...) outputs.
-        ridge: see `fit_convolution`.
 
     Returns:
         The share of the variance of the targets that is not explained, in [0, 1].
     """
     part = _part_of(conv, taps)
-    error = fit_convolution(part, inputs, targets, ridge=ridge)
+    error = fit_convolution(part, inputs, targets)
     conv.weight.zero_()
     conv.weight[(slice(None), slice(None), *taps)] = part.weight
     if conv.bias is not None and part.bias is not None:

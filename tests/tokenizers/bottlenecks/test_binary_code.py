@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smalti.tokenizers.bottlenecks.binary_code import CodedComponent, allocate_bits, binary_start
+from smalti.tokenizers.bottlenecks.binary_code import CodedComponent, binary_start
 
 
 @given(bits=st.integers(1, 5), seed=st.integers(0, 100))
@@ -19,19 +19,6 @@ def test_the_signs_of_the_waves_are_the_binary_number_of_the_cell(bits, seed):
     places = 2 ** torch.arange(bits - 1, -1, -1)
     at_edge = (c[:, None] - component.edges).abs().min(1).values < 1e-4
     assert torch.equal((signs * places).sum(1)[~at_edge], cells[~at_edge])
-
-
-def test_bits_go_to_the_components_with_the_largest_errors():
-    torch.manual_seed(0)
-    coefficients = torch.randn(4096, 12)
-    variances = 2.0 ** -torch.arange(12.0)
-    free = allocate_bits(coefficients, variances, 16, hidden_units=1000)
-    assert sum(free) == 16
-    assert free == sorted(free, reverse=True)
-    limited = allocate_bits(coefficients, variances, 16, hidden_units=40)
-    assert sum(limited) == 16
-    assert sum(2**b for b in limited if b) <= 40
-    assert max(limited) < max(free)
 
 
 def test_more_signs_than_components_can_use_are_constant():

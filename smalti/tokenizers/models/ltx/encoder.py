@@ -72,8 +72,8 @@ class LTXEncoder(Encoder):
 
     @property
     def hidden_units(self) -> int:
-        """Channels before the last SiLU."""
-        return self.conv_out.conv.in_channels
+        """0: pixel norm precedes the last SiLU."""
+        return 0
 
     def linear_start(self, pyramid: Pyramid, code: StartCode) -> Errors:
         """Set the weights so that the encoder computes a code of principal components, see `linear_start`."""

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from smalti.distributed import sum_over_ranks
 from smalti.tokenizers.base import StreamState
 from smalti.tokenizers.linear_start.code import StartCode
-from smalti.tokenizers.linear_start.fitting import CODE_RIDGE, Errors, apply_affine
-from smalti.tokenizers.linear_start.least_squares import RIDGE, fit_convolution
+from smalti.tokenizers.linear_start.fitting import Errors
+from smalti.tokenizers.linear_start.least_squares import fit_convolution
 from smalti.tokenizers.linear_start.offsets import (
     SIGNAL,
     OffsetLayout,
@@ -79,7 +79,8 @@ def fit_encoder(encoder: LTXEncoder, pyramid: Pyramid, code: StartCode) -> Error
         else:
             width = _width(layer)
             if i == len(layers) - 1:
-                targets = _hidden_units(pyramid, code, stride, width)
+                coefficients = pyramid.coefficients(stride, code.count)
+                targets = pixel_norm_layout(width, code.count).combine(coefficients)
             elif isinstance(layers[i + 1][1], SpaceToDepthDownsample) and i == 0:
                 targets = _ordered_components(pyramid, stride, width)
             else:
@@ -91,7 +92,7 @@ def fit_encoder(encoder: LTXEncoder, pyramid: Pyramid, code: StartCode) -> Error
     x = [norm_and_activate(h) for h in x]
     coefficients = pyramid.coefficients(encoder.stride, code.count)
     targets = [code.target(c.movedim(1, -1)).movedim(-1, 1) for c in coefficients]
-    errors["conv_out"] = _fit_current(encoder.conv_out, x, targets, CODE_RIDGE if _has_kinks(code) else RIDGE)
+    errors["conv_out"] = _fit_current(encoder.conv_out, x, targets)
     return errors
 
 
@@ -208,27 +209,6 @@ def _ordered_components(pyramid: Pyramid, stride: Stride, width: int) -> list[Te
     return [torch.cat([t, t.new_zeros(len(t), width - t.shape[1], *t.shape[2:])], dim=1) for t in targets]
 
 
-def _hidden_units(pyramid: Pyramid, code: StartCode, stride: Stride, width: int) -> list[Tensor]:
-    """Return what the encoder carries before its last norm and SiLU, (B, width, t, h, w) of each batch.
-
-    A code that is linear in the components gets the components beside constants. Units with kinks are kept as they are,
-    because a common positive factor does not move a kink. The rest of the channels is zero, except one, which is constant.
-    """
-    coefficients = pyramid.coefficients(stride, code.hidden.shape[1] - 1)
-    if not _has_kinks(code):
-        return pixel_norm_layout(width, code.count).combine(coefficients)
-    units = code.hidden.new_zeros(width, code.hidden.shape[1])
-    kept = code.hidden[: width - 1]
-    units[: len(kept)] = kept
-    units[-1, -1] = math.sqrt(width) / 2
-    return [apply_affine(units, c) for c in coefficients]
-
-
-def _has_kinks(code: StartCode) -> bool:
-    """Return whether the code needs hidden units other than the components."""
-    return bool(code.hidden[:, -1].any())
-
-
 def _fit_downsampling(layer: nn.Module, x: list[Tensor], targets: list[Tensor]) -> float:
     """Fit a layer that keeps or reduces the resolution, from the positions that its patch consists of."""
     if isinstance(layer, PixelNormBlock):
@@ -282,9 +262,9 @@ def _fit_depth_to_space(layer: DepthToSpaceUpsample, x: list[Tensor], targets: l
     return _fit_neighbors(layer.conv, x, parts)
 
 
-def _fit_current(layer: ReplicationPadConv3d, x: list[Tensor], targets: list[Tensor], ridge: float = RIDGE) -> float:
+def _fit_current(layer: ReplicationPadConv3d, x: list[Tensor], targets: list[Tensor]) -> float:
     """Fit the weights at the current position."""
-    return fit_part(layer.conv, _current(layer), x, targets, ridge)
+    return fit_part(layer.conv, _current(layer), x, targets)
 
 
 def _fit_neighbors(layer: ReplicationPadConv3d, x: list[Tensor], targets: list[Tensor]) -> float:

@@ -21,7 +21,7 @@ from smalti.tokenizers.models.onevae.blocks import CausalResidualBlock, layer_in
 from smalti.tokenizers.models.onevae.causal_conv import CausalConv3d
 from smalti.tokenizers.models.onevae.initialization import init_weights
 from smalti.tokenizers.models.onevae.levels import Strides, level_widths
-from smalti.tokenizers.models.onevae.norms import norm_or_identity
+from smalti.tokenizers.models.onevae.norms import RMSNorm, norm_or_identity
 from smalti.tokenizers.models.onevae.resampling import Downsample
 from smalti.types import Grids
 
@@ -90,8 +90,8 @@ class OneVAEEncoder(Encoder):
 
     @property
     def hidden_units(self) -> int:
-        """Channels before the last SiLU."""
-        return self.conv_out.in_channels
+        """Channels before the last SiLU; 0 with norms."""
+        return 0 if isinstance(self.norm_out, RMSNorm) else self.conv_out.in_channels
 
     def linear_start(self, pyramid: Pyramid, code: StartCode) -> Errors:
         """Set the weights so that the encoder computes a code of principal components, see `linear_start`."""

@@ -78,8 +78,8 @@ class WeTokEncoder(Encoder):
 
     @property
     def hidden_units(self) -> int:
-        """Channels before the last SiLU."""
-        return self.conv_out.in_channels
+        """Channels before the last SiLU; 0 with norms."""
+        return self.conv_out.in_channels if self.groups is None else 0
 
     def linear_start(self, pyramid: Pyramid, code: StartCode) -> Errors:
         """Set the weights so that the encoder computes a code of principal components, see `linear_start`."""
