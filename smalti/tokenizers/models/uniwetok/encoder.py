@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from smalti.tokenizers.base import Encoder, StreamState
 from smalti.tokenizers.layers.frames import images_to_video
+from smalti.tokenizers.linear_start.code import StartCode
+from smalti.tokenizers.linear_start.fitting import Errors
+from smalti.tokenizers.linear_start.pyramid import Pyramid
 from smalti.tokenizers.models.uniwetok.attention import GridAttention
 from smalti.tokenizers.models.uniwetok.positions import encoder_spacing
 from smalti.tokenizers.models.wetok.blocks import residual_blocks, to_images
@@ -87,6 +90,18 @@ class UniWeTokEncoder(Encoder):
         self.norm_out = group_norm(widths[-1], groups)
         self.conv_out = nn.Conv2d(widths[-1], out_dim, 1)
         init_weights(self)
+
+    @property
+    def hidden_units(self) -> int:
+        """Units of the last residual block whose results fit into its other channels; 0 with norms."""
+        width = self.conv_out.in_channels
+        return max(0, width - self.out_dim - 1) if self.groups is None else 0
+
+    def linear_start(self, pyramid: Pyramid, code: StartCode) -> Errors:
+        """Set the weights so that the encoder computes a code of principal components, see `linear_start`."""
+        from smalti.tokenizers.models.uniwetok.linear_start import fit_encoder  # imports this module
+
+        return fit_encoder(self, pyramid, code)
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> tuple[Tensor, ...]:
         """Encode (B, 3, T, H, W) in [-1, 1], with H and W multiples of f, to one grid (B, Z, T, H / f, W / f).

@@ -29,6 +29,7 @@ from smalti.tokenizers.linear_start.fitting import (
 )
 from smalti.tokenizers.linear_start.least_squares import NormalEquations, fit_convolution
 from smalti.tokenizers.linear_start.level_table import LevelTable
+from smalti.tokenizers.linear_start.patches import Stride
 from smalti.tokenizers.linear_start.pyramid import Pyramid
 from smalti.tokenizers.models.wetok.blocks import DepthToSpace, ResidualBlock
 from smalti.tokenizers.models.wetok.decoder import UpBlock, WeTokDecoder
@@ -51,8 +52,33 @@ def fit_encoder(encoder: WeTokEncoder, pyramid: Pyramid, code: StartCode) -> Err
     Returns:
         The share of the variance of its targets that each fitted layer does not explain.
     """
+    layers = [("conv_in", encoder.conv_in), *level_layers(encoder.levels)]
+    layers += [(f"middle.{i}", block) for i, block in enumerate(encoder.middle)]
+    x, used, errors = fit_trunk(layers, pyramid, code, code.hidden)
+    x = [F.silu(encoder.norm_out(h)) for h in x]
+    targets = code_targets(pyramid, code, encoder.stride)
+    if code.output is not None and len(code.hidden) <= encoder.hidden_units:
+        _set_convolution(encoder.conv_out, code.output)
+    else:
+        errors["conv_out"] = fit_convolution(encoder.conv_out, x, targets, used, ridge=CODE_RIDGE)
+    return errors
+
+
+def fit_trunk(
+    layers: Sequence[tuple[str, nn.Module]], pyramid: Pyramid, code: StartCode, units: Tensor
+) -> tuple[list[Tensor], int, Errors]:
+    """Set the weights of all layers up to the last norm of an encoder.
+
+    Args:
+        layers: the layers with their names; convolutions, residual blocks and identities.
+        pyramid: the data.
+        code: what the bottleneck expects.
+        units: (U, K + 1) affine functions of the coefficients that the last layer computes, as in `StartCode.hidden`.
+
+    Returns:
+        The outputs (B, C, H, W) of the last layer, the number of units that it computes, and the errors of the layers.
+    """
     errors: Errors = {}
-    layers = _trunk(encoder)
     last = max(i for i, (_, layer) in enumerate(layers) if _convolution(layer) is not None)
     x = [video_to_images(batch) for batch in pyramid.batches]
     used, stride = 3, 1
@@ -63,7 +89,7 @@ def fit_encoder(encoder: WeTokEncoder, pyramid: Pyramid, code: StartCode) -> Err
         if conv is not None:
             stride *= conv.stride[0]
             if i == last:
-                errors[name], used = _fit_hidden_units(conv, x, pyramid, code, stride, used)
+                errors[name], used = _fit_hidden_units(conv, x, pyramid, units, code.count, stride, used)
             elif conv.stride[0] == 2:
                 targets = _images(_with_constant(_components(pyramid, stride, conv.out_channels - 1)))
                 errors[name] = fit_convolution(conv, x, targets, used)
@@ -72,14 +98,22 @@ def fit_encoder(encoder: WeTokEncoder, pyramid: Pyramid, code: StartCode) -> Err
                 used = min(used, conv.out_channels)
                 _pass_channels(conv, used)
         x = [_pass(layer, h) for h in x]
-    x = [F.silu(encoder.norm_out(h)) for h in x]
-    coefficients = pyramid.coefficients(encoder.stride, code.count)
-    targets = _images([code.target(c.movedim(1, -1)).movedim(-1, 1) for c in coefficients])
-    if code.output is not None and encoder.groups is None and len(code.hidden) <= encoder.conv_out.in_channels:
-        _set_convolution(encoder.conv_out, code.output)
-    else:
-        errors["conv_out"] = fit_convolution(encoder.conv_out, x, targets, used, ridge=CODE_RIDGE)
-    return errors
+    return x, used, errors
+
+
+def level_layers(levels: nn.Sequential) -> list[tuple[str, nn.Module]]:
+    """Return the layers of an encoder's levels, with their names."""
+    layers: list[tuple[str, nn.Module]] = []
+    for i, level in enumerate(cast(list[DownBlock], levels)):
+        layers += [(f"levels.{i}.blocks.{j}.shortcut", block) for j, block in enumerate(level.blocks)]
+        layers.append((f"levels.{i}.downsample", level.downsample))
+    return layers
+
+
+def code_targets(pyramid: Pyramid, code: StartCode, stride: Stride) -> list[Tensor]:
+    """Return what the bottleneck expects at the positions of an encoder with a stride, (B, C, h, w) of each batch."""
+    coefficients = pyramid.coefficients(stride, code.count)
+    return _images([code.target(c.movedim(1, -1)).movedim(-1, 1) for c in coefficients])
 
 
 @torch.no_grad()
@@ -142,15 +176,6 @@ def fit_decoder(decoder: WeTokDecoder, pyramid: Pyramid, code: StartCode, latent
     return errors
 
 
-def _trunk(encoder: WeTokEncoder) -> list[tuple[str, nn.Module]]:
-    """Return the layers between the pixels and the last norm, with their names."""
-    layers: list[tuple[str, nn.Module]] = [("conv_in", encoder.conv_in)]
-    for i, level in enumerate(cast(list[DownBlock], encoder.levels)):
-        layers += [(f"levels.{i}.blocks.{j}.shortcut", block) for j, block in enumerate(level.blocks)]
-        layers.append((f"levels.{i}.downsample", level.downsample))
-    return layers + [(f"middle.{i}", block) for i, block in enumerate(encoder.middle)]
-
-
 def _convolution(layer: nn.Module) -> nn.Conv2d | None:
     """Return the convolution through which the trunk passes a layer; None if it passes unchanged."""
     layer = layer.shortcut if isinstance(layer, ResidualBlock) else layer
@@ -158,26 +183,26 @@ def _convolution(layer: nn.Module) -> nn.Conv2d | None:
 
 
 def _fit_hidden_units(
-    conv: nn.Conv2d, x: list[Tensor], pyramid: Pyramid, code: StartCode, stride: int, used: int
+    conv: nn.Conv2d, x: list[Tensor], pyramid: Pyramid, units: Tensor, count: int, stride: int, used: int
 ) -> tuple[float, int]:
     """Fit the last layer of the trunk to the hidden units of a code, and return the error and the number of units.
 
     The coefficients are fitted, and the units are computed from their weights and an exact constant. If each unit were
     fitted, bits that change together would change one after the other.
     """
-    units = code.hidden[: conv.out_channels]
-    coefficients = _images(pyramid.coefficients((1, stride, stride), code.count))
-    if code.count + 1 > conv.out_channels:
-        targets = [apply_affine(torch.cat([units[:, : code.count], units[:, -1:]], dim=1), c) for c in coefficients]
+    units = units[: conv.out_channels]
+    coefficients = _images(pyramid.coefficients((1, stride, stride), count))
+    if count + 1 > conv.out_channels:
+        targets = [apply_affine(torch.cat([units[:, :count], units[:, -1:]], dim=1), c) for c in coefficients]
         return fit_convolution(conv, x, targets, used), len(units)
     error = fit_convolution(conv, x, _with_constant(coefficients), used)
     if conv.bias is None:  # the first input channel is the constant, which the ridge penalty would shrink
         conv.weight[0] = 0.0
         center_weights(conv)[0, 0] = 1.0
-    rows = torch.cat([units[:, -1:], units[:, : code.count]], dim=1).to(conv.weight)  # the constant comes first
-    conv.weight[: len(units)] = torch.einsum("uk, kc... -> uc...", rows, conv.weight[: code.count + 1].clone())
+    rows = torch.cat([units[:, -1:], units[:, :count]], dim=1).to(conv.weight)  # the constant comes first
+    conv.weight[: len(units)] = torch.einsum("uk, kc... -> uc...", rows, conv.weight[: count + 1].clone())
     if conv.bias is not None:
-        conv.bias[: len(units)] = rows @ conv.bias[: code.count + 1].clone()
+        conv.bias[: len(units)] = rows @ conv.bias[: count + 1].clone()
     return error, len(units)
 
 
