@@ -139,7 +139,7 @@ def execute(run: Run, device: str) -> Result:
     """Train. Runs in its own process."""
     torch.set_num_threads(1)
     build = OPTIMIZERS[run.optimizer].build
-    recipe = load_recipes(NETWORKS[run.network])
+    recipe = load_recipes(NETWORKS[run.network], "{start: {method: random}}")
     return Result(run, train(recipe, lambda groups: build(groups, run.rate), run.seconds, run.seed, device))
 
 
