@@ -7,9 +7,9 @@
 Each autoencoder is built on the meta device first, where weights take no memory: its parameters and its operations (two per
 multiplication and addition) are counted there. Then it is built with random weights in a process of its own, and encodes
 and decodes one image, or one clip if it is made for videos, once, in float32. Time is CPU time on a CPU, and wall time on
-CUDA. Memory is the peak of a call on top of the weights. A step that reaches `--cap` is stopped. A step of the same
-autoencoder with more operations than a stopped one is not run, nor is one with more than `--most-tflop`. With `--rows`, an
-interrupted run continues.
+CUDA. Memory is the peak of a call on top of the weights, in another process. A step that reaches `--cap` is stopped. A step
+of the same autoencoder with more operations than a stopped one is not run, nor is one with more than `--most-tflop`. With
+`--rows`, an interrupted run continues.
 
 `--weights NAME=PATH` gives weights to an entry, or adds a row under a new name: whatever `smalti.load` accepts. Only rows
 with weights have PSNR, SSIM and LPIPS (or its proxy, under its own name), on `--images` or `--videos`.
@@ -104,8 +104,8 @@ def describe_code(tokenizer: Tokenizer) -> str:
     return f"{quantizer.tokens_per_position} x {quantizer.bits_per_position / quantizer.tokens_per_position:.4g} bits"
 
 
-def measure_step(call: Callable[[], object], request: dict[str, Any]) -> dict[str, float] | str:
-    """Return the seconds and the MiB of a call, or why there are none."""
+def measure_step(call: Callable[[], object], request: dict[str, Any]) -> float | str:
+    """Return the seconds or the MiB of a call (`quantity` of the request), or why there are none."""
     device, cap = request["device"], request["cap"]
     clock = time.process_time if device == "cpu" else time.perf_counter
     seconds: list[float] = []
@@ -133,14 +133,14 @@ def measure_step(call: Callable[[], object], request: dict[str, Any]) -> dict[st
         return f"over {request['memory']:g} GiB"
     finally:
         signal.setitimer(timer, 0)
-    return {"seconds": seconds[0], "mib": memory}
+    return seconds[0] if request["quantity"] == "seconds" else memory
 
 
 def measure(request: dict[str, Any]) -> None:
     """Measure one autoencoder in this process. Prints what is known so far as JSON after each stage.
 
     Args:
-        request: `name`, `path` (or None), and the options of the command line.
+        request: `name`, `path` (or None), `quantity` ("seconds" or "mib"), and the options of the command line.
     """
     torch.manual_seed(0)
     torch.set_grad_enabled(False)
@@ -180,7 +180,7 @@ def measure(request: dict[str, Any]) -> None:
         print(json.dumps(row), flush=True)
         if isinstance(row[name], str):
             break
-    if request["path"]:
+    if request["path"] and request["quantity"] == "seconds":
         row["quality"] = measure_quality(tokenizer, medium, request)
         print(json.dumps(row), flush=True)
 
@@ -235,7 +235,11 @@ def format_row(name: str, row: dict[str, Any], *, weights: bool) -> str:
     cells.append(", ".join(f"{number / 1e12:.3g}" for number in row["flop"]))
     for step in ("encode", "decode"):
         result = row.get(step, row.get("failure", ""))
-        cells += [result, ""] if isinstance(result, str) else [f"{result['seconds']:.2f}", f"{result['mib']:.0f}"]
+        if isinstance(result, str):
+            cells += [result, ""]
+        else:
+            mib = result["mib"]
+            cells += [f"{result['seconds']:.2f}", mib if isinstance(mib, str) else f"{mib:.0f}"]
     cells.append("given" if weights else "random")
     quality = row.get("quality")
     cells += (
@@ -244,6 +248,14 @@ def format_row(name: str, row: dict[str, Any], *, weights: bool) -> str:
         else [""] * 3
     )
     return f"| {' | '.join(cells)} |"
+
+
+def measure_both(request: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with the seconds and the MiB of both steps, each measured in a process of its own."""
+    row = run_in_subprocess(__file__, request | {"quantity": "seconds"}, partial=True, trim=False)
+    measured = [step for step in ("encode", "decode") if isinstance(row.get(step), float)]
+    memory = run_in_subprocess(__file__, request | {"quantity": "mib"}, partial=True) if measured else {}
+    return row | {step: {"seconds": row[step], "mib": memory.get(step, "")} for step in measured}
 
 
 def make_table(requests: list[dict[str, Any]], file: Path | None) -> str:
@@ -260,7 +272,7 @@ def make_table(requests: list[dict[str, Any]], file: Path | None) -> str:
     for request in requests:
         row = known.get(request["name"])
         if row is None:
-            row = {"name": request["name"], **run_in_subprocess(__file__, request, partial=True)}
+            row = {"name": request["name"], **measure_both(request)}
             if file is not None:
                 with file.open("a", encoding="utf-8") as stream:
                     print(json.dumps(row), file=stream)

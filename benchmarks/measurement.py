@@ -42,23 +42,25 @@ def peak_memory(call: Callable[[], object], device: str) -> float:
     return (_peak_resident_kib() - before) / 1024
 
 
-def run_in_subprocess(script: str, request: Any, *, partial: bool = False) -> Any:
-    """Run `python script --measure REQUEST` in a new process whose allocator returns freed memory to the system.
+def run_in_subprocess(script: str, request: Any, *, partial: bool = False, trim: bool = True) -> Any:
+    """Run `python script --measure REQUEST` in a new process.
 
     Args:
         script: a script that parses the JSON of `--measure` and prints its result as JSON, on the last line.
         request: what JSON can represent.
         partial: whether a script that was killed after it printed something, such as for its memory, still has a result:
             what it printed last, a dictionary, with the reason as `failure`.
+        trim: whether its allocator returns freed memory to the system, for `peak_memory`. This can double the time: do not
+            measure times in such a process.
 
     Returns:
         The result of the script.
     """
     # By default malloc keeps freed blocks. Those of the warm-up would hide the memory that the measured call needs.
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    thresholds = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"} if trim else {}
     process = subprocess.run(
         [sys.executable, script, "--measure", json.dumps(request)],
-        env=environment,
+        env=os.environ | thresholds,
         stdout=subprocess.PIPE,
         text=True,
     )
