@@ -1,17 +1,20 @@
 """Does a discrete tokenizer learn faster from a continuous autoencoder than from random weights, at equal steps?
 
     python benchmarks/continuous_to_discrete.py
+    python benchmarks/continuous_to_discrete.py --quantizer GQ
 
-Trains a small continuous autoencoder (KL, WeTok's networks) on the packaged photos. Then trains a discrete tokenizer (FSQ)
-with the same networks from random weights, from the autoencoder with random projections around FSQ, and from the
-autoencoder with projections that are fitted to its latents. Each has the same data, seed, optimizer, number of steps, and
-ramp of the quantizer from continuous to discrete. Prints PSNR in dB on crops of held-out photos.
+Trains a small continuous autoencoder (KL, WeTok's networks) on the packaged photos. Then trains a discrete tokenizer (18
+bits per position) with the same networks from random weights, from the autoencoder with random projections around the
+quantizer, and from the autoencoder with projections that are fitted to its latents. Each has the same data, seed,
+optimizer, number of steps, and ramp of the quantizer from continuous to discrete. Prints PSNR in dB on crops of held-out
+photos.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -20,12 +23,15 @@ from torch import Tensor
 from smalti.data import ImageData
 from smalti.pixels import to_pixels
 from smalti.tokenizers import Tokenizer, pretrained, wetok
-from smalti.tokenizers.bottlenecks import FSQ, KL, Bottleneck, Projected
+from smalti.tokenizers.bottlenecks import FSQ, GQ, KL, Bottleneck, Projected, Quantizer
 from smalti.tokenizers.checkpoints import save
 from smalti.trainers.validation_metrics import sample_metrics
 
 CHANNELS = 8
-LEVELS = [8, 8, 8, 8, 8, 8]
+QUANTIZERS: dict[str, Callable[[], Quantizer]] = {
+    "FSQ": lambda: FSQ([8, 8, 8, 8, 8, 8]),
+    "GQ": lambda: GQ(3, 6, gradient="clipped"),
+}
 RATE = 1e-3
 WARMUP = 20
 HARDNESS_SHARE = 0.25
@@ -106,8 +112,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source-steps", type=int, default=400, help="steps of the continuous autoencoder")
     parser.add_argument("--steps", type=int, default=100, help="steps of each discrete tokenizer")
+    parser.add_argument("--quantizer", choices=list(QUANTIZERS), default="FSQ", help="(default: %(default)s)")
     parser.add_argument("--width", type=int, default=16, help="channels at full resolution")
     options = parser.parse_args()
+    quantizer = QUANTIZERS[options.quantizer]
     torch.manual_seed(0)
     data = ImageData(train="photos:train", validation="photos:validation", size=64, batch_size=8, workers=0, repeats=64)
     data.setup("fit")
@@ -121,10 +129,10 @@ def main() -> None:
         starts: dict[str, Tokenizer] = {}
         for name in ("random weights", "continuous, random projections", "continuous, fitted projections"):
             if name == "random weights":
-                starts[name] = build(Projected(FSQ(LEVELS), dim=CHANNELS, in_dim=2 * CHANNELS), options.width)
+                starts[name] = build(Projected(quantizer(), dim=CHANNELS, in_dim=2 * CHANNELS), options.width)
             else:
                 torch.manual_seed(0)
-                starts[name] = pretrained(str(path), FSQ(LEVELS))
+                starts[name] = pretrained(str(path), quantizer())
             if name.endswith("fitted projections"):
                 fit_projections(starts[name], training[:16])
             curve = train(starts[name], training, validation, points=4)

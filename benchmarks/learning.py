@@ -93,6 +93,8 @@ _PUBLISHED: list[Recipe] = [
 """WeTok's network at a width of 32 with group norms, random weights, and its losses without perceptual and GAN losses."""
 _SMALL = [_network(stride=4, channels=16, multipliers=[1, 2, 4]), _RANDOM, _muon(0.01)]
 """A network for 12 bits per 4 x 4 pixels, from random weights: a size at which all quantizers can be trained."""
+_FSQ = [_bottleneck("FSQ", levels=[16, 8, 8, 4, 4, 4], tokens_per_position=2), _model(frozen=[]), _muon(0.005)]
+"""32 bits with FSQ, for a base with GQ whose encoder is frozen."""
 _TRAINABLE_GQ = [_model(frozen=[]), _muon(0.003), _model(weights={"l1": 1.0, "mse": 1.0, "commitment": 0.25})]
 
 
@@ -119,6 +121,8 @@ STUDIES = {
             "published, Adam 1e-4": [*_PUBLISHED, _bottleneck("GQ", groups=4, bits=8), _adam(1e-4, (0.5, 0.9))],
             "published, Adam 1e-3": [*_PUBLISHED, _bottleneck("GQ", groups=4, bits=8), _adam(1e-3, (0.5, 0.9))],
             "quickstart with 32 bits": [_bottleneck("GQ", groups=4, bits=8)],
+            "FSQ with 32 bits": [*_FSQ, _network(multipliers=[1, 2, 4, 8])],
+            "FSQ with 32 bits, wider": [*_FSQ, _network(channels=24, multipliers=[1, 2, 4, 8])],
         },
     ),
     "quantizers": Study(
@@ -161,6 +165,10 @@ STUDIES = {
             "encoder trained, straight-through": _TRAINABLE_GQ,
             "encoder trained, clipped": [
                 *_TRAINABLE_GQ, _bottleneck("GQ", groups=8, bits=8, gradient="clipped")
+            ],
+            "comparisons instead of binary numbers, encoder trained, clipped": [
+                *_TRAINABLE_GQ, _bottleneck("GQ", groups=8, bits=8, gradient="clipped"),
+                _network(multipliers=[1, 2, 4, 8]), _muon(0.001), _model(weights={"commitment": 0.0}),
             ],
             "encoder trained, rotation": [
                 *_TRAINABLE_GQ, _bottleneck("GQ", groups=8, bits=8, gradient="rotation")
