@@ -17,6 +17,7 @@ from smalti.errors import SmaltiError
 from smalti.eval.functional import mean_over_frames, psnr
 from smalti.pixels import pixels_to_uint8
 from smalti.tokenizers.bottlenecks import Projected
+from smalti.tokenizers.bottlenecks.sign_quantizer import SignQuantizer
 from smalti.tokenizers.linear_start.pyramid import gather_positions
 from smalti.tokenizers.linear_start.start import StartReport, start_as_linear_codec
 from smalti.tokenizers.tokenizer import Tokenizer
@@ -91,6 +92,8 @@ class Start(Callback):
             )
         begin = time.monotonic()
         batches = _limit(load_training_batches(trainer, self.samples))
+        if trainer.is_global_zero:
+            _warn_of_straight_through_gradients(module.tokenizer)
         if self.method == "latents":
             self._fit_projections(trainer, module.tokenizer, batches, begin)
             for callback in callbacks:
@@ -159,6 +162,18 @@ class Start(Callback):
         poor = {name: error for name, error in report.errors.items() if "conv_out" in name and error > _POOR_FIT}
         for name, error in poor.items():
             log.info("%s can only be fitted approximately: %.0f%% of its variance is missing.", name, 100 * error)
+
+
+def _warn_of_straight_through_gradients(tokenizer: Tokenizer) -> None:
+    """Warn if a quantizer of signs trains what computes the signs with gradients that move all thresholds."""
+    trained = any(p.requires_grad for part in (tokenizer.encoder, tokenizer.bottleneck) for p in part.parameters())
+    for quantizer in tokenizer.bottleneck.modules():
+        if trained and isinstance(quantizer, SignQuantizer) and quantizer.gradient == "straight_through":
+            log.warning(
+                "%s trains with straight-through gradients, which can destroy this start in a few steps: set the "
+                "bottleneck's gradient to clipped, or freeze encoder and bottleneck (model.frozen).",
+                type(quantizer).__name__,
+            )
 
 
 def _as_clip(tokenizer: Tokenizer, batch: Tensor) -> Tensor:

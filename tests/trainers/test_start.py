@@ -8,15 +8,15 @@ from torch import distributed, multiprocessing
 
 from smalti.errors import SmaltiError
 from smalti.tokenizers import wetok
-from smalti.tokenizers.bottlenecks import FSQ
+from smalti.tokenizers.bottlenecks import FSQ, GQ
 from smalti.tokenizers.checkpoints import save
 from smalti.tokenizers.linear_start.start import start_as_linear_codec
 from smalti.trainers import Start, WarmStart
 
 
-def build():
+def build(bottleneck=None):
     torch.manual_seed(0)
-    return wetok(FSQ([8, 8, 5, 5]), stride=4, channels=8, multipliers=[1, 2], blocks=1, groups=None)
+    return wetok(bottleneck or FSQ([8, 8, 5, 5]), stride=4, channels=8, multipliers=[1, 2], blocks=1, groups=None)
 
 
 def weights_of(module):
@@ -43,6 +43,20 @@ def test_the_log_compares_step_0_with_the_linear_codec(run, caplog):
     started, linear = (float(word) for word in line.split() if word.replace(".", "").isdigit() and "." in word)
     assert linear > 15
     assert started > linear - 4
+
+
+@pytest.mark.parametrize(
+    ("gradient", "frozen", "warns"),
+    [("straight_through", False, True), ("clipped", False, False), ("straight_through", True, False)],
+    ids=["straight-through", "clipped", "frozen"],
+)
+def test_straight_through_gradients_of_signs_are_a_warning(run, caplog, gradient, frozen, warns):
+    tokenizer = build(GQ(2, 4, gradient=gradient))
+    tokenizer.encoder.requires_grad_(not frozen)
+    caplog.set_level(logging.INFO)
+    run(Start("linear", samples=24), tokenizer=tokenizer, steps=1)
+    assert "Started as a linear codec" in caplog.text
+    assert ("GQ trains with straight-through gradients" in caplog.text) == warns
 
 
 def test_a_resumed_run_does_not_start_again(run, training, trainer, data, tmp_path, caplog):
