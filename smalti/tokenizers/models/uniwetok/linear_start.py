@@ -39,13 +39,13 @@ def fit_encoder(encoder: UniWeTokEncoder, pyramid: Pyramid, code: StartCode) -> 
     layers = [("conv_in", encoder.conv_in), *level_layers(encoder.levels)]
     if code.output is None or encoder.hidden_units == 0:
         units = torch.eye(code.count, code.count + 1, device=code.hidden.device)
-        x, used, errors = fit_trunk(layers, pyramid, code, units)
+        x, used, errors = fit_trunk(layers, pyramid, code.count, units)
         x = [encoder.norm_out(h) for h in x]
         errors["conv_out"] = fit_convolution(encoder.conv_out, x, code_targets(pyramid, code, encoder.stride), used)
         return errors
     constant = F.one_hot(torch.tensor([code.count]), code.count + 1)
     units = torch.cat([linear_units(code.count, code.count), constant]).to(code.hidden)
-    _, used, errors = fit_trunk(layers, pyramid, code, units)
+    _, used, errors = fit_trunk(layers, pyramid, code.count, units)
     levels = cast(list[DownBlock], encoder.levels)
     for parameter in levels[-2].downsample.parameters():  # the last convolution of the trunk
         parameter[used:] = 0.0

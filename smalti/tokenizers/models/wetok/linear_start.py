@@ -54,25 +54,25 @@ def fit_encoder(encoder: WeTokEncoder, pyramid: Pyramid, code: StartCode) -> Err
     """
     layers = [("conv_in", encoder.conv_in), *level_layers(encoder.levels)]
     layers += [(f"middle.{i}", block) for i, block in enumerate(encoder.middle)]
-    x, used, errors = fit_trunk(layers, pyramid, code, code.hidden)
+    x, used, errors = fit_trunk(layers, pyramid, code.count, code.hidden)
     x = [F.silu(encoder.norm_out(h)) for h in x]
-    targets = code_targets(pyramid, code, encoder.stride)
     if code.output is not None and len(code.hidden) <= encoder.hidden_units:
         _set_convolution(encoder.conv_out, code.output)
     else:
+        targets = code_targets(pyramid, code, encoder.stride)
         errors["conv_out"] = fit_convolution(encoder.conv_out, x, targets, used, ridge=CODE_RIDGE)
     return errors
 
 
 def fit_trunk(
-    layers: Sequence[tuple[str, nn.Module]], pyramid: Pyramid, code: StartCode, units: Tensor
+    layers: Sequence[tuple[str, nn.Module]], pyramid: Pyramid, count: int, units: Tensor
 ) -> tuple[list[Tensor], int, Errors]:
     """Set the weights of all layers up to the last norm of an encoder.
 
     Args:
         layers: the layers with their names; convolutions, residual blocks and identities.
         pyramid: the data.
-        code: what the bottleneck expects.
+        count: number of coefficients on which the units depend, the first ones of K.
         units: (U, K + 1) affine functions of the coefficients that the last layer computes, as in `StartCode.hidden`.
 
     Returns:
@@ -89,7 +89,7 @@ def fit_trunk(
         if conv is not None:
             stride *= conv.stride[0]
             if i == last:
-                errors[name], used = _fit_hidden_units(conv, x, pyramid, units, code.count, stride, used)
+                errors[name], used = _fit_hidden_units(conv, x, pyramid, units, count, stride, used)
             elif conv.stride[0] == 2:
                 targets = _images(_with_constant(_components(pyramid, stride, conv.out_channels - 1)))
                 errors[name] = fit_convolution(conv, x, targets, used)
