@@ -8,11 +8,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from smalti.tokenizers.linear_start.code import StartCode
+from smalti.tokenizers.linear_start.patches import Stride
+from smalti.tokenizers.linear_start.pyramid import Pyramid
+
 CODE_RIDGE = 1e-7
 """Ridge parameter of the layer that computes a code. The code is a function of the layer's inputs, without noise."""
 
 Errors = dict[str, float]
 """The share of the variance of its targets that each fitted layer does not explain, by the layer's name."""
+
+
+def code_targets(pyramid: Pyramid, code: StartCode, stride: Stride) -> list[Tensor]:
+    """Return what the bottleneck expects from an encoder with a stride, (B, Z, t, h, w) of each batch."""
+    coefficients = pyramid.coefficients(stride, code.count)
+    return [code.target(c.movedim(1, -1)).movedim(-1, 1) for c in coefficients]
 
 
 def limit_components(available: int, width: int) -> int:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from smalti.distributed import sum_over_ranks
 from smalti.tokenizers.base import StreamState
 from smalti.tokenizers.linear_start.code import StartCode
-from smalti.tokenizers.linear_start.fitting import Errors
+from smalti.tokenizers.linear_start.fitting import Errors, code_targets
 from smalti.tokenizers.linear_start.least_squares import fit_convolution
 from smalti.tokenizers.linear_start.offsets import (
     SIGNAL,
@@ -90,8 +90,7 @@ def fit_encoder(encoder: LTXEncoder, pyramid: Pyramid, code: StartCode) -> Error
             errors[name] = _fit_downsampling(layer, x, targets)
         x = _run(layer, x)
     x = [norm_and_activate(h) for h in x]
-    coefficients = pyramid.coefficients(encoder.stride, code.count)
-    targets = [code.target(c.movedim(1, -1)).movedim(-1, 1) for c in coefficients]
+    targets = code_targets(pyramid, code, encoder.stride)
     errors["conv_out"] = _fit_current(encoder.conv_out, x, targets)
     return errors
 

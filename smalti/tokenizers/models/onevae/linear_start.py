@@ -25,7 +25,7 @@ from smalti.tokenizers.base import StreamState
 from smalti.tokenizers.layers.convolution import convolve
 from smalti.tokenizers.linear_start.causal_components import CausalComponents, Layout
 from smalti.tokenizers.linear_start.code import StartCode
-from smalti.tokenizers.linear_start.fitting import CODE_RIDGE, Errors, apply_affine
+from smalti.tokenizers.linear_start.fitting import CODE_RIDGE, Errors, apply_affine, code_targets
 from smalti.tokenizers.linear_start.least_squares import RIDGE, fit_convolution
 from smalti.tokenizers.linear_start.patches import Stride
 from smalti.tokenizers.linear_start.pyramid import Pyramid
@@ -85,8 +85,7 @@ def fit_encoder(encoder: OneVAEEncoder, pyramid: Pyramid, code: StartCode) -> Er
             errors[name] = fit_convolution(layer, x, targets, layout.channels)
         x = [_pass(layer, h) for h in x]
     x = [F.silu(encoder.norm_out(h)) for h in x]
-    coefficients = pyramid.coefficients(encoder.stride, code.count)
-    targets = [code.target(c.movedim(1, -1)).movedim(-1, 1) for c in coefficients]
+    targets = code_targets(pyramid, code, encoder.stride)
     errors["conv_out"] = _fit_current_frame(encoder.conv_out, x, targets, CODE_RIDGE)
     _set_identity(encoder.head)
     return errors

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from smalti.tokenizers.layers.frames import video_to_images
 from smalti.tokenizers.linear_start.code import StartCode, linear_units
-from smalti.tokenizers.linear_start.fitting import Errors, center_weights
+from smalti.tokenizers.linear_start.fitting import Errors, center_weights, code_targets
 from smalti.tokenizers.linear_start.least_squares import fit_convolution
 from smalti.tokenizers.linear_start.pyramid import Pyramid
 from smalti.tokenizers.models.uniwetok.encoder import DownBlock, UniWeTokEncoder
 from smalti.tokenizers.models.wetok.blocks import ResidualBlock
-from smalti.tokenizers.models.wetok.linear_start import code_targets, fit_trunk, level_layers
+from smalti.tokenizers.models.wetok.linear_start import fit_trunk, level_layers
 
 
 @torch.no_grad()
@@ -37,11 +38,12 @@ def fit_encoder(encoder: UniWeTokEncoder, pyramid: Pyramid, code: StartCode) -> 
     """
     encoder.attention.set_to_identity()
     layers = [("conv_in", encoder.conv_in), *level_layers(encoder.levels)]
-    if code.output is None or encoder.hidden_units == 0:
+    if code.output is None:
         units = torch.eye(code.count, code.count + 1, device=code.hidden.device)
         x, used, errors = fit_trunk(layers, pyramid, code.count, units)
         x = [encoder.norm_out(h) for h in x]
-        errors["conv_out"] = fit_convolution(encoder.conv_out, x, code_targets(pyramid, code, encoder.stride), used)
+        targets = [video_to_images(target) for target in code_targets(pyramid, code, encoder.stride)]
+        errors["conv_out"] = fit_convolution(encoder.conv_out, x, targets, used)
         return errors
     constant = F.one_hot(torch.tensor([code.count]), code.count + 1)
     units = torch.cat([linear_units(code.count, code.count), constant]).to(code.hidden)

@@ -24,12 +24,12 @@ from smalti.tokenizers.linear_start.fitting import (
     Errors,
     apply_affine,
     center_weights,
+    code_targets,
     limit_components,
     signed_pair,
 )
 from smalti.tokenizers.linear_start.least_squares import NormalEquations, fit_convolution
 from smalti.tokenizers.linear_start.level_table import LevelTable
-from smalti.tokenizers.linear_start.patches import Stride
 from smalti.tokenizers.linear_start.pyramid import Pyramid
 from smalti.tokenizers.models.wetok.blocks import DepthToSpace, ResidualBlock
 from smalti.tokenizers.models.wetok.decoder import UpBlock, WeTokDecoder
@@ -59,7 +59,7 @@ def fit_encoder(encoder: WeTokEncoder, pyramid: Pyramid, code: StartCode) -> Err
     if code.output is not None and len(code.hidden) <= encoder.hidden_units:
         _set_convolution(encoder.conv_out, code.output)
     else:
-        targets = code_targets(pyramid, code, encoder.stride)
+        targets = _images(code_targets(pyramid, code, encoder.stride))
         errors["conv_out"] = fit_convolution(encoder.conv_out, x, targets, used, ridge=CODE_RIDGE)
     return errors
 
@@ -108,12 +108,6 @@ def level_layers(levels: nn.Sequential) -> list[tuple[str, nn.Module]]:
         layers += [(f"levels.{i}.blocks.{j}.shortcut", block) for j, block in enumerate(level.blocks)]
         layers.append((f"levels.{i}.downsample", level.downsample))
     return layers
-
-
-def code_targets(pyramid: Pyramid, code: StartCode, stride: Stride) -> list[Tensor]:
-    """Return what the bottleneck expects at the positions of an encoder with a stride, (B, C, h, w) of each batch."""
-    coefficients = pyramid.coefficients(stride, code.count)
-    return _images([code.target(c.movedim(1, -1)).movedim(-1, 1) for c in coefficients])
 
 
 @torch.no_grad()
