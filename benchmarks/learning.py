@@ -74,8 +74,8 @@ def _adam(lr: float, betas: tuple[float, float] = (0.9, 0.99)) -> Recipe:
     return _model(optimizer={"class_path": "Adam", "init_args": {"lr": lr, "betas": list(betas)}})
 
 
-def _muon(lr: float) -> Recipe:
-    return _model(optimizer={"class_path": "Muon", "init_args": {"lr": lr}})
+def _muon(lr: float, adam_lr: float = 1e-3) -> Recipe:
+    return _model(optimizer={"class_path": "Muon", "init_args": {"lr": lr, "adam_lr": adam_lr}})
 
 
 def _curriculum(**arguments: Any) -> Recipe:
@@ -91,6 +91,8 @@ _PUBLISHED: list[Recipe] = [
     _model(weights={"l1": 1.0, "mse": 0.0, **_ENTROPIES}, frozen=[]),
 ]
 """WeTok's network at a width of 32 with group norms, random weights, and its losses without perceptual and GAN losses."""
+_NORMS = _network(channels=32, groups=8)
+"""The network of the quickstart with group norms, and the width that their groups need for a linear start."""
 _SMALL = [_network(stride=4, channels=16, multipliers=[1, 2, 4]), _RANDOM, _muon(0.01)]
 """A network for 12 bits per 4 x 4 pixels, from random weights: a size at which all quantizers can be trained."""
 _FSQ = [_bottleneck("FSQ", levels=[16, 8, 8, 4, 4, 4], tokens_per_position=2), _model(frozen=[]), _muon(0.005)]
@@ -155,6 +157,8 @@ STUDIES = {
             "random, Muon 0.01": [_RANDOM, _muon(0.01)],
             "linear, Adam 1e-3": [_LINEAR, _adam(1e-3)],
             "linear, Muon 0.01": [_LINEAR, _muon(0.01)],
+            "group norms, random, Muon 0.01": [_NORMS, _RANDOM, _muon(0.01)],
+            "group norms, linear, Muon 0.005": [_NORMS, _LINEAR, _muon(0.005, 3e-4)],
         },
     ),
     "curriculum": Study(

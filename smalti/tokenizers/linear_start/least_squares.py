@@ -88,12 +88,9 @@ def fit_convolution(
     conv: nn.Conv2d | nn.Conv3d,
     inputs: Sequence[Tensor],
     targets: Sequence[Tensor],
-    channels: int | None = None,
+    channels: int | Tensor | None = None,
     rows: Tensor | None = None,
     ridge: float = RIDGE,
-    *,
-    first: int = 0,
-    center_only: bool = False,
 ) -> float:
     """Set rows of a convolution so that it maps inputs to targets with the least squared error.
 
@@ -101,20 +98,20 @@ def fit_convolution(
         conv: changed in place. Weights of other rows are kept. A convolution without bias gets no intercept.
         inputs: inputs of the convolution, (B, C, ...), without its padding.
         targets: (B, R, ...) outputs of its rows at all positions.
-        channels: number of leading input channels to use. The others get weights of zero in these rows. None: all.
+        channels: number of leading input channels to use, or their indices. The others get weights of zero in these rows.
+            None: all.
         rows: (R,) indices of the output channels; None: the first R.
         ridge: ridge parameter, relative to the variance of each feature.
-        first: index of the first input channel to use; `channels` counts from it.
-        center_only: whether only the weights at the center of the kernel are fitted, and all others are zero.
 
     Returns:
         The share of the variance of the targets that the convolution does not explain, in [0, 1].
     """
-    channels = conv.in_channels if channels is None else channels
+    if not isinstance(channels, Tensor):
+        channels = torch.arange(conv.in_channels if channels is None else channels)
+    channels = channels.to(conv.weight.device)
     count = targets[0].shape[1]
     rows = torch.arange(count, device=conv.weight.device) if rows is None else rows
-    kernel = (1,) * len(conv.kernel_size) if center_only else conv.kernel_size
-    features = channels * math.prod(kernel)
+    features = len(channels) * math.prod(conv.kernel_size)
     equations = NormalEquations(features, count, conv.weight.device)
     total = sum(target.numel() // count for target in targets)
     share = min(1.0, max(_MIN_POSITIONS, _POSITIONS_PER_FEATURE * features) / total)
@@ -122,20 +119,17 @@ def fit_convolution(
     for x, target in zip(inputs, targets, strict=True):
         y = target.movedim(1, -1).reshape(-1, count)
         chosen = torch.randperm(len(y), generator=generator)[: max(1, round(share * len(y)))].to(y.device)
-        equations.add(_windows(conv, x[:, first : first + channels], chosen, center_only), y[chosen].float())
+        equations.add(_windows(conv, x[:, channels], chosen), y[chosen].float())
     weights, bias, error = equations.solve(intercept=conv.bias is not None, ridge=ridge)
     conv.weight[rows] = 0.0
-    region = tuple(slice(s // 2, s // 2 + 1) if center_only else slice(None) for s in conv.kernel_size)
-    conv.weight[(rows, slice(first, first + channels), *region)] = weights.unflatten(1, (channels, *kernel)).to(
-        conv.weight
-    )
+    conv.weight[rows[:, None], channels] = weights.unflatten(1, (len(channels), *conv.kernel_size)).to(conv.weight)
     if conv.bias is not None:
         conv.bias[rows] = bias.to(conv.bias)
     return error
 
 
-def _windows(conv: nn.Conv2d | nn.Conv3d, x: Tensor, chosen: Tensor, center_only: bool) -> Tensor:
-    """Return what the kernel, or its center, sees at chosen output positions: (N, C x kernel size) float32."""
+def _windows(conv: nn.Conv2d | nn.Conv3d, x: Tensor, chosen: Tensor) -> Tensor:
+    """Return what the kernel sees at chosen output positions: (N, C x kernel size) float32."""
     padding = conv.padding if isinstance(conv.padding, tuple) else (0,) * len(conv.kernel_size)
     sides = [side for pad in reversed(padding) for side in (pad, pad)]
     if any(sides):
@@ -148,7 +142,4 @@ def _windows(conv: nn.Conv2d | nn.Conv3d, x: Tensor, chosen: Tensor, center_only
     for length in reversed(positions.shape[: len(conv.kernel_size) + 1]):
         index.append(chosen % length)
         chosen = chosen // length
-    windows = positions[tuple(reversed(index))]
-    if center_only:
-        windows = windows[(..., *(slice(size // 2, size // 2 + 1) for size in conv.kernel_size))]
-    return windows.flatten(1).float()
+    return positions[tuple(reversed(index))].flatten(1).float()

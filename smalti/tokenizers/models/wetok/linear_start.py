@@ -10,7 +10,7 @@ Shapes: B images (frames of all clips); C channels; H, W positions; Z channels a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
@@ -34,7 +34,12 @@ from smalti.tokenizers.linear_start.pyramid import Pyramid
 from smalti.tokenizers.models.wetok.blocks import DepthToSpace, ResidualBlock
 from smalti.tokenizers.models.wetok.decoder import UpBlock, WeTokDecoder
 from smalti.tokenizers.models.wetok.encoder import DownBlock, WeTokEncoder
+from smalti.tokenizers.models.wetok.group_norm_layout import NormInput, group_norm_layout
 from smalti.tokenizers.models.wetok.norms import EPS, AdaptiveGroupNorm
+
+_BRANCH_SCALE = 0.1
+"""Scale of the second norm of residual branches. With 1, the first steps of training would destroy the start: the last
+convolution of a branch starts at zero, and its first steps are as large as its inputs."""
 
 _NORM_RIDGE = 1e-2
 """Ridge parameter of the scale and the shift of a norm, which have one observation per image."""
@@ -54,7 +59,15 @@ def fit_encoder(encoder: WeTokEncoder, pyramid: Pyramid, code: StartCode) -> Err
     """
     layers = [("conv_in", encoder.conv_in), *level_layers(encoder.levels)]
     layers += [(f"middle.{i}", block) for i, block in enumerate(encoder.middle)]
-    x, used, errors = fit_trunk(layers, pyramid, code.count, code.hidden)
+    count, hidden = code.count, code.hidden
+    layout = group_norm_layout(encoder.conv_out.in_channels, encoder.groups, count)
+    if layout is not None:
+        norm_input = layout.combine(_images(pyramid.coefficients(encoder.stride, layout.count)))
+        count, hidden = layout.count, norm_input.affine
+        last = max(i for i, (_, layer) in enumerate(layers) if _convolution(layer) is not None)
+        for norm in [*_norms(layer for _, layer in layers[last + 1 :]), encoder.norm_out]:
+            norm_input.undo(norm)
+    x, used, errors = fit_trunk(layers, pyramid, count, hidden)
     x = [F.silu(encoder.norm_out(h)) for h in x]
     if code.output is not None and len(code.hidden) <= encoder.hidden_units:
         _set_convolution(encoder.conv_out, code.output)
@@ -84,7 +97,7 @@ def fit_trunk(
     used, stride = 3, 1
     for i, (name, layer) in enumerate(layers):
         if isinstance(layer, ResidualBlock):
-            layer.conv2.weight.zero_()
+            _zero_branch(layer)
         conv = _convolution(layer)
         if conv is not None:
             stride *= conv.stride[0]
@@ -128,7 +141,7 @@ def fit_decoder(decoder: WeTokDecoder, pyramid: Pyramid, code: StartCode, latent
     z = [video_to_images(grid) for grid in latents]
     for module in decoder.modules():
         if isinstance(module, ResidualBlock):
-            module.conv2.weight.zero_()
+            _zero_branch(module)
     noise = [h.new_zeros(len(h), decoder.conv_in.in_channels - h.shape[1], *h.shape[2:]) for h in z]
     x = [torch.cat(pair, dim=1) for pair in zip(z, noise, strict=True)]
     width = decoder.conv_in.out_channels
@@ -136,38 +149,62 @@ def fit_decoder(decoder: WeTokDecoder, pyramid: Pyramid, code: StartCode, latent
     if code.readout is not None and decoder.groups is None and isinstance(decoder.middle[0], ResidualBlock):
         levels = LevelTable(code.readout, width)
         width -= levels.channels
-    targets = _images(_components(pyramid, stride, width))
+    norm_input, targets = _before_norm(_images(_components(pyramid, stride, width)), width, decoder.groups)
     used = targets[0].shape[1]
     if levels is None:
         errors["conv_in"] = fit_convolution(decoder.conv_in, x, targets, decoder.in_dim)
     else:
         errors["conv_in"] = levels.fit(decoder.conv_in, decoder.middle[0], x, targets)
+    if norm_input is not None:
+        for norm in _norms(decoder.middle):
+            norm_input.undo(norm)
     x = [decoder.middle(decoder.conv_in(h)) for h in x]
     for index in reversed(range(len(decoder.levels))):
         level, name = cast(UpBlock, decoder.levels[index]), f"levels.{index}"
-        if level.norm.groups is not None:
+        ends = index == 0 and not isinstance(cast(ResidualBlock, level.blocks[0]).shortcut, nn.Conv2d)
+        if norm_input is not None:
+            norm_input.undo(level.norm, norm_input.constant if ends else 1.0)
+            used = norm_input.channels()
+        elif level.norm.groups is not None:
             errors[f"{name}.norm"] = _fit_norm(level.norm, x, z, used)
         x = [level.norm(h, latent) for h, latent in zip(x, z, strict=True)]
         for block in cast(list[ResidualBlock], level.blocks):
             if isinstance(block.shortcut, nn.Conv2d):
                 width = block.shortcut.out_channels
-                targets = _pixels(pyramid, width) if index == 0 else [h[:, : min(used, width)] for h in x]
+                if index == 0:
+                    norm_input, targets = _pixels(pyramid, width, decoder.groups)
+                else:
+                    kept = [h[:, :used] for h in x] if norm_input is None else [norm_input.read(h) for h in x]
+                    targets = [h[:, :width] for h in kept]
                 errors[f"{name}.shortcut"] = fit_convolution(block.shortcut, x, targets, used)
                 used = targets[0].shape[1]
+            elif index == 0 and norm_input is not None:
+                norm_input.undo(block.norm1)
             x = [_pass(block, h) for h in x]
         if isinstance(level.upsample, DepthToSpace):
             stride //= 2
             following = cast(ResidualBlock, cast(UpBlock, decoder.levels[index - 1]).blocks[0])
+            width = following.conv1.in_channels
             if index > 1 or isinstance(following.shortcut, nn.Conv2d):
-                targets = _images(_components(pyramid, stride, following.conv1.out_channels))
+                norm_input, targets = _before_norm(_images(_components(pyramid, stride, width)), width, decoder.groups)
             else:
-                targets = _pixels(pyramid, following.conv1.out_channels)
+                norm_input, targets = _pixels(pyramid, width, decoder.groups)
             errors[f"{name}.upsample"] = _fit_depth_to_space(level.upsample.conv, x, targets, used)
             used = targets[0].shape[1]
             x = [level.upsample(h) for h in x]
+    if norm_input is not None:
+        norm_input.undo(decoder.norm_out)
+        used = norm_input.channels(signed=True)
     x = [F.silu(decoder.norm_out(h)) for h in x]
     errors["conv_out"] = fit_convolution(decoder.conv_out, x, [video_to_images(b) for b in pyramid.batches], used)
     return errors
+
+
+def _zero_branch(block: ResidualBlock) -> None:
+    """Set the residual branch of a block to zero."""
+    block.conv2.weight.zero_()
+    if isinstance(block.norm2, nn.GroupNorm):
+        block.norm2.weight.fill_(_BRANCH_SCALE)
 
 
 def _convolution(layer: nn.Module) -> nn.Conv2d | None:
@@ -255,9 +292,39 @@ def _components(pyramid: Pyramid, stride: int, width: int) -> list[Tensor]:
     return pyramid.targets((1, stride, stride), limit_components(3 * stride**2, width))
 
 
-def _pixels(pyramid: Pyramid, width: int) -> list[Tensor]:
-    """Return what the last layers carry, (B, 6, H, W): pixels and their negatives, or pixels alone if there is no room."""
-    return [signed_pair(video_to_images(batch), width) for batch in pyramid.batches]
+def _pixels(pyramid: Pyramid, width: int, groups: int | None) -> tuple[NormInput | None, list[Tensor]]:
+    """Return what the last layers carry: pixels and their negatives, or pixels alone if there is no room.
+
+    See `_before_norm` for the arguments and the result.
+    """
+    pixels = [video_to_images(batch) for batch in pyramid.batches]
+    norm_input, targets = _before_norm(pixels, width, groups)
+    return norm_input, [signed_pair(x, width) for x in pixels] if norm_input is None else targets
+
+
+def _before_norm(
+    components: list[Tensor], width: int, groups: int | None
+) -> tuple[NormInput | None, list[Tensor]]:
+    """Return what a layer of a width carries before the next norm of the trunk.
+
+    Args:
+        components: (B, K, H, W) of each batch.
+        width: number of channels.
+        groups: groups of the norm; None: there is none.
+
+    Returns:
+        How the norm is undone, None if there is no norm or no room to prepare for it; and the targets of the layer.
+    """
+    layout = group_norm_layout(width, groups, components[0].shape[1])
+    if layout is None:
+        return None, components
+    norm_input = layout.combine(components)
+    return norm_input, norm_input.targets
+
+
+def _norms(blocks: Iterable[nn.Module]) -> list[nn.Module]:
+    """Return the first norms of residual blocks, which read the trunk."""
+    return [block.norm1 for block in blocks if isinstance(block, ResidualBlock)]
 
 
 def _with_constant(targets: list[Tensor]) -> list[Tensor]:
