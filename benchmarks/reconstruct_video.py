@@ -104,6 +104,15 @@ def main() -> None:
         files = [str(folder / "video.mp4"), "--tokenizer", str(folder / "tokenizer"), "--out", str(folder / "out.mp4")]
         commands = {
             "smalti reconstruct": ["-m", "smalti", "reconstruct", *files, "--overwrite"],
+            "smalti reconstruct --precision bfloat16": [
+                "-m",
+                "smalti",
+                "reconstruct",
+                *files,
+                "--overwrite",
+                "--precision",
+                "bfloat16",
+            ],
             "plain loop": [__file__, "--plain", name],
         }
         seconds: dict[str, list[tuple[float, float]]] = {key: [] for key in commands}

@@ -49,7 +49,12 @@ def add_output_options(parser: argparse.ArgumentParser, output_help: str, overwr
 
 
 def add_tokenizer_options(
-    parser: argparse.ArgumentParser, *, branch: bool = False, seed: bool = False, fallback: str = ""
+    parser: argparse.ArgumentParser,
+    *,
+    branch: bool = False,
+    seed: bool = False,
+    fallback: str = "",
+    bfloat16_changes: str = "",
 ) -> None:
     """Add `--tokenizer`, `--device` and `--tile`.
 
@@ -58,6 +63,8 @@ def add_tokenizer_options(
         branch: whether to add `--as`. See `add_branch_option`.
         seed: whether to add `--seed`.
         fallback: what the command uses if neither the option nor the environment variable is set, for the help text.
+        bfloat16_changes: what bfloat16 changes, for the help text of `--precision` (see `open_precision`); empty: the
+            command has no such option.
     """
     group = parser.add_argument_group("tokenizer")
     default = f"the environment variable {TOKENIZER_VARIABLE}" + (f", else {fallback}" if fallback else "")
@@ -89,6 +96,21 @@ def add_tokenizer_options(
         help="process overlapping tiles of this height and width in pixels, a multiple of the tokenizer's stride, if whole "
         "frames do not fit into memory (default: whole frames)",
     )
+    if bfloat16_changes:
+        group.add_argument(
+            "--precision",
+            choices=("float32", "bfloat16"),
+            default="float32",
+            help="precision of the network: float32 (or that of its weights), or bfloat16, which is faster where the "
+            f"hardware computes it and changes {bfloat16_changes} (default: %(default)s)",
+        )
+
+
+def open_precision(precision: str, device: torch.device) -> torch.autocast:
+    """Return the context in which a network computes with a `--precision`."""
+    import torch
+
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def add_branch_option(parser: argparse._ActionsContainer, default: str = "discrete") -> None:

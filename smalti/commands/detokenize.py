@@ -13,6 +13,7 @@ from smalti.cli.options import (
     check_exists,
     check_tokenizer,
     open_device,
+    open_precision,
     open_tokenizer,
 )
 from smalti.cli.outputs import plan_outputs, process_files
@@ -42,7 +43,9 @@ def run(name: str, arguments: list[str]) -> int:
         _EXAMPLES,
     )
     add_file_options(parser, "token file, or folder of token files", MEDIA_OUTPUT_HELP)
-    add_tokenizer_options(parser, seed=True, fallback="the tokenizer recorded in the token file")
+    add_tokenizer_options(
+        parser, seed=True, fallback="the tokenizer recorded in the token file", bfloat16_changes="pixels slightly"
+    )
     options = parser.parse(arguments)
     check_exists(options.input, "token file or folder")
     if options.tokenizer is not None:
@@ -60,9 +63,11 @@ def run(name: str, arguments: list[str]) -> int:
         raise SmaltiError(f"The folder {options.input} contains no token files (.safetensors).")
     pairs = plan_outputs(options.input, files, options.out, _result_kind(len(files)), overwrite=options.overwrite)
     tokenizer_path = options.tokenizer or _find_tokenizer(files)
-    tokenizer = open_tokenizer(tokenizer_path, open_device(options.device), tile=options.tile)
+    device = open_device(options.device)
+    tokenizer = open_tokenizer(tokenizer_path, device, tile=options.tile)
     expected_fingerprint = fingerprint(tokenizer_path)
 
+    @open_precision(options.precision, device)
     @torch.inference_mode()
     def detokenize(file: Path, result: Path, progress: ProgressDisplay) -> str:
         content = load_tokens(file)

@@ -14,6 +14,7 @@ from smalti.cli.options import (
     add_video_options,
     check_tokenizer,
     open_device,
+    open_precision,
     open_tokenizer,
 )
 from smalti.cli.outputs import plan_outputs, process_files
@@ -42,7 +43,7 @@ def run(name: str, arguments: list[str]) -> int:
         VIDEO_NOTES,
     )
     add_file_options(parser, MEDIA_INPUT_HELP, MEDIA_OUTPUT_HELP)
-    add_tokenizer_options(parser, branch=True, seed=True)
+    add_tokenizer_options(parser, branch=True, seed=True, bfloat16_changes="some ids and pixels")
     add_video_options(parser)
     options = parser.parse(arguments)
     tokenizer_file = check_tokenizer(options.tokenizer)
@@ -62,8 +63,10 @@ def run(name: str, arguments: list[str]) -> int:
     part = TimeRange(options.start, options.stop)
     files = find_media(options.input)
     pairs = plan_outputs(options.input, files, options.out, media_kind, overwrite=options.overwrite)
-    tokenizer = open_tokenizer(tokenizer_file, open_device(options.device), options.branch, options.tile)
+    device = open_device(options.device)
+    tokenizer = open_tokenizer(tokenizer_file, device, options.branch, options.tile)
 
+    @open_precision(options.precision, device)
     @torch.inference_mode()
     def reconstruct(file: Path, result: Path, progress: ProgressDisplay) -> str:
         stream = encode_file(tokenizer, file, options.rate, part)

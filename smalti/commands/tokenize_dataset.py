@@ -74,14 +74,7 @@ def _parse(name: str, arguments: list[str]) -> argparse.Namespace:
         _EXAMPLES,
         _NOTES,
     )
-    add_tokenizer_options(parser, branch=True)
-    parser.add_argument_group("tokenizer").add_argument(
-        "--precision",
-        choices=("float32", "bfloat16"),
-        default="float32",
-        help="precision of the network: float32 (or that of its weights), or bfloat16, which is faster and changes "
-        "some ids (default: %(default)s)",
-    )
+    add_tokenizer_options(parser, branch=True, bfloat16_changes="some ids")
     _add_data_options(parser)
     _add_content_options(parser)
     add_reducer_options(parser, f"store reduced latents, with lengths and assignment: {REDUCER_HELP}")

@@ -20,6 +20,7 @@ from PIL import Image
 import smalti
 from smalti.__main__ import main
 from smalti.cli import media_streams
+from smalti.cli.build_tokenizer import build_tokenizer
 from smalti.export.token_files import load_tokens
 from smalti.pixels import pixels_to_uint8, uint8_to_pixels
 from smalti.tokenizers import OneVAEDecoder, OneVAEEncoder, Tokenizer, streaming
@@ -117,6 +118,26 @@ def test_the_commands_equal_the_library(work, capsys, monkeypatch, name):
         f"11 frames at 29.97 fps, 48 x 32 pixels, {positions} positions x {groups} tokens, {bits:.3g} bits per pixel"
     )
     assert all(description in line for line in printed)
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [("reconstruct", "ltx"), ("reconstruct", "joint"), ("detokenize", "joint"), ("detokenize", "image")],
+)
+def test_bfloat16_changes_pixels_slightly(work, small, command, name):
+    torch.manual_seed(0)
+    builders = {"image": small, "joint": joint_tokenizer, "ltx": lambda: build_tokenizer("ltx/quickstart.yaml")}
+    save(builders[name]().float().eval(), work / "float32")
+    source = "clip.mp4"
+    if command == "detokenize":
+        source = "clip.safetensors"
+        main(["tokenize", "clip.mp4", "--out", source, "--tokenizer", "float32"])
+    clips = []
+    for precision in ("float32", "bfloat16"):
+        main([command, source, "--out", f"{precision}.mp4", "--tokenizer", "float32", "--precision", precision])
+        clips.append(read_all(work / f"{precision}.mp4").float())
+    difference = (clips[0] - clips[1]).abs()
+    assert 0 < float(difference.mean()) < 6  # random networks amplify errors of bfloat16, and some ids change
 
 
 def test_images_stay_images_and_videos_of_one_frame_stay_videos(work, frames, error_message):

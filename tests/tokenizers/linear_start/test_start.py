@@ -103,6 +103,16 @@ def test_other_architectures_start_far_above_random_weights(crops, held_out, opt
     assert all(0 <= error <= 1 for error in report.errors.values())
 
 
+@pytest.mark.parametrize("options", [{}, {"multipliers": [1, 1, 1]}, {"generative": True}, {"blocks": 2}])
+def test_group_norms_with_room_for_constants_cost_nothing(crops, held_out, options):
+    plain, normed = (build(FSQ([16, 8, 4, 4], 2), channels=32, groups=g, **options).eval() for g in (None, 4))
+    quality = []
+    for tokenizer in (plain, normed):
+        start_as_linear_codec(tokenizer, crops)
+        quality.append(mean_psnr(held_out, tokenizer(held_out)[0]))
+    assert quality[1] > quality[0] - 0.3
+
+
 def test_the_same_data_gives_the_same_weights(crops):
     first, second = (build(GQ(2, 8)) for _ in range(2))
     torch.manual_seed(1)

@@ -1,10 +1,10 @@
 """Components beside constants, so that a group norm is nearly linear.
 
 A group norm removes the mean and the magnitude of a group of channels, and with them brightness and contrast. Here, two
-channels of each group are large constants with opposite signs, and all others are pairs of a component and its negative: the
-mean is zero, and the magnitude is nearly that of the constants in every image. The scale of the norm can then undo it, and
-SiLU after the norm is linear, too: silu(x) - silu(-x) = x. The constants have channels of their own, because the sum of a
-constant and a component would lose the component's precision in bfloat16.
+channels of each group are large constants with opposite signs, and all others are pairs of a component and its negative.
+The mean is then zero, and the magnitude is nearly that of the constants in every image, so that the scale of the norm can
+undo it. SiLU after the norm is linear, too: silu(x) - silu(-x) = x. The constants have channels of their own, because the
+sum of a constant and a component would lose the component's precision in bfloat16.
 
 Shapes: B images; C channels; G groups; K components; H, W positions.
 """
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from smalti.distributed import sum_over_ranks
+from smalti.tokenizers.linear_start.fitting import center_weights
 from smalti.tokenizers.models.wetok.norms import EPS, AdaptiveGroupNorm
 
 _SIGNAL = 0.05
@@ -38,23 +39,6 @@ class GroupNormLayout:
     matrix: Tensor
     constant: Tensor
     groups: int
-
-    @property
-    def count(self) -> int:
-        """Number of components K."""
-        return self.matrix.shape[1]
-
-    def combine(self, components: Sequence[Tensor]) -> NormInput:
-        """Return what a layer before the norm should compute.
-
-        Args:
-            components: batches (B, K or more, H, W) of this process, with a mean of about zero.
-        """
-        signals = [torch.einsum("ck, bkhw -> bchw", self.matrix.to(b), b[:, : self.count]) for b in components]
-        energy = torch.stack([b.double().square().sum((0, 2, 3)) for b in signals]).sum(0)
-        number = energy.new_tensor([float(sum(b.shape[0] * b.shape[2] * b.shape[3] for b in signals))])
-        total = sum_over_ranks(torch.cat([energy, number]))
-        return NormInput(self, signals, total[:-1] / total[-1].clamp_min(1))
 
 
 def group_norm_layout(width: int, groups: int | None, count: int) -> GroupNormLayout | None:
@@ -83,53 +67,54 @@ def group_norm_layout(width: int, groups: int | None, count: int) -> GroupNormLa
 
 
 class NormInput:
-    """The input of a group norm: components and constants.
+    """What a layer before a group norm carries: components and constants.
 
     Args:
         layout: where they are.
-        signals: batches (B, C, H, W) without the constants.
-        energy: (C,) mean square of the signals over all processes.
+        components: batches (B, K, H, W) of this process, with a mean of about zero.
     """
 
-    def __init__(self, layout: GroupNormLayout, signals: Sequence[Tensor], energy: Tensor) -> None:
-        per_group = energy.unflatten(0, (layout.groups, -1)).sum(1)
+    def __init__(self, layout: GroupNormLayout, components: Sequence[Tensor]) -> None:
         self._layout = layout
+        energy = torch.stack([batch.double().square().sum((0, 2, 3)) for batch in components]).sum(0)
+        number = energy.new_tensor([float(sum(batch[:, 0].numel() for batch in components))])
+        total = sum_over_ranks(torch.cat([energy, number])).cpu()
+        size = len(layout.constant) // layout.groups
+        per_channel = layout.matrix.double().square() @ (total[:-1] / total[-1].clamp_min(1))
+        per_group = per_channel.unflatten(0, (layout.groups, size)).sum(1)
         self.constant = float((per_group.max() / 2).sqrt().clamp_min(1e-6)) / _SIGNAL
-        variance = (per_group + 2 * self.constant**2) / (len(energy) // layout.groups)
-        self._std = (variance + EPS).sqrt().repeat_interleave(len(energy) // layout.groups)
-        self.signals = signals
+        self._std = ((per_group + 2 * self.constant**2) / size + EPS).sqrt().repeat_interleave(size)
 
     @property
     def affine(self) -> Tensor:
         """(C, K + 1) the channels as affine functions of the components."""
-        layout = self._layout
-        return torch.cat([layout.matrix, self.constant * layout.constant[:, None]], dim=1)
+        return torch.cat([self._layout.matrix, self.constant * self._layout.constant[:, None]], dim=1)
 
-    @property
-    def targets(self) -> list[Tensor]:
-        """The channels of each batch, (B, C, H, W)."""
-        offset = self.constant * self._layout.constant
-        return [signal + offset.to(signal)[:, None, None] for signal in self.signals]
-
-    def channels(self, *, signed: bool = False) -> Tensor:
-        """Return the indices of the channels from which the next convolution can read everything.
+    def expand(self, conv: nn.Conv2d, one: int | None = None) -> None:
+        """Make a convolution that computes the components in its first channels compute all channels.
 
         Args:
-            signed: whether to read the negatives, too, as after SiLU. Otherwise, a constant is read.
+            conv: changed in place. Its output channels may be several blocks of C, each of which is changed.
+            one: index of an input channel that is 1 everywhere, for a convolution without bias.
         """
-        layout = self._layout
-        if signed:
-            return layout.matrix.any(1).nonzero()[:, 0]
-        return torch.cat([layout.constant.argmax()[None], layout.matrix.argmax(0)])
+        affine = self.affine.to(conv.weight)
+        width, count = len(affine), affine.shape[1] - 1
+        weight = conv.weight.unflatten(0, (-1, width))
+        weight.copy_(torch.einsum("ck, nk... -> nc...", affine[:, :-1], weight[:, :count].clone()))
+        if conv.bias is not None:
+            bias = conv.bias.unflatten(0, (-1, width))
+            bias.copy_(bias[:, :count].clone() @ affine[:, :-1].T + affine[:, -1])
+        elif one is not None:
+            center_weights(conv)[:, one] = affine[:, -1]
 
     def undo(self, norm: nn.Module, constant: float = 0.0) -> None:
         """Set scale and shift of a norm so that the components pass it unchanged.
 
         Args:
             norm: a `GroupNorm` or an `AdaptiveGroupNorm`, changed in place.
-            constant: magnitude of the constants behind the norm.
+            constant: the constants behind the norm.
         """
-        scale = torch.where(self._layout.constant.to(self._std) == 0, self._std, self._std / self.constant * constant)
+        scale = torch.where(self._layout.constant == 0, self._std, self._std / self.constant * constant)
         if isinstance(norm, AdaptiveGroupNorm):
             for parameter in (norm.gamma.weight, norm.beta.weight, norm.beta.bias):
                 parameter.zero_()
@@ -139,6 +124,17 @@ class NormInput:
             norm.weight.copy_(scale)
             norm.bias.zero_()
 
-    def read(self, x: Tensor) -> Tensor:
-        """Return the components (B, K, H, W) in the output (B, C, H, W) of an undone norm."""
-        return x[:, self._layout.matrix.argmax(0).to(x.device)]
+    @property
+    def positive(self) -> Tensor:
+        """(K,) indices of the channels with the components."""
+        return self._layout.matrix.argmax(0)
+
+    @property
+    def signed(self) -> Tensor:
+        """(2 K,) indices of the channels with the components and with their negatives."""
+        return torch.cat([self.positive, self._layout.matrix.argmin(0)])
+
+    @property
+    def one(self) -> int:
+        """Index of a channel with a positive constant."""
+        return int(self._layout.constant.argmax())

@@ -3,7 +3,8 @@
 Residual branches are zero, and the shortcuts carry principal components of ever larger patches: a 3x3 convolution with
 stride 2 can combine four positions, and a convolution before depth-to-space can separate them. Each layer is fitted by
 least squares to the inputs that the layers before it give. Without norms, encoder and decoder are then linear up to their
-last SiLU, which a pair of units with opposite signs cancels. With group norms, the result is the best fit.
+last SiLU, which a pair of units with opposite signs cancels. Group norms are undone if their groups have room for large
+constants (`GroupNormLayout`). Elsewhere, the result is the best fit.
 
 Shapes: B images (frames of all clips); C channels; H, W positions; Z channels and h, w positions of the latent.
 """
@@ -60,12 +61,12 @@ def fit_encoder(encoder: WeTokEncoder, pyramid: Pyramid, code: StartCode) -> Err
     layers = [("conv_in", encoder.conv_in), *level_layers(encoder.levels)]
     layers += [(f"middle.{i}", block) for i, block in enumerate(encoder.middle)]
     count, hidden = code.count, code.hidden
-    layout = group_norm_layout(encoder.conv_out.in_channels, encoder.groups, count)
-    if layout is not None:
-        norm_input = layout.combine(_images(pyramid.coefficients(encoder.stride, layout.count)))
-        count, hidden = layout.count, norm_input.affine
+    coefficients = _images(pyramid.coefficients(encoder.stride, count))
+    norm_input, coefficients = _before_norm(coefficients, encoder.conv_out.in_channels, encoder.groups)
+    if norm_input is not None:
+        count, hidden = coefficients[0].shape[1], norm_input.affine
         last = max(i for i, (_, layer) in enumerate(layers) if _convolution(layer) is not None)
-        for norm in [*_norms(layer for _, layer in layers[last + 1 :]), encoder.norm_out]:
+        for norm in [*_first_norms(layer for _, layer in layers[last + 1 :]), encoder.norm_out]:
             norm_input.undo(norm)
     x, used, errors = fit_trunk(layers, pyramid, count, hidden)
     x = [F.silu(encoder.norm_out(h)) for h in x]
@@ -149,35 +150,38 @@ def fit_decoder(decoder: WeTokDecoder, pyramid: Pyramid, code: StartCode, latent
     if code.readout is not None and decoder.groups is None and isinstance(decoder.middle[0], ResidualBlock):
         levels = LevelTable(code.readout, width)
         width -= levels.channels
-    norm_input, targets = _before_norm(_images(_components(pyramid, stride, width)), width, decoder.groups)
-    used = targets[0].shape[1]
+    targets = _images(_components(pyramid, stride, width))
+    norm_input, targets = _before_norm(targets, width, decoder.groups)
+    used = torch.arange(targets[0].shape[1])
     if levels is None:
         errors["conv_in"] = fit_convolution(decoder.conv_in, x, targets, decoder.in_dim)
     else:
         errors["conv_in"] = levels.fit(decoder.conv_in, decoder.middle[0], x, targets)
     if norm_input is not None:
-        for norm in _norms(decoder.middle):
+        norm_input.expand(decoder.conv_in)
+        for norm in _first_norms(decoder.middle):
             norm_input.undo(norm)
     x = [decoder.middle(decoder.conv_in(h)) for h in x]
     for index in reversed(range(len(decoder.levels))):
         level, name = cast(UpBlock, decoder.levels[index]), f"levels.{index}"
-        ends = index == 0 and not isinstance(cast(ResidualBlock, level.blocks[0]).shortcut, nn.Conv2d)
         if norm_input is not None:
+            ends = index == 0 and isinstance(cast(ResidualBlock, level.blocks[0]).shortcut, nn.Identity)
             norm_input.undo(level.norm, norm_input.constant if ends else 1.0)
-            used = norm_input.channels()
+            used = norm_input.positive
         elif level.norm.groups is not None:
-            errors[f"{name}.norm"] = _fit_norm(level.norm, x, z, used)
+            errors[f"{name}.norm"] = _fit_norm(level.norm, x, z, len(used))
         x = [level.norm(h, latent) for h, latent in zip(x, z, strict=True)]
         for block in cast(list[ResidualBlock], level.blocks):
             if isinstance(block.shortcut, nn.Conv2d):
-                width = block.shortcut.out_channels
+                width, one = block.shortcut.out_channels, None if norm_input is None else norm_input.one
                 if index == 0:
-                    norm_input, targets = _pixels(pyramid, width, decoder.groups)
+                    norm_input, targets = _pixels(pyramid, width, None if one is None else decoder.groups)
                 else:
-                    kept = [h[:, :used] for h in x] if norm_input is None else [norm_input.read(h) for h in x]
-                    targets = [h[:, :width] for h in kept]
+                    targets = [h[:, used[:width].to(h.device)] for h in x]
                 errors[f"{name}.shortcut"] = fit_convolution(block.shortcut, x, targets, used)
-                used = targets[0].shape[1]
+                used = torch.arange(targets[0].shape[1])
+                if index == 0 and norm_input is not None:
+                    norm_input.expand(block.shortcut, one)
             elif index == 0 and norm_input is not None:
                 norm_input.undo(block.norm1)
             x = [_pass(block, h) for h in x]
@@ -186,15 +190,18 @@ def fit_decoder(decoder: WeTokDecoder, pyramid: Pyramid, code: StartCode, latent
             following = cast(ResidualBlock, cast(UpBlock, decoder.levels[index - 1]).blocks[0])
             width = following.conv1.in_channels
             if index > 1 or isinstance(following.shortcut, nn.Conv2d):
-                norm_input, targets = _before_norm(_images(_components(pyramid, stride, width)), width, decoder.groups)
+                targets = _images(_components(pyramid, stride, width))
+                norm_input, targets = _before_norm(targets, width, decoder.groups)
             else:
                 norm_input, targets = _pixels(pyramid, width, decoder.groups)
             errors[f"{name}.upsample"] = _fit_depth_to_space(level.upsample.conv, x, targets, used)
-            used = targets[0].shape[1]
+            used = torch.arange(targets[0].shape[1])
+            if norm_input is not None:
+                norm_input.expand(level.upsample.conv)
             x = [level.upsample(h) for h in x]
     if norm_input is not None:
         norm_input.undo(decoder.norm_out)
-        used = norm_input.channels(signed=True)
+        used = norm_input.signed
     x = [F.silu(decoder.norm_out(h)) for h in x]
     errors["conv_out"] = fit_convolution(decoder.conv_out, x, [video_to_images(b) for b in pyramid.batches], used)
     return errors
@@ -279,7 +286,7 @@ def _fit_norm(norm: AdaptiveGroupNorm, x: list[Tensor], z: list[Tensor], used: i
     return max(unexplained)
 
 
-def _fit_depth_to_space(conv: nn.Conv2d, x: list[Tensor], targets: list[Tensor], used: int) -> float:
+def _fit_depth_to_space(conv: nn.Conv2d, x: list[Tensor], targets: list[Tensor], used: Tensor) -> float:
     """Fit a convolution before depth-to-space to targets at twice its resolution."""
     count, width = targets[0].shape[1], conv.out_channels // 4
     parts = [torch.cat([t[:, :, r::2, c::2] for r in range(2) for c in range(2)], dim=1) for t in targets]
@@ -302,9 +309,7 @@ def _pixels(pyramid: Pyramid, width: int, groups: int | None) -> tuple[NormInput
     return norm_input, [signed_pair(x, width) for x in pixels] if norm_input is None else targets
 
 
-def _before_norm(
-    components: list[Tensor], width: int, groups: int | None
-) -> tuple[NormInput | None, list[Tensor]]:
+def _before_norm(components: list[Tensor], width: int, groups: int | None) -> tuple[NormInput | None, list[Tensor]]:
     """Return what a layer of a width carries before the next norm of the trunk.
 
     Args:
@@ -313,16 +318,17 @@ def _before_norm(
         groups: groups of the norm; None: there is none.
 
     Returns:
-        How the norm is undone, None if there is no norm or no room to prepare for it; and the targets of the layer.
+        How the norm is undone, None if there is no norm or no room to prepare for it; and the components that the layer
+        carries. If the norm is undone, `NormInput.expand` adds the other channels to a fitted layer.
     """
     layout = group_norm_layout(width, groups, components[0].shape[1])
     if layout is None:
         return None, components
-    norm_input = layout.combine(components)
-    return norm_input, norm_input.targets
+    components = [batch[:, : layout.matrix.shape[1]] for batch in components]
+    return NormInput(layout, components), components
 
 
-def _norms(blocks: Iterable[nn.Module]) -> list[nn.Module]:
+def _first_norms(blocks: Iterable[nn.Module]) -> list[nn.Module]:
     """Return the first norms of residual blocks, which read the trunk."""
     return [block.norm1 for block in blocks if isinstance(block, ResidualBlock)]
 
