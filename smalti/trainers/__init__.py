@@ -16,6 +16,7 @@ from smalti.trainers.losses import (
     LatentRestoration,
     Loss,
     PerceptualLoss,
+    PSNRLoss,
     ReconstructionLoss,
     WaveletLoss,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "LatentStatisticsCallback",
     "Loss",
     "Muon",
+    "PSNRLoss",
     "PatchDiscriminator",
     "PerceptualLoss",
     "RankWatch",
