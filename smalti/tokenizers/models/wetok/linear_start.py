@@ -137,74 +137,136 @@ def fit_decoder(decoder: WeTokDecoder, pyramid: Pyramid, code: StartCode, latent
     Returns:
         The share of the variance of its targets that each fitted layer does not explain.
     """
-    errors: Errors = {}
-    stride = 2 ** (len(decoder.levels) - 1)
-    z = [video_to_images(grid) for grid in latents]
-    for module in decoder.modules():
-        if isinstance(module, ResidualBlock):
-            _zero_branch(module)
-    noise = [h.new_zeros(len(h), decoder.conv_in.in_channels - h.shape[1], *h.shape[2:]) for h in z]
-    x = [torch.cat(pair, dim=1) for pair in zip(z, noise, strict=True)]
-    width = decoder.conv_in.out_channels
-    levels = None
-    if code.readout is not None and decoder.groups is None and isinstance(decoder.middle[0], ResidualBlock):
-        levels = LevelTable(code.readout, width)
-        width -= levels.channels
-    targets = _images(_components(pyramid, stride, width))
-    norm_input, targets = _before_norm(targets, width, decoder.groups)
-    used = torch.arange(targets[0].shape[1])
-    if levels is None:
-        errors["conv_in"] = fit_convolution(decoder.conv_in, x, targets, decoder.in_dim)
-    else:
-        errors["conv_in"] = levels.fit(decoder.conv_in, decoder.middle[0], x, targets)
-    if norm_input is not None:
-        norm_input.expand(decoder.conv_in)
-        for norm in _first_norms(decoder.middle):
-            norm_input.undo(norm)
-    x = [decoder.middle(decoder.conv_in(h)) for h in x]
-    for index in reversed(range(len(decoder.levels))):
-        level, name = cast(UpBlock, decoder.levels[index]), f"levels.{index}"
-        if norm_input is not None:
-            ends = index == 0 and isinstance(cast(ResidualBlock, level.blocks[0]).shortcut, nn.Identity)
-            norm_input.undo(level.norm, norm_input.constant if ends else 1.0)
-            used = norm_input.positive
+    return _DecoderFit(decoder, pyramid, latents).run(code)
+
+
+class _DecoderFit:
+    """The fit of a decoder, layer by layer.
+
+    Args:
+        decoder: changed in place.
+        pyramid: the data.
+        latents: codewords (B, Z, T, h, w) of each batch.
+    """
+
+    def __init__(self, decoder: WeTokDecoder, pyramid: Pyramid, latents: Sequence[Tensor]) -> None:
+        self._decoder = decoder
+        self._pyramid = pyramid
+        self._z = [video_to_images(grid) for grid in latents]
+        self._errors: Errors = {}
+        self._x: list[Tensor] = []
+        """Outputs (B, C, H, W) of the layers so far, per batch."""
+        self._used = torch.arange(0)
+        """Indices of the channels of x that the next layer reads. The others repeat them, or are random."""
+        self._norm_input: NormInput | None = None
+        """How the next norm of the trunk is undone."""
+
+    def run(self, code: StartCode) -> Errors:
+        """Fit all layers, and return their errors."""
+        decoder = self._decoder
+        for module in decoder.modules():
+            if isinstance(module, ResidualBlock):
+                _zero_branch(module)
+        self._fit_conv_in(code)
+        for index in reversed(range(len(decoder.levels))):
+            self._fit_level(index, cast(UpBlock, decoder.levels[index]))
+        if self._norm_input is not None:
+            self._norm_input.undo(decoder.norm_out)
+            self._used = self._norm_input.signed
+        x = [F.silu(decoder.norm_out(h)) for h in self._x]
+        pixels = [video_to_images(batch) for batch in self._pyramid.batches]
+        self._errors["conv_out"] = fit_convolution(decoder.conv_out, x, pixels, self._used)
+        return self._errors
+
+    def _fit_conv_in(self, code: StartCode) -> None:
+        """Fit the first convolution, and the table of levels if the code has one."""
+        decoder, conv = self._decoder, self._decoder.conv_in
+        noise = [h.new_zeros(len(h), conv.in_channels - h.shape[1], *h.shape[2:]) for h in self._z]
+        x = [torch.cat(pair, dim=1) for pair in zip(self._z, noise, strict=True)]
+        width = conv.out_channels
+        levels = None
+        if code.readout is not None and decoder.groups is None and isinstance(decoder.middle[0], ResidualBlock):
+            levels = LevelTable(code.readout, width)
+            width -= levels.channels
+        targets = self._choose_components(2 ** (len(decoder.levels) - 1), width)
+        if levels is None:
+            self._errors["conv_in"] = fit_convolution(conv, x, targets, decoder.in_dim)
+        else:
+            self._errors["conv_in"] = levels.fit(conv, decoder.middle[0], x, targets)
+        if self._norm_input is not None:
+            self._norm_input.expand(conv)
+            for norm in _first_norms(decoder.middle):
+                self._norm_input.undo(norm)
+        self._x = [decoder.middle(conv(h)) for h in x]
+
+    def _fit_level(self, index: int, level: UpBlock) -> None:
+        """Fit the norm, the shortcuts and the upsampling of a level. The last level has the index 0."""
+        name, blocks = f"levels.{index}", cast(list[ResidualBlock], level.blocks)
+        if self._norm_input is not None:
+            # The constants are needed again only if no convolution comes before the last norm of the decoder.
+            kept = index == 0 and isinstance(blocks[0].shortcut, nn.Identity)
+            self._norm_input.undo(level.norm, self._norm_input.constant if kept else 1.0)
+            self._used = self._norm_input.positive
         elif level.norm.groups is not None:
-            errors[f"{name}.norm"] = _fit_norm(level.norm, x, z, len(used))
-        x = [level.norm(h, latent) for h, latent in zip(x, z, strict=True)]
-        for block in cast(list[ResidualBlock], level.blocks):
+            self._errors[f"{name}.norm"] = _fit_norm(level.norm, self._x, self._z, len(self._used))
+        self._x = [level.norm(h, latent) for h, latent in zip(self._x, self._z, strict=True)]
+        for block in blocks:
             if isinstance(block.shortcut, nn.Conv2d):
-                width, one = block.shortcut.out_channels, None if norm_input is None else norm_input.one
-                if index == 0:
-                    norm_input, targets = _pixels(pyramid, width, None if one is None else decoder.groups)
-                else:
-                    targets = [h[:, used[:width].to(h.device)] for h in x]
-                errors[f"{name}.shortcut"] = fit_convolution(block.shortcut, x, targets, used)
-                used = torch.arange(targets[0].shape[1])
-                if index == 0 and norm_input is not None:
-                    norm_input.expand(block.shortcut, one)
-            elif index == 0 and norm_input is not None:
-                norm_input.undo(block.norm1)
-            x = [_pass(block, h) for h in x]
+                self._errors[f"{name}.shortcut"] = self._fit_shortcut(block.shortcut, last=index == 0)
+            elif index == 0 and self._norm_input is not None:
+                self._norm_input.undo(block.norm1)
+            self._x = [_pass(block, h) for h in self._x]
         if isinstance(level.upsample, DepthToSpace):
-            stride //= 2
-            following = cast(ResidualBlock, cast(UpBlock, decoder.levels[index - 1]).blocks[0])
-            width = following.conv1.in_channels
-            if index > 1 or isinstance(following.shortcut, nn.Conv2d):
-                targets = _images(_components(pyramid, stride, width))
-                norm_input, targets = _before_norm(targets, width, decoder.groups)
-            else:
-                norm_input, targets = _pixels(pyramid, width, decoder.groups)
-            errors[f"{name}.upsample"] = _fit_depth_to_space(level.upsample.conv, x, targets, used)
-            used = torch.arange(targets[0].shape[1])
-            if norm_input is not None:
-                norm_input.expand(level.upsample.conv)
-            x = [level.upsample(h) for h in x]
-    if norm_input is not None:
-        norm_input.undo(decoder.norm_out)
-        used = norm_input.signed
-    x = [F.silu(decoder.norm_out(h)) for h in x]
-    errors["conv_out"] = fit_convolution(decoder.conv_out, x, [video_to_images(b) for b in pyramid.batches], used)
-    return errors
+            self._errors[f"{name}.upsample"] = self._fit_upsample(level.upsample, index - 1)
+
+    def _fit_shortcut(self, conv: nn.Conv2d, *, last: bool) -> float:
+        """Fit a shortcut to what its input has, or to pixels in the last level, where a norm follows."""
+        x, used, before = self._x, self._used, self._norm_input
+        if last:
+            targets = self._choose_pixels(conv.out_channels, constants=before is not None)
+        else:
+            kept = used[: conv.out_channels].to(x[0].device)
+            targets = [h[:, kept] for h in x]
+            self._used = torch.arange(len(kept))
+        error = fit_convolution(conv, x, targets, used)
+        if last and self._norm_input is not None and before is not None:
+            self._norm_input.expand(conv, before.one)
+        return error
+
+    def _fit_upsample(self, layer: DepthToSpace, following: int) -> float:
+        """Fit the convolution before depth-to-space to components at its output, before the level `following`."""
+        x, used = self._x, self._used
+        block = cast(ResidualBlock, cast(UpBlock, self._decoder.levels[following]).blocks[0])
+        if following > 0 or isinstance(block.shortcut, nn.Conv2d):
+            targets = self._choose_components(2**following, block.conv1.in_channels)
+        else:
+            targets = self._choose_pixels(block.conv1.in_channels)
+        error = _fit_depth_to_space(layer.conv, x, targets, used)
+        if self._norm_input is not None:
+            self._norm_input.expand(layer.conv)
+        self._x = [layer(h) for h in x]
+        return error
+
+    def _choose_components(self, stride: int, width: int) -> list[Tensor]:
+        """Decide what the next layer carries: components of patches. Returns (B, K, H, W) per batch."""
+        components = _images(_components(self._pyramid, stride, width))
+        self._norm_input, targets = _before_norm(components, width, self._decoder.groups)
+        self._used = torch.arange(targets[0].shape[1])
+        return targets
+
+    def _choose_pixels(self, width: int, *, constants: bool = True) -> list[Tensor]:
+        """Decide what the last layers carry: pixels, and their negatives if there is room.
+
+        Args:
+            width: number of channels.
+            constants: whether the layer that computes them can compute constants.
+        """
+        pixels = [video_to_images(batch) for batch in self._pyramid.batches]
+        self._norm_input, targets = _before_norm(pixels, width, self._decoder.groups if constants else None)
+        if self._norm_input is None:
+            targets = [signed_pair(x, width) for x in pixels]
+        self._used = torch.arange(targets[0].shape[1])
+        return targets
 
 
 def _zero_branch(block: ResidualBlock) -> None:
@@ -297,16 +359,6 @@ def _fit_depth_to_space(conv: nn.Conv2d, x: list[Tensor], targets: list[Tensor],
 def _components(pyramid: Pyramid, stride: int, width: int) -> list[Tensor]:
     """Return the components that a layer of a width carries at a stride: (B, K, T, h, w) of each batch."""
     return pyramid.targets((1, stride, stride), limit_components(3 * stride**2, width))
-
-
-def _pixels(pyramid: Pyramid, width: int, groups: int | None) -> tuple[NormInput | None, list[Tensor]]:
-    """Return what the last layers carry: pixels and their negatives, or pixels alone if there is no room.
-
-    See `_before_norm` for the arguments and the result.
-    """
-    pixels = [video_to_images(batch) for batch in pyramid.batches]
-    norm_input, targets = _before_norm(pixels, width, groups)
-    return norm_input, [signed_pair(x, width) for x in pixels] if norm_input is None else targets
 
 
 def _before_norm(components: list[Tensor], width: int, groups: int | None) -> tuple[NormInput | None, list[Tensor]]:
