@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor
+from torch import Tensor, nn
 
 from smalti.distributed import broadcast_from_rank_0, sum_over_ranks
 from smalti.errors import SmaltiError
@@ -35,6 +35,9 @@ StartMethod = Literal["random", "linear", "latents"]
 
 _POOR_FIT = 0.5
 """Unexplained share of the variance of a layer's targets from which on the log names the layer."""
+
+_CHANNELS_PER_GROUP = 4
+"""Channels per group below which a linear start cannot undo group norms (`GroupNormLayout`)."""
 
 _POSITIONS = 16384
 """Latent positions per process to which projections are fitted."""
@@ -162,6 +165,13 @@ class Start(Callback):
         poor = {name: error for name, error in report.errors.items() if "conv_out" in name and error > _POOR_FIT}
         for name, error in poor.items():
             log.info("%s can only be fitted approximately: %.0f%% of its variance is missing.", name, 100 * error)
+        norms = [module for module in tokenizer.modules() if isinstance(module, nn.GroupNorm)]
+        if poor and any(norm.num_channels < _CHANNELS_PER_GROUP * norm.num_groups for norm in norms):
+            log.info(
+                "Group norms with fewer than %d channels per group remove brightness and contrast: use fewer groups, more "
+                "channels, or no norms (groups: null).",
+                _CHANNELS_PER_GROUP,
+            )
 
 
 def _warn_of_straight_through_gradients(tokenizer: Tokenizer) -> None:

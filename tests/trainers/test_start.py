@@ -14,9 +14,9 @@ from smalti.tokenizers.linear_start.start import start_as_linear_codec
 from smalti.trainers import Start, WarmStart
 
 
-def build(bottleneck=None):
+def build(bottleneck=None, groups=None):
     torch.manual_seed(0)
-    return wetok(bottleneck or FSQ([8, 8, 5, 5]), stride=4, channels=8, multipliers=[1, 2], blocks=1, groups=None)
+    return wetok(bottleneck or FSQ([8, 8, 5, 5]), stride=4, channels=8, multipliers=[1, 2], blocks=1, groups=groups)
 
 
 def weights_of(module):
@@ -57,6 +57,13 @@ def test_straight_through_gradients_of_signs_are_a_warning(run, caplog, gradient
     run(Start("linear", samples=24), tokenizer=tokenizer, steps=1)
     assert "Started as a linear codec" in caplog.text
     assert ("GQ trains with straight-through gradients" in caplog.text) == warns
+
+
+@pytest.mark.parametrize("groups", [None, 1, 8])
+def test_groups_without_room_for_brightness_are_named(run, caplog, groups):
+    caplog.set_level(logging.INFO)
+    run(Start("linear", samples=24), tokenizer=build(groups=groups), steps=1)
+    assert ("Group norms with fewer than 4 channels per group" in caplog.text) == (groups == 8)
 
 
 def test_a_resumed_run_does_not_start_again(run, training, trainer, data, tmp_path, caplog):

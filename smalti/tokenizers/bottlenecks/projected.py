@@ -53,9 +53,8 @@ class Projected(Quantizer):
         otherwise to one component per channel of the quantizer. The second projection restores them by least squares.
         """
         count = min(coefficients.shape[1], self.out_dim)
-        inner = self.quantizer.linear_start(coefficients, variances, hidden_units=0)
-        c = coefficients[:, :count]
-        goal = inner.target(coefficients)
+        c = coefficients[:, :count]  # a code of more components would need some that the projection does not see
+        goal = self.quantizer.linear_start(c, variances[:count], hidden_units=0).target(c)
         unexplained = self._fit(self.down, c, goal)
         if unexplained > _LINEAR:
             goal = c.new_zeros(goal.shape)

@@ -85,6 +85,18 @@ def test_step_0_is_close_to_the_linear_codec(crops, held_out, name):
     assert started > mean_psnr(held_out, codec.reconstruct(held_out)) - margin
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("quantizer", [lambda: GQ(4, 8), lambda: FSQ([8, 8, 4, 4, 4, 4], 2)], ids=["GQ", "FSQ"])
+def test_a_code_consists_of_components_that_its_projection_sees(quantizer):
+    """A branch of Joint has fewer channels than the encoder: the others are log variances of the KL branch."""
+    coefficients = torch.randn(8192, 12, generator=torch.Generator().manual_seed(0))
+    variances = 0.7 ** torch.arange(12)
+    bottleneck = Projected(quantizer(), dim=6, in_dim=12).eval()
+    code = bottleneck.linear_start(coefficients, variances, 0)
+    error = (bottleneck(code.target(coefficients)[None]).z[0] - coefficients[:, :6]).square().mean(0)
+    assert float(error @ variances[:6]) < 0.2 * float(variances[:6].sum())
+
+
 @pytest.mark.parametrize(
     "options",
     [
