@@ -16,7 +16,6 @@ from smalti.trainers.losses import (
     LatentRestoration,
     Loss,
     PerceptualLoss,
-    PSNRLoss,
     ReconstructionLoss,
     WaveletLoss,
 )
@@ -46,7 +45,6 @@ __all__ = [
     "LatentStatisticsCallback",
     "Loss",
     "Muon",
-    "PSNRLoss",
     "PatchDiscriminator",
     "PerceptualLoss",
     "RankWatch",

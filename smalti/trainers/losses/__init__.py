@@ -9,7 +9,6 @@ from smalti.trainers.losses.distillation import DistillationLoss
 from smalti.trainers.losses.latent_alignment import LatentAlignment
 from smalti.trainers.losses.latent_restoration import LatentRestoration
 from smalti.trainers.losses.perceptual import PerceptualLoss
-from smalti.trainers.losses.psnr import PSNRLoss
 from smalti.trainers.losses.wavelet import WaveletLoss
 
 __all__ = [
@@ -18,7 +17,6 @@ __all__ = [
     "LatentLoss",
     "LatentRestoration",
     "Loss",
-    "PSNRLoss",
     "PerceptualLoss",
     "ReconstructionLoss",
     "WaveletLoss",
