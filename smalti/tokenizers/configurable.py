@@ -31,6 +31,7 @@ class Configurable(nn.Module):
     """
 
     _arguments: dict[str, Any]
+    _class: type[Configurable]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Record the arguments for `get_config`."""
@@ -42,6 +43,7 @@ class Configurable(nn.Module):
         # `get_config` reads child modules from the attributes: a child may have been replaced since construction.
         plain = {name: None if isinstance(value, Configurable) else value for name, value in arguments.items()}
         object.__setattr__(module, "_arguments", plain)
+        object.__setattr__(module, "_class", cls)  # sharding (FSDP2) replaces the class of the object
         return module
 
     def __init__(self) -> None:
@@ -84,7 +86,7 @@ def get_config(module: Configurable) -> Config:
                 "a configuration: pass a number, a string, a list, or a Configurable that the constructor stores under the "
                 "name of the argument."
             ) from None
-    return {"class_path": public_path(type(module)), "init_args": arguments}
+    return {"class_path": public_path(module._class), "init_args": arguments}
 
 
 def from_config(config: Config) -> Configurable:

@@ -23,7 +23,7 @@ from smalti.legacy import upgrade_checkpoint
 from smalti.seeds import derive_seed
 from smalti.tokenizers.channels import unread_groups
 from smalti.tokenizers.checkpoints import CHECKPOINT_KEY
-from smalti.tokenizers.configurable import Config, get_config
+from smalti.tokenizers.configurable import get_config
 from smalti.tokenizers.layers.activation_checkpointing import enable_activation_checkpointing
 from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.trainers.autocast import disable_autocast
@@ -178,7 +178,6 @@ class TokenizerTraining(pl.LightningModule):
         self._summary: StepSummary | None = None
         self._buffer_backup: BufferBackup | None = None
         self._compiled = compile
-        self._config: Config | None = None
         self._whole_parameters: list[nn.Parameter] = []
         self._stop_requested = self._stop_agreed = False
         self.step_result: StepResult | None = None
@@ -265,7 +264,6 @@ class TokenizerTraining(pl.LightningModule):
             )
         if not isinstance(strategy, FSDP2Strategy):
             return
-        self._config = get_config(self.tokenizer)  # sharding changes the classes of the modules
         for is_set, setting, reason in (
             (self._compiled, "model.compile", "sharded networks cannot be compiled to one graph"),
             (
@@ -603,7 +601,7 @@ class TokenizerTraining(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the configuration from which `smalti.load` builds the tokenizer, the seed, and the networks of the losses."""
-        checkpoint[CHECKPOINT_KEY] = self._config or get_config(self.tokenizer)
+        checkpoint[CHECKPOINT_KEY] = get_config(self.tokenizer)
         checkpoint[_SEED_KEY] = self._seed
         checkpoint[PROVENANCE_KEY] = loss_provenance(self.losses)
 

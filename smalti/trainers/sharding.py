@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
+import torch
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -18,6 +20,7 @@ from torch.utils._pytree import tree_map_only
 
 from smalti.distributed import broadcast_from_rank_0, rank
 from smalti.errors import SmaltiError
+from smalti.tokenizers.configurable import from_config, get_config
 from smalti.tokenizers.layers.activation_checkpointing import CheckpointedBlock
 from smalti.tokenizers.tokenizer import Tokenizer
 
@@ -176,6 +179,25 @@ def reshard(tokenizer: nn.Module) -> None:
     for module in _sharded_modules(tokenizer):
         module.reshard()
         module.set_reshard_after_forward(True, recurse=False)
+
+
+@contextmanager
+def whole_weights(tokenizer: Tokenizer) -> Iterator[Tokenizer]:
+    """Yield the tokenizer, or a copy with whole weights if it is sharded, from which the shards are set at the end.
+
+    All ranks must call this, and leave the copy with the same weights.
+    """
+    if not is_sharded(tokenizer):
+        yield tokenizer
+        return
+    whole = cast(Tokenizer, from_config(get_config(tokenizer))).train(tokenizer.training)
+    state = {name: t.full_tensor() if isinstance(t, DTensor) else t for name, t in tokenizer.state_dict().items()}
+    whole.load_state_dict(state)
+    yield whole.to(next(iter(state.values())).device)
+    with torch.no_grad():
+        changed = whole.state_dict()
+        for name, tensor in tokenizer.state_dict().items():
+            local_part(tensor).copy_(take_shard(changed[name], tensor))
 
 
 def _sharded_modules(tokenizer: nn.Module) -> list[FSDPModule]:

@@ -24,7 +24,7 @@ from smalti.tokenizers.tokenizer import Tokenizer
 from smalti.trainers.ema import TokenizerEMA
 from smalti.trainers.health import fit_linear_codec
 from smalti.trainers.module import TokenizerTraining
-from smalti.trainers.sharding import is_sharded
+from smalti.trainers.sharding import whole_weights
 from smalti.trainers.training_batches import TrainingBatches, load_training_batches
 from smalti.trainers.warm_start import WarmStart
 
@@ -79,7 +79,7 @@ class Start(Callback):
         """Fit the tokenizer, unless the run is resumed.
 
         Raises:
-            SmaltiError: the networks or the bottleneck have no such start, or weights are sharded.
+            SmaltiError: the networks or the bottleneck have no such start.
         """
         if self.method == "random" or trainer.ckpt_path is not None:
             return
@@ -88,29 +88,21 @@ class Start(Callback):
         if any(isinstance(callback, WarmStart) and callback.path is not None for callback in callbacks):
             log.info("The run starts from the weights of warm_start.path, and start.method linear is not used.")
             return
-        if is_sharded(module):
-            raise SmaltiError(
-                "start.method linear needs whole weights, but strategy fsdp2 shards them: train a few steps with "
-                "--trainer.strategy ddp, and resume the run with fsdp2."
-            )
         begin = time.monotonic()
         batches = _limit(load_training_batches(trainer, self.samples))
         if trainer.is_global_zero:
             _warn_of_straight_through_gradients(module.tokenizer)
-        if self.method == "latents":
-            self._fit_projections(trainer, module.tokenizer, batches, begin)
-            for callback in callbacks:
-                if isinstance(callback, TokenizerEMA):
-                    callback.copy_before_start(module)
-            return
-        with isolate_rng():
-            report = start_as_linear_codec(module.tokenizer, batches)
-            for tensor in module.tokenizer.state_dict().values():
-                broadcast_from_rank_0(tensor)
-            for callback in callbacks:
-                if isinstance(callback, TokenizerEMA):
-                    callback.copy_before_start(module)
-            self._measure(trainer, module.tokenizer, batches, report, begin)
+        with isolate_rng(), whole_weights(module.tokenizer) as tokenizer:
+            if self.method == "latents":
+                self._fit_projections(trainer, tokenizer, batches, begin)
+            else:
+                report = start_as_linear_codec(tokenizer, batches)
+                for tensor in tokenizer.state_dict().values():
+                    broadcast_from_rank_0(tensor)
+                self._measure(trainer, tokenizer, batches, report, begin)
+        for callback in callbacks:
+            if isinstance(callback, TokenizerEMA):
+                callback.copy_before_start(module)
 
     def _fit_projections(self, trainer: pl.Trainer, tokenizer: Tokenizer, batches: list[Tensor], begin: float) -> None:
         """Fit the projections of the bottleneck to the latents of the training data, and log the quality.
@@ -126,7 +118,7 @@ class Start(Callback):
             )
         training = tokenizer.training
         tokenizer.eval()
-        with torch.no_grad(), isolate_rng():
+        with torch.no_grad():
             grids = [grid for batch in batches for grid in tokenizer.encoder(_as_clip(tokenizer, batch))]
             latents = gather_positions([grid.float() for grid in grids], _POSITIONS)
             for bottleneck in projected:

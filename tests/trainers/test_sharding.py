@@ -9,7 +9,10 @@ import pytest
 import torch
 
 import smalti
+from smalti.data import EvaluationTransform, Photos
 from smalti.errors import SmaltiError
+from smalti.eval.functional import psnr
+from smalti.pixels import pixels_to_uint8, to_pixels
 from smalti.trainers import GANLoss
 from smalti.trainers.sharding import FSDP2Strategy
 
@@ -52,6 +55,21 @@ def test_sharded_training_equals_one_process(train, tmp_path, run_ranks):
         assert shares[0][name] + shares[1][name] == pytest.approx(1)
         assert shares[0][name] == pytest.approx(0.5, abs=0.02)
     assert smalti.load(tmp_path / "two" / "step=3.ckpt").encode(torch.zeros(1, 3, 32, 32)).z.shape == (1, 256, 8)
+
+
+@pytest.mark.slow
+def test_sharded_networks_start_as_a_linear_codec(tmp_path, run_ranks):
+    for code, messages in run_ranks(SCRIPT, str(tmp_path), "start"):
+        assert code == 0, messages
+    first, second = (torch.load(tmp_path / f"weights_{rank}.pt") for rank in range(2))
+    assert all(torch.equal(weight, second[name]) for name, weight in first.items())
+    tokenizer = smalti.load(next(tmp_path.glob("*.ckpt")))  # the averaged weights of a step that changed nothing
+    for name, weight in tokenizer.state_dict().items():
+        torch.testing.assert_close(weight, first[name])
+    transform = EvaluationTransform(resize=64, crop=64)
+    photos = to_pixels(torch.stack([transform(photo) for photo in Photos("validation")]))
+    quality = psnr(pixels_to_uint8(photos), pixels_to_uint8(tokenizer(photos)[0])).mean()
+    assert float(quality) > 20
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
 
 from smalti.data import ImageData, Photos
-from smalti.tokenizers import Tokenizer, WeTokDecoder, WeTokEncoder
-from smalti.tokenizers.bottlenecks import SimVQ
-from smalti.trainers import Audit, Checkpoints, GANLoss, RankWatch, TokenizerEMA, TokenizerTraining
-from smalti.trainers.sharding import local_part
+from smalti.tokenizers import Tokenizer, WeTokDecoder, WeTokEncoder, wetok
+from smalti.tokenizers.bottlenecks import FSQ, Projected, SimVQ
+from smalti.trainers import Audit, Checkpoints, GANLoss, RankWatch, Start, TokenizerEMA, TokenizerTraining
+from smalti.trainers.sharding import local_part, whole_weights
 
 STEPS = 3
 
@@ -75,5 +75,30 @@ def train(out, devices=1, checkpoint=None):
     (Path(out) / f"result_{trainer.global_rank}.json").write_text(json.dumps(result))
 
 
-if __name__ == "__main__":
+def start(out):
+    """Start as a linear codec in two processes, train one step, and store the quality before it and the weights."""
+    torch.manual_seed(0)
+    tokenizer = wetok(Projected(FSQ([8, 8, 5, 5]), 8), stride=4, channels=16, multipliers=[1, 2, 2], blocks=1, groups=4)
+    module = TokenizerTraining(tokenizer, {"l1": 1.0}, optimizer=lambda groups: torch.optim.SGD(groups, lr=0.0))
+    average = TokenizerEMA(0.5)
+    measured = {}
+
+    class Measure(Callback):
+        def on_train_start(self, trainer, module):
+            with whole_weights(module.tokenizer) as whole:
+                measured["weights"] = whole.state_dict()
+
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=2, strategy="fsdp2", max_steps=1, logger=False, num_sanity_val_steps=0,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=out,
+        callbacks=[average, Start("linear", samples=48), Measure(), Checkpoints(every_n_train_steps=1, dirpath=out)],
+    )  # fmt: skip
+    data = ImageData(Photos("train"), Photos("validation"), size=32, batch_size=8, repeats=4, workers=0, flip=False)
+    trainer.fit(module, data)
+    torch.save(measured["weights"], Path(out) / f"weights_{trainer.global_rank}.pt")
+
+
+if __name__ == "__main__" and sys.argv[2] == "start":
+    start(Path(sys.argv[1]))
+elif __name__ == "__main__":
     train(Path(sys.argv[1]), devices=2, checkpoint=sys.argv[2])
