@@ -5,7 +5,6 @@ import torch
 
 from smalti.data import Clips
 from smalti.data.clip_transforms import VideoTrainingTransform
-from smalti.errors import SmaltiError
 from smalti.eval.functional import mean_over_frames, psnr
 from smalti.eval.linear_codec import LinearCodec
 from smalti.pixels import pixels_to_uint8
@@ -114,9 +113,41 @@ def test_levels_of_equal_width_have_no_shortcut_that_could_change_the_components
     assert quality(tokenizer, held_out) > quality_of_mean(held_out) + 2
 
 
-def test_a_separate_grid_for_the_first_frame_is_refused(batches):
-    with pytest.raises(SmaltiError, match="first_frame"):
-        start_as_linear_codec(build(KL(8), first_frame=True), batches[0])
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("multipliers", [[1, 2, 4], [1, 2, 2]], ids=["shortcut", "no shortcut"])
+def test_a_separate_grid_makes_the_first_frame_better_and_the_others_not_worse(batches, norm, multipliers):
+    fitted, held_out = batches
+    first, rest = [], []
+    for first_frame in (False, True):
+        tokenizer = build(joint(), norm=norm, multipliers=multipliers, channels=16, first_frame=first_frame)
+        start_as_linear_codec(tokenizer, fitted)
+        with torch.no_grad():
+            errors = (tokenizer(held_out)[0] - held_out).square().mean((0, 1, 3, 4))
+        first.append(float(errors[0]))
+        rest.append(float(errors[1:].mean()))
+        assert quality(tokenizer, held_out) > quality_of_mean(held_out) + 4
+    assert first[1] < 0.8 * first[0]
+    assert rest[1] < 1.2 * rest[0]
+
+
+def test_the_first_frame_of_images_and_clips_starts_the_same(batches):
+    fitted, held_out = batches
+    tokenizer = build(KL(8), first_frame=True)
+    start_as_linear_codec(tokenizer, fitted)
+    tokenizer, x = tokenizer.double(), held_out[:1].double()
+    with torch.no_grad():
+        assert (tokenizer(x)[0][:, :, 0] - tokenizer(x[:, :, 0])[0]).abs().max() < 1e-9
+        parts = list(tokenizer.encode_stream(x.split([1, 4, 4], dim=2)))
+        pixels = torch.cat(list(tokenizer.decode_stream(parts)), dim=2)
+        expected = tokenizer.decode(tokenizer.encode(x, chunk=1000), chunk=1000)
+    assert (pixels - expected).abs().max() < 1e-9
+
+
+def test_images_alone_start_the_grid_of_the_first_frame(batches):
+    images = batches[1][:, :, 0]
+    tokenizer = build(KL(12), first_frame=True)
+    start_as_linear_codec(tokenizer, [images])
+    assert quality(tokenizer, images) > quality_of_mean(images.unsqueeze(2)) + 4
 
 
 def test_moving_components_of_the_first_frame_are_zero(batches):

@@ -99,7 +99,7 @@ class OneVAEDecoder(Decoder):
         """Set the weights so that the decoder reconstructs pixels from codewords, see `linear_start`."""
         from smalti.tokenizers.models.onevae.linear_start import fit_decoder  # imports this module
 
-        return fit_decoder(self, pyramid, latents)
+        return fit_decoder(self, pyramid, code, latents)
 
     def forward(
         self, latents: tuple[Tensor, ...], generator: torch.Generator | None = None, state: StreamState | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ from smalti.tokenizers.linear_start.fitting import Errors
 from smalti.tokenizers.linear_start.least_squares import RIDGE, fit_convolution
 from smalti.tokenizers.models.onevae.norms import RMSNorm
 from smalti.tokenizers.models.onevae.resampling import Downsample, Upsample
+
+T = TypeVar("T")
 
 _CONSTANT = 2.0
 """The constant channel before a norm, relative to the length of all other channels."""
@@ -86,11 +89,10 @@ def fit_downsample(
     Raises:
         SmaltiError: the layer does not halve height and width.
     """
-    if layer.space is None:
-        raise _no_start(name)
+    space = check_changes_space(layer.space, name)
     time, height, width = layout.stride
     stride = (time if layer.time is None else 2 * time, 2 * height, 2 * width)
-    channels, signed = layer.space.out_channels, norm is not None
+    channels, signed = space.out_channels, norm is not None
     following = norm if norm is not None else nn.Identity()
     room = NormInput.room(following, channels)
     after = components.choose(stride, room, signed=signed)
@@ -100,11 +102,11 @@ def fit_downsample(
     # Channels that only the temporal convolution writes must be zero for frame 0, which passes it unchanged.
     targets = norm_input.extend(pad_channels(components.targets(before), after.channels))
     images = [F.pad(video_to_images(h), (0, 1, 0, 1)) for h in x]
-    errors[f"{name}.space"] = fit_convolution(layer.space, images, _images(targets), layout.channels)
+    errors[f"{name}.space"] = fit_convolution(space, images, _images(targets), layout.channels)
     if layer.time is None:
         return before
     pairs = zip(x, norm_input.extend(final), strict=True)
-    clips = [(apply_per_frame(layer.space, h), t[:, :, 1:]) for h, t in pairs if h.shape[2] > 1]
+    clips = [(apply_per_frame(space, h), t[:, :, 1:]) for h, t in pairs if h.shape[2] > 1]
     if clips:
         errors[f"{name}.time"] = fit_convolution(layer.time, [h for h, _ in clips], [t for _, t in clips])
     return after
@@ -124,15 +126,14 @@ def fit_upsample(
     Raises:
         SmaltiError: the layer does not double height and width.
     """
-    if layer.space is None:
-        raise _no_start(name)
+    space = check_changes_space(layer.space, name)
     if layer.time is not None:
         layout = _fit_upsample_time(layer.time, x, layout, components, errors, name)
         x = [layer.upsample_time(h, StreamState(last=True)) for h in x]
     time, height, width = layout.stride
-    result, targets = choose_targets(components, (time, height // 2, width // 2), layer.space.out_channels, norm)
+    result, targets = choose_targets(components, (time, height // 2, width // 2), space.out_channels, norm)
     images = [F.interpolate(video_to_images(h), scale_factor=2, mode="nearest-exact") for h in x]
-    errors[f"{name}.space"] = fit_noisy(layer.space, images, _images(targets), layout.channels)
+    errors[f"{name}.space"] = fit_noisy(space, images, _images(targets), layout.channels)
     return result
 
 
@@ -196,7 +197,14 @@ def _images(targets: Sequence[Tensor]) -> list[Tensor]:
     return [video_to_images(target) for target in targets]
 
 
-def _no_start(name: str) -> SmaltiError:
-    return SmaltiError(
-        f"{name} changes only the number of frames, which has no start as a linear codec: set start.method to random."
-    )
+def check_changes_space(conv: T | None, name: str) -> T:
+    """Return the convolution that halves or doubles height and width in a layer.
+
+    Raises:
+        SmaltiError: there is none.
+    """
+    if conv is None:
+        raise SmaltiError(
+            f"{name} changes only the number of frames, which has no start as a linear codec: set start.method to random."
+        )
+    return conv

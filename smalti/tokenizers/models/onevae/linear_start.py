@@ -15,24 +15,29 @@ Shapes: B batch; T frames, H, W pixels; C channels; Z channels and t, h, w posit
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smalti.errors import SmaltiError
 from smalti.tokenizers.base import StreamState
 from smalti.tokenizers.layers.convolution import convolve
 from smalti.tokenizers.linear_start.causal_components import CausalComponents, Layout
 from smalti.tokenizers.linear_start.code import StartCode
-from smalti.tokenizers.linear_start.fitting import CODE_RIDGE, Errors, apply_affine, code_targets
+from smalti.tokenizers.linear_start.fitting import CODE_RIDGE, Errors, apply_affine
 from smalti.tokenizers.linear_start.least_squares import RIDGE, fit_convolution
-from smalti.tokenizers.linear_start.patches import Stride
 from smalti.tokenizers.linear_start.pyramid import Pyramid
 from smalti.tokenizers.models.onevae.blocks import CausalResidualBlock, FrameAttention
 from smalti.tokenizers.models.onevae.causal_conv import CausalConv3d
 from smalti.tokenizers.models.onevae.decoder import OneVAEDecoder
 from smalti.tokenizers.models.onevae.encoder import OneVAEEncoder
+from smalti.tokenizers.models.onevae.first_frame_start import (
+    decoder_stride,
+    first_frame_coefficients,
+    fit_first_upsample,
+    fit_last_downsample,
+)
 from smalti.tokenizers.models.onevae.linear_resampling import (
     NormInput,
     choose_targets,
@@ -61,60 +66,84 @@ def fit_encoder(encoder: OneVAEEncoder, pyramid: Pyramid, code: StartCode) -> Er
         The share of the variance of its targets that each fitted layer does not explain.
 
     Raises:
-        SmaltiError: the first frame has a separate grid, or a layer changes only the number of frames.
+        SmaltiError: a layer changes only the number of frames.
     """
-    _check_first_frame(encoder.first_frame)
     components, errors = CausalComponents(pyramid), Errors()
     layers = _trunk(encoder, "layers", "middle")
-    layout = components.choose((1, 1, 1), encoder.conv_in.out_channels)
+    split = (
+        max(i for i, (_, layer) in enumerate(layers) if isinstance(layer, Downsample)) if encoder.first_frame else -1
+    )
+    # If nothing follows the last downsampling, the norm also follows the layer before it: the first frame skips it.
+    ends = {len(layers) - 1, split - 1} if split == len(layers) - 1 else {len(layers) - 1}
+    norms = [encoder.norm_out if index in ends else None for index in range(-1, len(layers))]
+    layout, targets = choose_targets(components, (1, 1, 1), encoder.conv_in.out_channels, norms[0])
     x = prepend_zeros(pyramid.batches)
-    errors["conv_in"] = fit_convolution(encoder.conv_in, x, components.targets(layout))
+    errors["conv_in"] = fit_convolution(encoder.conv_in, x, targets)
     x = [convolve(encoder.conv_in, h) for h in x]
-    for index, (name, layer) in enumerate(layers):
-        norm = encoder.norm_out if index == len(layers) - 1 else None
+    coefficients = pyramid.coefficients(encoder.stride, code.hidden.shape[1] - 1)
+    for index, ((name, layer), norm) in enumerate(zip(layers, norms[1:], strict=True)):
+        if index == split:
+            assert isinstance(layer, Downsample)
+            fit_last_downsample(layer, x, layout, coefficients, components, errors, name, norm)
+            # From here on, the first frames and the other frames are separate batches.
+            moves = [h.shape[2] > 1 for h in x]
+            first = first_frame_coefficients(components, encoder.stride, code.hidden.shape[1] - 1)
+            coefficients = first + [c[:, :, 1:] for c in compress(coefficients, moves)]
+            x = [h[:, :, :1] for h in x] + [_pass(layer, h)[:, :, 1:] for h in compress(x, moves)]
+            continue
         if not isinstance(layer, nn.Conv3d):
             assert isinstance(layer, Downsample)
             layout = fit_downsample(layer, x, layout, components, errors, name, norm)
-        elif norm is None:
-            layout, targets = choose_targets(components, layout.stride, min(layer.out_channels, layout.channels), None)
+        elif index < len(layers) - 1:
+            width = layer.out_channels if norm is not None else min(layer.out_channels, layout.channels)
+            layout, targets = choose_targets(components, layout.stride, width, norm)
             errors[name] = fit_convolution(layer, x, targets)
         else:
+            assert norm is not None
             units = code.hidden[: NormInput.room(norm, layer.out_channels)]
-            targets = [apply_affine(units, c) for c in pyramid.coefficients(layout.stride, units.shape[1] - 1)]
+            targets = [apply_affine(units, c) for c in coefficients]
             targets = NormInput(norm, layer.out_channels, targets).extend(targets)
             errors[name] = fit_convolution(layer, x, targets, layout.channels)
         x = [_pass(layer, h) for h in x]
     x = [F.silu(encoder.norm_out(h)) for h in x]
-    targets = code_targets(pyramid, code, encoder.stride)
+    targets = [code.target(c[:, : code.count].movedim(1, -1)).movedim(-1, 1) for c in coefficients]
     errors["conv_out"] = _fit_current_frame(encoder.conv_out, x, targets, CODE_RIDGE)
     _set_identity(encoder.head)
     return errors
 
 
 @torch.no_grad()
-def fit_decoder(decoder: OneVAEDecoder, pyramid: Pyramid, latents: Sequence[tuple[Tensor, ...]]) -> Errors:
+def fit_decoder(
+    decoder: OneVAEDecoder, pyramid: Pyramid, code: StartCode, latents: Sequence[tuple[Tensor, ...]]
+) -> Errors:
     """Set the weights of a decoder so that it reconstructs the pixels from codewords as well as its trunk can.
 
     Args:
         decoder: changed in place; on the device of the data, in evaluation mode.
         pyramid: the data.
-        latents: codewords of each batch, one grid (B, Z, t, h, w).
+        code: what the bottleneck codes.
+        latents: codewords of each batch, one or two grids (B, Z, t, h, w).
 
     Returns:
         The share of the variance of its targets that each fitted layer does not explain.
 
     Raises:
-        SmaltiError: the first frame has a separate grid, or a layer changes only the number of frames.
+        SmaltiError: a layer changes only the number of frames.
     """
-    _check_first_frame(decoder.first_frame)
     components, errors = CausalComponents(pyramid), Errors()
     _set_identity(decoder.head)
     layers = _trunk(decoder, "middle", "layers")
-    layout = components.choose(_stride(decoder), decoder.conv_in.out_channels)
-    x = prepend_zeros([grid for (grid,) in latents])
-    # With weights at the center only, the start is as good, but training is much slower (benchmarks/RESULTS.md).
-    errors["conv_in"] = fit_noisy(decoder.conv_in, x, components.targets(layout))
-    x = [convolve(decoder.conv_in, h) for h in x]
+    if decoder.first_frame:
+        (name, layer), *layers = layers
+        assert isinstance(layer, Upsample)
+        norm = None if layers else decoder.norm_out
+        x, layout = fit_first_upsample(decoder, layer, code.count, components, latents, errors, name, norm)
+    else:
+        layout = components.choose(decoder_stride(decoder), decoder.conv_in.out_channels)
+        x = prepend_zeros([grid for (grid,) in latents])
+        # With weights at the center only, the start is as good, but training is much slower (benchmarks/RESULTS.md).
+        errors["conv_in"] = fit_noisy(decoder.conv_in, x, components.targets(layout))
+        x = [convolve(decoder.conv_in, h) for h in x]
     for index, (name, layer) in enumerate(layers):
         norm = decoder.norm_out if index == len(layers) - 1 else None
         if not isinstance(layer, nn.Conv3d):
@@ -156,13 +185,6 @@ def _pass(layer: _TrunkLayer, x: Tensor) -> Tensor:
     return convolve(layer, x) if isinstance(layer, nn.Conv3d) else layer(x, StreamState(last=True))
 
 
-def _stride(decoder: OneVAEDecoder) -> Stride:
-    """Return the frames, height and width in pixels of a latent position."""
-    layers = [layer for layer in decoder.layers if isinstance(layer, Upsample)]
-    time, space = (2 ** sum(getattr(layer, axis) is not None for layer in layers) for axis in ("time", "space"))
-    return time, space, space
-
-
 def _fit_current_frame(conv: CausalConv3d, x: Sequence[Tensor], targets: Sequence[Tensor], ridge: float) -> float:
     """Fit the weights of a causal convolution for the current frame and position, and set all others to zero."""
     channels = x[0].shape[1]
@@ -191,11 +213,3 @@ def _set_identity(head: nn.Conv3d) -> None:
     for parameter in head.parameters():
         if parameter.ndim == 1:
             parameter.zero_()
-
-
-def _check_first_frame(first_frame: bool) -> None:
-    if first_frame:
-        raise SmaltiError(
-            "OneVAE networks with a separate grid for the first frame (first_frame: true) have no start as a linear codec: "
-            "set start.method to random, or first_frame to false."
-        )
