@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smalti.distributed import sum_over_ranks
+from smalti.distributed import sum_over_ranks, world_size
 
 RIDGE = 1e-4
 """Ridge parameter, relative to the variance of each feature."""
@@ -126,6 +126,24 @@ def fit_convolution(
     if conv.bias is not None:
         conv.bias[rows] = bias.to(conv.bias)
     return error
+
+
+@torch.no_grad()
+def fit_noisy(
+    conv: nn.Conv2d | nn.Conv3d,
+    x: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    channels: int | Tensor | None = None,
+    rows: Tensor | None = None,
+) -> float:
+    """Fit a convolution of the decoder. Codewords are noisy: few positions per weight need a stronger penalty.
+
+    See `fit_convolution` for the arguments.
+    """
+    count = len(channels) if isinstance(channels, Tensor) else channels or conv.in_channels
+    features = count * math.prod(conv.kernel_size)
+    positions = sum(target.numel() // target.shape[1] for target in targets) * world_size()
+    return fit_convolution(conv, x, targets, channels, rows, ridge=RIDGE + features / positions)
 
 
 def _windows(conv: nn.Conv2d | nn.Conv3d, x: Tensor, chosen: Tensor) -> Tensor:

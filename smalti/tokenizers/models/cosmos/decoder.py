@@ -5,12 +5,17 @@ Shapes: B batch; T frames, H, W pixels; t, h, w latent positions; C latent chann
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.tokenizers.base import Decoder, StreamState
 from smalti.tokenizers.layers.frames import channels_last_video, images_to_video, video_to_images
+from smalti.tokenizers.linear_start.code import StartCode
+from smalti.tokenizers.linear_start.fitting import Errors
+from smalti.tokenizers.linear_start.pyramid import Pyramid
 from smalti.tokenizers.models.cosmos.blocks import Level, MiddleBlocks
 from smalti.tokenizers.models.cosmos.haar import clip_pixels, image_pixels
 from smalti.tokenizers.models.cosmos.initialization import init_weights
@@ -79,6 +84,12 @@ class CosmosDecoder(Decoder):
     def outer_layers(self) -> tuple[nn.Module, ...]:
         """The two first convolutions and the last."""
         return self.head, self.conv_in, self.conv_out
+
+    def linear_start(self, pyramid: Pyramid, code: StartCode, latents: Sequence[tuple[Tensor, ...]]) -> Errors:
+        """Set the weights so that the decoder reconstructs pixels from codewords, see `linear_start`."""
+        from smalti.tokenizers.models.cosmos.linear_start import fit_decoder  # imports this module
+
+        return fit_decoder(self, pyramid, code, [grid for (grid,) in latents])
 
     def forward(
         self, latents: tuple[Tensor, ...], generator: torch.Generator | None = None, state: StreamState | None = None

@@ -10,6 +10,9 @@ from torch.nn import functional as F
 
 from smalti.tokenizers.base import Encoder, StreamState
 from smalti.tokenizers.layers.frames import channels_last_video, images_to_video, video_to_images
+from smalti.tokenizers.linear_start.code import StartCode
+from smalti.tokenizers.linear_start.fitting import Errors
+from smalti.tokenizers.linear_start.pyramid import Pyramid
 from smalti.tokenizers.models.cosmos.blocks import Level, MiddleBlocks
 from smalti.tokenizers.models.cosmos.haar import clip_patches, image_patches
 from smalti.tokenizers.models.cosmos.initialization import init_weights
@@ -78,6 +81,17 @@ class CosmosEncoder(Encoder):
     def outer_layers(self) -> tuple[nn.Module, ...]:
         """The first convolution and the two last."""
         return self.conv_in, self.conv_out, self.head
+
+    @property
+    def hidden_units(self) -> int:
+        """0, because a norm comes before the last activation function."""
+        return 0
+
+    def linear_start(self, pyramid: Pyramid, code: StartCode) -> Errors:
+        """Set the weights so that the encoder computes a code of principal components, see `linear_start`."""
+        from smalti.tokenizers.models.cosmos.linear_start import fit_encoder  # imports this module
+
+        return fit_encoder(self, pyramid, code)
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> tuple[Tensor, ...]:
         """Encode (B, 3, T, H, W) in [-1, 1] to one grid (B, C, t, h, w), see `padded_size`."""

@@ -22,7 +22,7 @@ from smalti.tokenizers.layers.convolution import convolve
 from smalti.tokenizers.layers.frames import apply_per_frame, video_to_images
 from smalti.tokenizers.linear_start.causal_components import CausalComponents, Layout
 from smalti.tokenizers.linear_start.fitting import CODE_RIDGE, Errors
-from smalti.tokenizers.linear_start.least_squares import NormalEquations, fit_convolution
+from smalti.tokenizers.linear_start.least_squares import NormalEquations, fit_convolution, fit_noisy
 from smalti.tokenizers.linear_start.patches import Stride
 from smalti.tokenizers.linear_start.pyramid import component_scales
 from smalti.tokenizers.models.onevae.decoder import OneVAEDecoder
@@ -30,7 +30,6 @@ from smalti.tokenizers.models.onevae.linear_resampling import (
     NormInput,
     check_changes_space,
     choose_targets,
-    fit_noisy,
     fit_upsample,
     pad_channels,
     prepend_zeros,

@@ -5,7 +5,6 @@ Shapes: B batch; C channels; T frames, H, W positions at the input of a layer; K
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -13,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smalti.distributed import sum_over_ranks, world_size
+from smalti.distributed import sum_over_ranks
 from smalti.errors import SmaltiError
 from smalti.tokenizers.base import StreamState
 from smalti.tokenizers.layers.frames import apply_per_frame, video_to_images
 from smalti.tokenizers.linear_start.causal_components import CausalComponents, Layout
 from smalti.tokenizers.linear_start.fitting import Errors
-from smalti.tokenizers.linear_start.least_squares import RIDGE, fit_convolution
+from smalti.tokenizers.linear_start.least_squares import fit_convolution, fit_noisy
 from smalti.tokenizers.models.onevae.norms import RMSNorm
 from smalti.tokenizers.models.onevae.resampling import Downsample, Upsample
 
@@ -150,22 +149,6 @@ def choose_targets(
         layout = components.choose(stride, room, signed=True)
     targets = components.targets(layout)
     return layout, NormInput(norm, width, targets).extend(targets)
-
-
-def fit_noisy(
-    conv: nn.Conv2d | nn.Conv3d,
-    x: Sequence[Tensor],
-    targets: Sequence[Tensor],
-    channels: int | None = None,
-    rows: Tensor | None = None,
-) -> float:
-    """Fit a convolution of the decoder. Codewords are noisy: few positions per weight need a stronger penalty.
-
-    See `fit_convolution` for the arguments.
-    """
-    features = (conv.in_channels if channels is None else channels) * math.prod(conv.kernel_size)
-    positions = sum(target.numel() // target.shape[1] for target in targets) * world_size()
-    return fit_convolution(conv, x, targets, channels, rows, ridge=RIDGE + features / positions)
 
 
 def pad_channels(targets: Sequence[Tensor], width: int) -> list[Tensor]:

@@ -26,7 +26,7 @@ from smalti.tokenizers.layers.convolution import convolve
 from smalti.tokenizers.linear_start.causal_components import CausalComponents, Layout
 from smalti.tokenizers.linear_start.code import StartCode
 from smalti.tokenizers.linear_start.fitting import CODE_RIDGE, Errors, apply_affine
-from smalti.tokenizers.linear_start.least_squares import RIDGE, fit_convolution
+from smalti.tokenizers.linear_start.least_squares import RIDGE, fit_convolution, fit_noisy
 from smalti.tokenizers.linear_start.pyramid import Pyramid
 from smalti.tokenizers.models.onevae.blocks import CausalResidualBlock, FrameAttention
 from smalti.tokenizers.models.onevae.causal_conv import CausalConv3d
@@ -42,7 +42,6 @@ from smalti.tokenizers.models.onevae.linear_resampling import (
     NormInput,
     choose_targets,
     fit_downsample,
-    fit_noisy,
     fit_upsample,
     prepend_zeros,
 )

@@ -29,18 +29,14 @@ from smalti.tokenizers.linear_start.fitting import (
     limit_components,
     signed_pair,
 )
+from smalti.tokenizers.linear_start.group_norm_layout import BRANCH_SCALE, NormInput, before_norm
 from smalti.tokenizers.linear_start.least_squares import NormalEquations, fit_convolution
 from smalti.tokenizers.linear_start.level_table import LevelTable
 from smalti.tokenizers.linear_start.pyramid import Pyramid
 from smalti.tokenizers.models.wetok.blocks import DepthToSpace, ResidualBlock
 from smalti.tokenizers.models.wetok.decoder import UpBlock, WeTokDecoder
 from smalti.tokenizers.models.wetok.encoder import DownBlock, WeTokEncoder
-from smalti.tokenizers.models.wetok.group_norm_layout import NormInput, group_norm_layout
 from smalti.tokenizers.models.wetok.norms import EPS, AdaptiveGroupNorm
-
-_BRANCH_SCALE = 0.1
-"""Scale of the second norm of residual branches. With 1, the first steps of training would destroy the start: the last
-convolution of a branch starts at zero, and its first steps are as large as its inputs."""
 
 _NORM_RIDGE = 1e-2
 """Ridge parameter of the scale and the shift of a norm, which have one observation per image."""
@@ -62,7 +58,7 @@ def fit_encoder(encoder: WeTokEncoder, pyramid: Pyramid, code: StartCode) -> Err
     layers += [(f"middle.{i}", block) for i, block in enumerate(encoder.middle)]
     count, hidden = code.count, code.hidden
     coefficients = _images(pyramid.coefficients(encoder.stride, count))
-    norm_input, coefficients = _before_norm(coefficients, encoder.conv_out.in_channels, encoder.groups)
+    norm_input, coefficients = before_norm(coefficients, encoder.conv_out.in_channels, encoder.groups)
     if norm_input is not None:
         count, hidden = coefficients[0].shape[1], norm_input.affine
         last = max(i for i, (_, layer) in enumerate(layers) if _convolution(layer) is not None)
@@ -205,7 +201,7 @@ class _DecoderFit:
         if self._norm_input is not None:
             # The constants are needed again only if no convolution comes before the last norm of the decoder.
             kept = index == 0 and isinstance(blocks[0].shortcut, nn.Identity)
-            self._norm_input.undo(level.norm, self._norm_input.constant if kept else 1.0)
+            _undo_adaptive(level.norm, self._norm_input.scale(self._norm_input.constant if kept else 1.0))
             self._used = self._norm_input.positive
         elif level.norm.groups is not None:
             self._errors[f"{name}.norm"] = _fit_norm(level.norm, self._x, self._z, len(self._used))
@@ -250,7 +246,7 @@ class _DecoderFit:
     def _choose_components(self, stride: int, width: int) -> list[Tensor]:
         """Decide what the next layer carries: components of patches. Returns (B, K, H, W) per batch."""
         components = _images(_components(self._pyramid, stride, width))
-        self._norm_input, targets = _before_norm(components, width, self._decoder.groups)
+        self._norm_input, targets = before_norm(components, width, self._decoder.groups)
         self._used = torch.arange(targets[0].shape[1])
         return targets
 
@@ -262,18 +258,25 @@ class _DecoderFit:
             constants: whether the layer that computes them can compute constants.
         """
         pixels = [video_to_images(batch) for batch in self._pyramid.batches]
-        self._norm_input, targets = _before_norm(pixels, width, self._decoder.groups if constants else None)
+        self._norm_input, targets = before_norm(pixels, width, self._decoder.groups if constants else None)
         if self._norm_input is None:
             targets = [signed_pair(x, width) for x in pixels]
         self._used = torch.arange(targets[0].shape[1])
         return targets
 
 
+def _undo_adaptive(norm: AdaptiveGroupNorm, scale: Tensor) -> None:
+    """Give a norm a fixed scale, and no shift."""
+    for parameter in (norm.gamma.weight, norm.beta.weight, norm.beta.bias):
+        parameter.zero_()
+    norm.gamma.bias.copy_(scale)
+
+
 def _zero_branch(block: ResidualBlock) -> None:
     """Set the residual branch of a block to zero."""
     block.conv2.weight.zero_()
     if isinstance(block.norm2, nn.GroupNorm):
-        block.norm2.weight.fill_(_BRANCH_SCALE)
+        block.norm2.weight.fill_(BRANCH_SCALE)
 
 
 def _convolution(layer: nn.Module) -> nn.Conv2d | None:
@@ -359,25 +362,6 @@ def _fit_depth_to_space(conv: nn.Conv2d, x: list[Tensor], targets: list[Tensor],
 def _components(pyramid: Pyramid, stride: int, width: int) -> list[Tensor]:
     """Return the components that a layer of a width carries at a stride: (B, K, T, h, w) of each batch."""
     return pyramid.targets((1, stride, stride), limit_components(3 * stride**2, width))
-
-
-def _before_norm(components: list[Tensor], width: int, groups: int | None) -> tuple[NormInput | None, list[Tensor]]:
-    """Return what a layer of a width carries before the next norm of the trunk.
-
-    Args:
-        components: (B, K, H, W) of each batch.
-        width: number of channels.
-        groups: groups of the norm; None: there is none.
-
-    Returns:
-        How the norm is undone, None if there is no norm or no room to prepare for it; and the components that the layer
-        carries. If the norm is undone, `NormInput.expand` adds the other channels to a fitted layer.
-    """
-    layout = group_norm_layout(width, groups, components[0].shape[1])
-    if layout is None:
-        return None, components
-    components = [batch[:, : layout.matrix.shape[1]] for batch in components]
-    return NormInput(layout, components), components
 
 
 def _first_norms(blocks: Iterable[nn.Module]) -> list[nn.Module]:

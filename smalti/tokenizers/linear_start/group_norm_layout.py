@@ -6,7 +6,7 @@ The mean is then zero, and the magnitude is nearly that of the constants in ever
 undo it. SiLU after the norm is linear, too: silu(x) - silu(-x) = x. The constants have channels of their own, because the
 sum of a constant and a component would lose the component's precision in bfloat16.
 
-Shapes: B images; C channels; G groups; K components; H, W positions.
+Shapes: B images or clips; C channels; G groups; K components; the other axes are positions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from torch import Tensor, nn
 
 from smalti.distributed import sum_over_ranks
 from smalti.tokenizers.linear_start.fitting import center_weights
-from smalti.tokenizers.models.wetok.norms import EPS, AdaptiveGroupNorm
+
+BRANCH_SCALE = 0.1
+"""Scale of the second norm of residual branches. With 1, the first steps of training would destroy the start: the last
+convolution of a branch starts at zero, and its first steps are as large as its inputs."""
 
 _SIGNAL = 0.05
 """Root mean square of the components of the strongest group relative to that of its constants. An image with ten times the
@@ -71,26 +74,26 @@ class NormInput:
 
     Args:
         layout: where they are.
-        components: batches (B, K, H, W) of this process, with a mean of about zero.
+        components: batches (B, K, ...) of this process, with a mean of about zero.
     """
 
     def __init__(self, layout: GroupNormLayout, components: Sequence[Tensor]) -> None:
         self._layout = layout
-        energy = torch.stack([batch.double().square().sum((0, 2, 3)) for batch in components]).sum(0)
+        energy = torch.stack([batch.double().square().transpose(0, 1).flatten(1).sum(1) for batch in components]).sum(0)
         number = energy.new_tensor([float(sum(batch[:, 0].numel() for batch in components))])
         total = sum_over_ranks(torch.cat([energy, number])).cpu()
         size = len(layout.constant) // layout.groups
         per_channel = layout.matrix.double().square() @ (total[:-1] / total[-1].clamp_min(1))
         per_group = per_channel.unflatten(0, (layout.groups, size)).sum(1)
         self.constant = float((per_group.max() / 2).sqrt().clamp_min(1e-6)) / _SIGNAL
-        self._std = ((per_group + 2 * self.constant**2) / size + EPS).sqrt().repeat_interleave(size)
+        self._std = ((per_group + 2 * self.constant**2) / size).sqrt().repeat_interleave(size)
 
     @property
     def affine(self) -> Tensor:
         """(C, K + 1) the channels as affine functions of the components."""
         return torch.cat([self._layout.matrix, self.constant * self._layout.constant[:, None]], dim=1)
 
-    def expand(self, conv: nn.Conv2d, one: int | None = None) -> None:
+    def expand(self, conv: nn.Conv2d | nn.Conv3d, one: int | None = None) -> None:
         """Make a convolution that computes the components in its first channels compute all channels.
 
         Args:
@@ -105,24 +108,22 @@ class NormInput:
             bias = conv.bias.unflatten(0, (-1, width))
             bias.copy_(bias[:, :count].clone() @ affine[:, :-1].T + affine[:, -1])
         elif one is not None:
+            assert isinstance(conv, nn.Conv2d)
             center_weights(conv)[:, one] = affine[:, -1]
 
-    def undo(self, norm: nn.Module, constant: float = 0.0) -> None:
-        """Set scale and shift of a norm so that the components pass it unchanged.
+    def scale(self, constant: float = 0.0) -> Tensor:
+        """Return the (C,) scale of a norm with which the components pass it unchanged.
 
         Args:
-            norm: a `GroupNorm` or an `AdaptiveGroupNorm`, changed in place.
             constant: the constants behind the norm.
         """
-        scale = torch.where(self._layout.constant == 0, self._std, self._std / self.constant * constant)
-        if isinstance(norm, AdaptiveGroupNorm):
-            for parameter in (norm.gamma.weight, norm.beta.weight, norm.beta.bias):
-                parameter.zero_()
-            norm.gamma.bias.copy_(scale)
-        else:
-            assert isinstance(norm, nn.GroupNorm)
-            norm.weight.copy_(scale)
-            norm.bias.zero_()
+        return torch.where(self._layout.constant == 0, self._std, self._std / self.constant * constant)
+
+    def undo(self, norm: nn.Module) -> None:
+        """Set scale and shift of a `GroupNorm` so that the components pass it unchanged, and the constants become zero."""
+        assert isinstance(norm, nn.GroupNorm)
+        norm.weight.copy_(self.scale())
+        norm.bias.zero_()
 
     @property
     def positive(self) -> Tensor:
@@ -138,3 +139,22 @@ class NormInput:
     def one(self) -> int:
         """Index of a channel with a positive constant."""
         return int(self._layout.constant.argmax())
+
+
+def before_norm(components: list[Tensor], width: int, groups: int | None) -> tuple[NormInput | None, list[Tensor]]:
+    """Return what a layer of a width carries before the next norm of the trunk.
+
+    Args:
+        components: (B, K, ...) of each batch.
+        width: number of channels.
+        groups: groups of the norm; None: there is none.
+
+    Returns:
+        How the norm is undone, None if there is no norm or no room to prepare for it; and the components that the layer
+        carries. If the norm is undone, `NormInput.expand` adds the other channels to a fitted layer.
+    """
+    layout = group_norm_layout(width, groups, components[0].shape[1])
+    if layout is None:
+        return None, components
+    components = [batch[:, : layout.matrix.shape[1]] for batch in components]
+    return NormInput(layout, components), components

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from smalti.tokenizers.models.wetok.group_norm_layout import NormInput, group_norm_layout
-from smalti.tokenizers.models.wetok.norms import AdaptiveGroupNorm
+from smalti.tokenizers.linear_start.group_norm_layout import NormInput, group_norm_layout
 
 
 @pytest.fixture
@@ -55,14 +54,13 @@ def test_brightness_and_contrast_survive(components, change):
 
 
 @torch.no_grad()
-def test_an_adaptive_norm_is_undone_for_every_latent(components):
+def test_constants_get_a_scale_of_their_own(components):
     norm_input, x = expanded(components)
-    norm = AdaptiveGroupNorm(4, 24, 3)
-    norm_input.undo(norm, constant=1.0)
-    for latent in (torch.randn(16, 4, 2, 2), torch.zeros(16, 4, 2, 2)):
-        y = norm(x, latent)
-        torch.testing.assert_close(y[:, norm_input.positive], components, rtol=0.005, atol=1e-5)
-        torch.testing.assert_close(y[:, norm_input.one], torch.ones(16, 8, 8), rtol=0.005, atol=0)
+    norm = nn.GroupNorm(3, 24)
+    norm.weight.copy_(norm_input.scale(constant=1.0))
+    y = norm(x)
+    torch.testing.assert_close(y[:, norm_input.positive], components, rtol=0.005, atol=1e-5)
+    torch.testing.assert_close(y[:, norm_input.one], torch.ones(16, 8, 8), rtol=0.005, atol=0)
 
 
 @torch.no_grad()
