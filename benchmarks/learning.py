@@ -177,18 +177,18 @@ STUDIES = {
             "encoder trained, rotation": [
                 *_TRAINABLE_GQ, _bottleneck("GQ", groups=8, bits=8, gradient="rotation")
             ],
-            "encoder frozen for 100 steps": [*_TRAINABLE_GQ, _curriculum(frozen_until=dict.fromkeys(_FROZEN[::2], 100))],
-            "continuous to quantized in 100 steps": [
-                *_TRAINABLE_GQ, _curriculum(schedules={"bottleneck.hardness": [[0, 0.0], [100, 1.0]]})
+            "encoder frozen for 300 steps": [*_TRAINABLE_GQ, _curriculum(frozen_until=dict.fromkeys(_FROZEN[::2], 300))],
+            "continuous to quantized in 300 steps": [
+                *_TRAINABLE_GQ, _curriculum(schedules={"bottleneck.hardness": [[0, 0.0], [300, 1.0]]})
             ],
             "temperature 1 to 0.01, entropies from 0": [
                 *_TRAINABLE_GQ,
                 _model(weights=_ENTROPIES),
                 _curriculum(
                     schedules={
-                        "bottleneck.temperature": [[0, 1.0], [100, 0.01]],
-                        "weights.token_entropy": [[0, 0.0], [100, 0.1]],
-                        "weights.codebook_entropy": [[0, 0.0], [100, -0.1]],
+                        "bottleneck.temperature": [[0, 1.0], [300, 0.01]],
+                        "weights.token_entropy": [[0, 0.0], [300, 0.1]],
+                        "weights.codebook_entropy": [[0, 0.0], [300, -0.1]],
                     }
                 ),
             ],
