@@ -69,7 +69,7 @@ def group_norm_layout(width: int, groups: int | None, count: int) -> GroupNormLa
     return GroupNormLayout(matrix.flatten(0, 1), constant.flatten(), groups)
 
 
-class NormInput:
+class GroupNormInput:
     """What a layer before a group norm carries: components and constants.
 
     Args:
@@ -141,7 +141,7 @@ class NormInput:
         return int(self._layout.constant.argmax())
 
 
-def before_norm(components: list[Tensor], width: int, groups: int | None) -> tuple[NormInput | None, list[Tensor]]:
+def before_norm(components: list[Tensor], width: int, groups: int | None) -> tuple[GroupNormInput | None, list[Tensor]]:
     """Return what a layer of a width carries before the next norm of the trunk.
 
     Args:
@@ -151,10 +151,10 @@ def before_norm(components: list[Tensor], width: int, groups: int | None) -> tup
 
     Returns:
         How the norm is undone, None if there is no norm or no room to prepare for it; and the components that the layer
-        carries. If the norm is undone, `NormInput.expand` adds the other channels to a fitted layer.
+        carries. If the norm is undone, `GroupNormInput.expand` adds the other channels to a fitted layer.
     """
     layout = group_norm_layout(width, groups, components[0].shape[1])
     if layout is None:
         return None, components
     components = [batch[:, : layout.matrix.shape[1]] for batch in components]
-    return NormInput(layout, components), components
+    return GroupNormInput(layout, components), components

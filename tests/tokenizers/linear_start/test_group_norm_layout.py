@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from smalti.tokenizers.linear_start.group_norm_layout import NormInput, group_norm_layout
+from smalti.tokenizers.linear_start.group_norm_layout import GroupNormInput, group_norm_layout
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def components():
 def expanded(components):
     """Return how a norm is undone, and the output of a convolution before it."""
     layout = group_norm_layout(24, 3, 5)
-    norm_input = NormInput(layout, [components[:8], components[8:]])
+    norm_input = GroupNormInput(layout, [components[:8], components[8:]])
     conv = nn.Conv2d(5, 24, 1)
     nn.init.dirac_(conv.weight)
     nn.init.zeros_(conv.bias)

@@ -29,7 +29,7 @@ from smalti.tokenizers.linear_start.fitting import (
     limit_components,
     signed_pair,
 )
-from smalti.tokenizers.linear_start.group_norm_layout import BRANCH_SCALE, NormInput, before_norm
+from smalti.tokenizers.linear_start.group_norm_layout import BRANCH_SCALE, GroupNormInput, before_norm
 from smalti.tokenizers.linear_start.least_squares import NormalEquations, fit_convolution
 from smalti.tokenizers.linear_start.level_table import LevelTable
 from smalti.tokenizers.linear_start.pyramid import Pyramid
@@ -154,7 +154,7 @@ class _DecoderFit:
         """Outputs (B, C, H, W) of the layers so far, per batch."""
         self._used = torch.arange(0)
         """Indices of the channels of x that the next layer reads. The others repeat them, or are random."""
-        self._norm_input: NormInput | None = None
+        self._norm_input: GroupNormInput | None = None
         """How the next norm of the trunk is undone."""
 
     def run(self, code: StartCode) -> Errors:
