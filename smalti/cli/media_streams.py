@@ -190,6 +190,18 @@ def with_progress(stream: LatentStream, name: str, progress: ProgressDisplay) ->
             update(done)
 
 
+def without_autocast(parts: Iterable[Latents], device: torch.device) -> Iterator[Latents]:
+    """Yield latents that are computed outside of the autocast in which they are decoded."""
+    iterator = iter(parts)
+    while True:
+        with torch.autocast(device.type, enabled=False):
+            try:
+                part = next(iterator)
+            except StopIteration:
+                return
+        yield part
+
+
 def write_media(
     tokenizer: Tokenizer, latents: Iterable[Latents], rate: Fraction | None, file: Path, seed: int
 ) -> Layout:

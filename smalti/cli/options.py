@@ -26,6 +26,9 @@ TOKENIZER_VARIABLE = "SMALTI_TOKENIZER"
 
 TOKENIZER_HELP = "exported folder, .ckpt file, or diffusers:FOLDER or diffusers:HUB_ID"
 MEDIA_INPUT_HELP = "image, video, or folder of images and videos"
+BFLOAT16_DECODER_HELP = "in the decoder, which is faster where the hardware computes it and changes pixels slightly"
+"""What `--precision bfloat16` means for commands that decode. Encoders keep float32: bfloat16 would change ids."""
+
 MEDIA_OUTPUT_HELP = "image (.png) or video (.mp4) to write; for an input folder, the folder to write to"
 VIDEO_NOTES = (
     "Videos are processed chunk by chunk: memory does not depend on their length. By default, every frame is used once, "
@@ -54,7 +57,7 @@ def add_tokenizer_options(
     branch: bool = False,
     seed: bool = False,
     fallback: str = "",
-    bfloat16_changes: str = "",
+    bfloat16: str = "",
 ) -> None:
     """Add `--tokenizer`, `--device` and `--tile`.
 
@@ -63,8 +66,8 @@ def add_tokenizer_options(
         branch: whether to add `--as`. See `add_branch_option`.
         seed: whether to add `--seed`.
         fallback: what the command uses if neither the option nor the environment variable is set, for the help text.
-        bfloat16_changes: what bfloat16 changes, for the help text of `--precision` (see `open_precision`); empty: the
-            command has no such option.
+        bfloat16: where bfloat16 is used and what it changes, for the help text of `--precision` (see `open_precision`);
+            empty: the command has no such option.
     """
     group = parser.add_argument_group("tokenizer")
     default = f"the environment variable {TOKENIZER_VARIABLE}" + (f", else {fallback}" if fallback else "")
@@ -96,18 +99,18 @@ def add_tokenizer_options(
         help="process overlapping tiles of this height and width in pixels, a multiple of the tokenizer's stride, if whole "
         "frames do not fit into memory (default: whole frames)",
     )
-    if bfloat16_changes:
+    if bfloat16:
         group.add_argument(
             "--precision",
             choices=("float32", "bfloat16"),
             default="float32",
-            help="precision of the network: float32 (or that of its weights), or bfloat16, which is faster where the "
-            f"hardware computes it and changes {bfloat16_changes} (default: %(default)s)",
+            help="precision of the network: float32 (or that of its weights), or bfloat16 "
+            f"{bfloat16} (default: %(default)s)",
         )
 
 
 def open_precision(precision: str, device: torch.device) -> torch.autocast:
-    """Return the context in which a network computes with a `--precision`."""
+    """Return the context in which a network computes with a `--precision`. It is also a decorator."""
     import torch
 
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")

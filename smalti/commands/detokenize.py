@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smalti.cli.options import (
+    BFLOAT16_DECODER_HELP,
     MEDIA_OUTPUT_HELP,
     add_file_options,
     add_tokenizer_options,
@@ -44,7 +45,7 @@ def run(name: str, arguments: list[str]) -> int:
     )
     add_file_options(parser, "token file, or folder of token files", MEDIA_OUTPUT_HELP)
     add_tokenizer_options(
-        parser, seed=True, fallback="the tokenizer recorded in the token file", bfloat16_changes="pixels slightly"
+        parser, seed=True, fallback="the tokenizer recorded in the token file", bfloat16=BFLOAT16_DECODER_HELP
     )
     options = parser.parse(arguments)
     check_exists(options.input, "token file or folder")

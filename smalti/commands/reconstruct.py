@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smalti.cli.options import (
+    BFLOAT16_DECODER_HELP,
     MEDIA_INPUT_HELP,
     MEDIA_OUTPUT_HELP,
     VIDEO_NOTES,
@@ -43,7 +44,7 @@ def run(name: str, arguments: list[str]) -> int:
         VIDEO_NOTES,
     )
     add_file_options(parser, MEDIA_INPUT_HELP, MEDIA_OUTPUT_HELP)
-    add_tokenizer_options(parser, branch=True, seed=True, bfloat16_changes="some ids and pixels")
+    add_tokenizer_options(parser, branch=True, seed=True, bfloat16=BFLOAT16_DECODER_HELP)
     add_video_options(parser)
     options = parser.parse(arguments)
     tokenizer_file = check_tokenizer(options.tokenizer)
@@ -57,6 +58,7 @@ def run(name: str, arguments: list[str]) -> int:
         find_media,
         media_kind,
         with_progress,
+        without_autocast,
         write_media,
     )
 
@@ -70,7 +72,7 @@ def run(name: str, arguments: list[str]) -> int:
     @torch.inference_mode()
     def reconstruct(file: Path, result: Path, progress: ProgressDisplay) -> str:
         stream = encode_file(tokenizer, file, options.rate, part)
-        latents = with_progress(stream, file.name, progress)
+        latents = without_autocast(with_progress(stream, file.name, progress), device)
         layout = write_media(tokenizer, latents, stream.rate, result, options.seed)
         return describe(tokenizer, layout, stream.rate)
 

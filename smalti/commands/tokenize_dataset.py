@@ -74,7 +74,7 @@ def _parse(name: str, arguments: list[str]) -> argparse.Namespace:
         _EXAMPLES,
         _NOTES,
     )
-    add_tokenizer_options(parser, branch=True, bfloat16_changes="some ids")
+    add_tokenizer_options(parser, branch=True, bfloat16="which is faster and changes some ids")
     _add_data_options(parser)
     _add_content_options(parser)
     add_reducer_options(parser, f"store reduced latents, with lengths and assignment: {REDUCER_HELP}")

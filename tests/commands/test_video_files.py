@@ -120,24 +120,22 @@ def test_the_commands_equal_the_library(work, capsys, monkeypatch, name):
     assert all(description in line for line in printed)
 
 
-@pytest.mark.parametrize(
-    ("command", "name"),
-    [("reconstruct", "ltx"), ("reconstruct", "joint"), ("detokenize", "joint"), ("detokenize", "image")],
-)
-def test_bfloat16_changes_pixels_slightly(work, small, command, name):
+@pytest.mark.parametrize("name", ["image", "joint", "ltx"])
+def test_bfloat16_changes_pixels_slightly_and_no_ids(work, small, name):
     torch.manual_seed(0)
     builders = {"image": small, "joint": joint_tokenizer, "ltx": lambda: build_tokenizer("ltx/quickstart.yaml")}
     save(builders[name]().float().eval(), work / "float32")
-    source = "clip.mp4"
-    if command == "detokenize":
-        source = "clip.safetensors"
-        main(["tokenize", "clip.mp4", "--out", source, "--tokenizer", "float32"])
-    clips = []
+    clips = {}
     for precision in ("float32", "bfloat16"):
-        main([command, source, "--out", f"{precision}.mp4", "--tokenizer", "float32", "--precision", precision])
-        clips.append(read_all(work / f"{precision}.mp4").float())
-    difference = (clips[0] - clips[1]).abs()
-    assert 0 < float(difference.mean()) < 6  # random networks amplify errors of bfloat16, and some ids change
+        options = ["--tokenizer", "float32", "--precision", precision]
+        main(["reconstruct", "clip.mp4", "--out", f"{precision}.mp4", *options])
+        clips[precision] = read_all(work / f"{precision}.mp4").float()
+    difference = (clips["float32"] - clips["bfloat16"]).abs()
+    assert 0 < float(difference.mean()) < 6  # random networks amplify errors of bfloat16
+    if name != "ltx":
+        main(["tokenize", "clip.mp4", "--out", "clip.safetensors", "--tokenizer", "float32"])
+        main(["detokenize", "clip.safetensors", "--out", "detokenized.mp4", *options])
+        assert torch.equal(read_all(work / "detokenized.mp4").float(), clips["bfloat16"])
 
 
 def test_images_stay_images_and_videos_of_one_frame_stay_videos(work, frames, error_message):
