@@ -21,7 +21,7 @@ from smalti.tokenizers.linear_start.least_squares import fit_convolution
 from smalti.tokenizers.linear_start.pyramid import Pyramid
 from smalti.tokenizers.models.uniwetok.encoder import DownBlock, UniWeTokEncoder
 from smalti.tokenizers.models.wetok.blocks import ResidualBlock
-from smalti.tokenizers.models.wetok.linear_start import fit_trunk, level_layers
+from smalti.tokenizers.models.wetok.linear_start import fit_trunk, level_layers, undo_norms
 
 
 @torch.no_grad()
@@ -39,8 +39,9 @@ def fit_encoder(encoder: UniWeTokEncoder, pyramid: Pyramid, code: StartCode) -> 
     encoder.attention.set_to_identity()
     layers = [("conv_in", encoder.conv_in), *level_layers(encoder.levels)]
     if code.output is None:
-        units = torch.eye(code.count, code.count + 1, device=code.hidden.device)
-        x, used, errors = fit_trunk(layers, pyramid, code.count, units)
+        plain = code.count, torch.eye(code.count, code.count + 1, device=code.hidden.device)
+        count, units = undo_norms(encoder, layers, pyramid, code.count) or plain
+        x, used, errors = fit_trunk(layers, pyramid, count, units)
         x = [encoder.norm_out(h) for h in x]
         targets = [video_to_images(target) for target in code_targets(pyramid, code, encoder.stride)]
         errors["conv_out"] = fit_convolution(encoder.conv_out, x, targets, used)

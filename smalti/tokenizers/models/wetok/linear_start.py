@@ -12,7 +12,7 @@ Shapes: B images (frames of all clips); C channels; H, W positions; Z channels a
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,9 @@ from smalti.tokenizers.models.wetok.decoder import UpBlock, WeTokDecoder
 from smalti.tokenizers.models.wetok.encoder import DownBlock, WeTokEncoder
 from smalti.tokenizers.models.wetok.norms import EPS, AdaptiveGroupNorm
 
+if TYPE_CHECKING:
+    from smalti.tokenizers.models.uniwetok.encoder import UniWeTokEncoder
+
 _NORM_RIDGE = 1e-2
 """Ridge parameter of the scale and the shift of a norm, which have one observation per image."""
 
@@ -56,14 +59,7 @@ def fit_encoder(encoder: WeTokEncoder, pyramid: Pyramid, code: StartCode) -> Err
     """
     layers = [("conv_in", encoder.conv_in), *level_layers(encoder.levels)]
     layers += [(f"middle.{i}", block) for i, block in enumerate(encoder.middle)]
-    count, hidden = code.count, code.hidden
-    coefficients = _images(pyramid.coefficients(encoder.stride, count))
-    norm_input, coefficients = before_norm(coefficients, encoder.conv_out.in_channels, encoder.groups)
-    if norm_input is not None:
-        count, hidden = coefficients[0].shape[1], norm_input.affine
-        last = max(i for i, (_, layer) in enumerate(layers) if _convolution(layer) is not None)
-        for norm in [*_first_norms(layer for _, layer in layers[last + 1 :]), encoder.norm_out]:
-            norm_input.undo(norm)
+    count, hidden = undo_norms(encoder, layers, pyramid, code.count) or (code.count, code.hidden)
     x, used, errors = fit_trunk(layers, pyramid, count, hidden)
     x = [F.silu(encoder.norm_out(h)) for h in x]
     if code.output is not None and len(code.hidden) <= encoder.hidden_units:
@@ -72,6 +68,31 @@ def fit_encoder(encoder: WeTokEncoder, pyramid: Pyramid, code: StartCode) -> Err
         targets = _images(code_targets(pyramid, code, encoder.stride))
         errors["conv_out"] = fit_convolution(encoder.conv_out, x, targets, used, ridge=CODE_RIDGE)
     return errors
+
+
+def undo_norms(
+    encoder: WeTokEncoder | UniWeTokEncoder, layers: Sequence[tuple[str, nn.Module]], pyramid: Pyramid, count: int
+) -> tuple[int, Tensor] | None:
+    """Set the norms after the last convolution of the trunk so that coefficients pass them unchanged.
+
+    Args:
+        encoder: changed in place.
+        layers: its layers up to the last norm, with their names.
+        pyramid: the data.
+        count: number of coefficients of the code.
+
+    Returns:
+        The number of coefficients K for which there is room, and the (C, K + 1) affine functions of them that the last
+        convolution must compute, see `fit_trunk`. None if there is no norm, or no room.
+    """
+    coefficients = _images(pyramid.coefficients(encoder.stride, count))
+    norm_input, coefficients = before_norm(coefficients, encoder.conv_out.in_channels, encoder.groups)
+    if norm_input is None:
+        return None
+    last = max(i for i, (_, layer) in enumerate(layers) if _convolution(layer) is not None)
+    for norm in [*_first_norms(layer for _, layer in layers[last + 1 :]), encoder.norm_out]:
+        norm_input.undo(norm)
+    return coefficients[0].shape[1], norm_input.affine
 
 
 def fit_trunk(
