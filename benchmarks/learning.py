@@ -125,6 +125,10 @@ STUDIES = {
             "quickstart with 32 bits": [_bottleneck("GQ", groups=4, bits=8)],
             "FSQ with 32 bits": [*_FSQ, _network(multipliers=[1, 2, 4, 8])],
             "FSQ with 32 bits, wider": [*_FSQ, _network(channels=24, multipliers=[1, 2, 4, 8])],
+            "FSQ with 32 bits, wider, 64 levels": [
+                *_FSQ, _network(channels=24, multipliers=[1, 2, 4, 8]),
+                _bottleneck("FSQ", levels=[64, 16, 8, 8], tokens_per_position=2),
+            ],
         },
     ),
     "quantizers": Study(
