@@ -102,17 +102,10 @@ def main() -> None:
         folder = Path(name)
         write_inputs(folder, options.frames)
         files = [str(folder / "video.mp4"), "--tokenizer", str(folder / "tokenizer"), "--out", str(folder / "out.mp4")]
+        reconstruct = ["-m", "smalti", "reconstruct", *files, "--overwrite"]
         commands = {
-            "smalti reconstruct": ["-m", "smalti", "reconstruct", *files, "--overwrite"],
-            "smalti reconstruct --precision bfloat16": [
-                "-m",
-                "smalti",
-                "reconstruct",
-                *files,
-                "--overwrite",
-                "--precision",
-                "bfloat16",
-            ],
+            "smalti reconstruct": reconstruct,
+            "smalti reconstruct --precision bfloat16": [*reconstruct, "--precision", "bfloat16"],
             "plain loop": [__file__, "--plain", name],
         }
         seconds: dict[str, list[tuple[float, float]]] = {key: [] for key in commands}

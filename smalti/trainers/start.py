@@ -18,6 +18,7 @@ from smalti.eval.functional import mean_over_frames, psnr
 from smalti.pixels import pixels_to_uint8
 from smalti.tokenizers.bottlenecks import Projected
 from smalti.tokenizers.bottlenecks.sign_quantizer import SignQuantizer
+from smalti.tokenizers.linear_start.group_norm_layout import MIN_CHANNELS
 from smalti.tokenizers.linear_start.pyramid import gather_positions
 from smalti.tokenizers.linear_start.start import StartReport, start_as_linear_codec
 from smalti.tokenizers.tokenizer import Tokenizer
@@ -35,9 +36,6 @@ StartMethod = Literal["random", "linear", "latents"]
 
 _POOR_FIT = 0.5
 """Unexplained share of the variance of a layer's targets from which on the log names the layer."""
-
-_CHANNELS_PER_GROUP = 4
-"""Channels per group below which a linear start cannot undo group norms (`GroupNormLayout`)."""
 
 _POSITIONS = 16384
 """Latent positions per process to which projections are fitted."""
@@ -158,11 +156,11 @@ class Start(Callback):
         for name, error in poor.items():
             log.info("%s can only be fitted approximately: %.0f%% of its variance is missing.", name, 100 * error)
         norms = [module for module in tokenizer.modules() if isinstance(module, nn.GroupNorm)]
-        if poor and any(norm.num_channels < _CHANNELS_PER_GROUP * norm.num_groups for norm in norms):
+        if poor and any(norm.num_channels < MIN_CHANNELS * norm.num_groups for norm in norms):
             log.info(
                 "Group norms with fewer than %d channels per group remove brightness and contrast: use fewer groups, more "
                 "channels, or no norms (groups: null).",
-                _CHANNELS_PER_GROUP,
+                MIN_CHANNELS,
             )
 
 

@@ -5,12 +5,13 @@ Shapes: B batch; C, O channels; Z channels of the latent; V hidden units; K comp
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from smalti.tokenizers.layers.frames import video_to_images
 from smalti.tokenizers.linear_start.code import StartCode
-from smalti.tokenizers.linear_start.patches import Stride
-from smalti.tokenizers.linear_start.pyramid import Pyramid
 
 CODE_RIDGE = 1e-7
 """Ridge parameter of the layer that computes a code. The code is a function of the layer's inputs, without noise."""
@@ -19,10 +20,19 @@ Errors = dict[str, float]
 """The share of the variance of its targets that each fitted layer does not explain, by the layer's name."""
 
 
-def code_targets(pyramid: Pyramid, code: StartCode, stride: Stride) -> list[Tensor]:
-    """Return what the bottleneck expects from an encoder with a stride, (B, Z, t, h, w) of each batch."""
-    coefficients = pyramid.coefficients(stride, code.count)
-    return [code.target(c.movedim(1, -1)).movedim(-1, 1) for c in coefficients]
+def code_targets(code: StartCode, coefficients: Sequence[Tensor]) -> list[Tensor]:
+    """Return what the bottleneck expects from an encoder, (B, Z, ...) of each batch.
+
+    Args:
+        code: the code.
+        coefficients: (B, K or more, ...) of each batch.
+    """
+    return [code.target(c[:, : code.count].movedim(1, -1)).movedim(-1, 1) for c in coefficients]
+
+
+def frame_images(clips: Sequence[Tensor]) -> list[Tensor]:
+    """Return the frames of clips (B, C, T, H, W) as images (B T, C, H, W)."""
+    return [video_to_images(clip) for clip in clips]
 
 
 def limit_components(available: int, width: int) -> int:

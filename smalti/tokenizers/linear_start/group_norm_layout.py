@@ -20,6 +20,9 @@ from torch import Tensor, nn
 from smalti.distributed import sum_over_ranks
 from smalti.tokenizers.linear_start.fitting import center_weights
 
+MIN_CHANNELS = 4
+"""Channels of a group below which there is no room: two constants and a pair."""
+
 BRANCH_SCALE = 0.1
 """Scale of the second norm of residual branches. With 1, the first steps of training would destroy the start: the last
 convolution of a branch starts at zero, and its first steps are as large as its inputs."""

@@ -106,9 +106,7 @@ def fit_convolution(
     Returns:
         The share of the variance of the targets that the convolution does not explain, in [0, 1].
     """
-    if not isinstance(channels, Tensor):
-        channels = torch.arange(conv.in_channels if channels is None else channels)
-    channels = channels.to(conv.weight.device)
+    channels = _indices(conv, channels)
     count = targets[0].shape[1]
     rows = torch.arange(count, device=conv.weight.device) if rows is None else rows
     features = len(channels) * math.prod(conv.kernel_size)
@@ -140,10 +138,16 @@ def fit_noisy(
 
     See `fit_convolution` for the arguments.
     """
-    count = len(channels) if isinstance(channels, Tensor) else channels or conv.in_channels
-    features = count * math.prod(conv.kernel_size)
+    features = len(_indices(conv, channels)) * math.prod(conv.kernel_size)
     positions = sum(target.numel() // target.shape[1] for target in targets) * world_size()
     return fit_convolution(conv, x, targets, channels, rows, ridge=RIDGE + features / positions)
+
+
+def _indices(conv: nn.Conv2d | nn.Conv3d, channels: int | Tensor | None) -> Tensor:
+    """Return the indices of the input channels to use, see `fit_convolution`."""
+    if not isinstance(channels, Tensor):
+        channels = torch.arange(conv.in_channels if channels is None else channels)
+    return channels.to(conv.weight.device)
 
 
 def _windows(conv: nn.Conv2d | nn.Conv3d, x: Tensor, chosen: Tensor) -> Tensor:

@@ -13,6 +13,16 @@ Stride = tuple[int, int, int]
 """Frames, height and width in pixels of a patch."""
 
 
+def multiply_strides(stride: Stride, factors: Stride) -> Stride:
+    """Return the stride after downsampling by factors."""
+    return stride[0] * factors[0], stride[1] * factors[1], stride[2] * factors[2]
+
+
+def divide_strides(stride: Stride, factors: Stride) -> Stride:
+    """Return the stride after upsampling by factors."""
+    return stride[0] // factors[0], stride[1] // factors[1], stride[2] // factors[2]
+
+
 def to_patches(pixels: Tensor, stride: Stride) -> Tensor:
     """Cut pixels into patches, one per latent position.
 

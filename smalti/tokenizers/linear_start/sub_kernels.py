@@ -11,27 +11,38 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from smalti.tokenizers.linear_start.least_squares import fit_convolution
+from smalti.tokenizers.linear_start.least_squares import RIDGE, fit_convolution
 
-Taps = tuple[slice, slice, slice]
-"""The part of a kernel along (T, H, W)."""
+Taps = tuple[slice, ...]
+"""The part of a kernel along (T, H, W), or (H, W)."""
 
 
 @torch.no_grad()
-def fit_part(conv: nn.Conv3d, taps: Taps, inputs: Sequence[Tensor], targets: Sequence[Tensor]) -> float:
+def fit_part(
+    conv: nn.Conv2d | nn.Conv3d,
+    taps: Taps,
+    inputs: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    channels: int | Tensor | None = None,
+    ridge: float = RIDGE,
+) -> float:
     """Fit a part of the kernel by least squares, and set all other weights to zero.
+
+    Output channels without a target keep this part of their weights.
 
     Args:
         conv: changed in place.
         taps: the part.
         inputs: inputs (B, C, ...) without padding, cut so that a kernel with this part alone gives the targets' positions.
-        targets: (B, O, ...) outputs.
+        targets: (B, O or fewer, ...) outputs of the first channels.
+        channels: see `fit_convolution`.
+        ridge: see `fit_convolution`.
 
     Returns:
         The share of the variance of the targets that is not explained, in [0, 1].
     """
     part = _part_of(conv, taps)
-    error = fit_convolution(part, inputs, targets)
+    error = fit_convolution(part, inputs, targets, channels, ridge=ridge)
     conv.weight.zero_()
     conv.weight[(slice(None), slice(None), *taps)] = part.weight
     if conv.bias is not None and part.bias is not None:
@@ -40,14 +51,15 @@ def fit_part(conv: nn.Conv3d, taps: Taps, inputs: Sequence[Tensor], targets: Seq
 
 
 @torch.no_grad()
-def _part_of(conv: nn.Conv3d, taps: Taps) -> nn.Conv3d:
-    """Return a convolution without padding that has the size of a part of the kernel. Its weights are zero."""
+def _part_of(conv: nn.Conv2d | nn.Conv3d, taps: Taps) -> nn.Conv2d | nn.Conv3d:
+    """Return a convolution without padding that consists of a part of the kernel."""
     weight = conv.weight[(slice(None), slice(None), *taps)]
-    size = (weight.shape[2], weight.shape[3], weight.shape[4])
-    stride = (conv.stride[0], conv.stride[1], conv.stride[2])
+    kind = nn.Conv2d if isinstance(conv, nn.Conv2d) else nn.Conv3d
+    size = tuple(weight.shape[2:])
     # Without initialization, which would draw random numbers.
-    part = skip_init(nn.Conv3d, conv.in_channels, conv.out_channels, size, stride=stride, bias=conv.bias is not None)
-    assert isinstance(part, nn.Conv3d)
-    for parameter in part.parameters():
-        parameter.zero_()
-    return part.to(conv.weight)
+    part = skip_init(kind, conv.in_channels, conv.out_channels, size, stride=conv.stride, bias=conv.bias is not None)
+    assert isinstance(part, nn.Conv2d | nn.Conv3d)
+    part.to(conv.weight).weight.copy_(weight)
+    if conv.bias is not None and part.bias is not None:
+        part.bias.copy_(conv.bias)
+    return part

@@ -13,23 +13,23 @@ def components():
     return torch.randn(16, 5, 8, 8) * torch.tensor([1.0, 0.5, 0.3, 0.2, 0.1]).view(-1, 1, 1)
 
 
-def expanded(components):
-    """Return how a norm is undone, and the output of a convolution before it."""
+def expand(components):
+    """Return how a norm is undone, and a convolution that computes its input from components."""
     layout = group_norm_layout(24, 3, 5)
     norm_input = GroupNormInput(layout, [components[:8], components[8:]])
     conv = nn.Conv2d(5, 24, 1)
     nn.init.dirac_(conv.weight)
     nn.init.zeros_(conv.bias)
     norm_input.expand(conv)
-    return norm_input, conv(components)
+    return norm_input, conv
 
 
 @torch.no_grad()
 def test_components_pass_a_group_norm(components):
-    norm_input, x = expanded(components)
+    norm_input, conv = expand(components)
     norm = nn.GroupNorm(3, 24)
     norm_input.undo(norm)
-    y = norm(x)
+    y = norm(conv(components))
     torch.testing.assert_close(y[:, norm_input.positive], components, rtol=0.005, atol=1e-5)  # (energy share)^2 / 2
     negative = norm_input.signed[5:]
     torch.testing.assert_close(y[:, negative], -y[:, norm_input.positive])
@@ -42,36 +42,32 @@ def test_components_pass_a_group_norm(components):
     "change", [lambda x: x + 1.0, lambda x: 3 * x, lambda x: 0 * x], ids=["bright", "contrast", "flat"]
 )
 def test_brightness_and_contrast_survive(components, change):
-    norm_input, _ = expanded(components)
+    norm_input, conv = expand(components)
     norm = nn.GroupNorm(3, 24)
     norm_input.undo(norm)
     changed = change(components)
-    conv = nn.Conv2d(5, 24, 1)
-    nn.init.dirac_(conv.weight)
-    nn.init.zeros_(conv.bias)
-    norm_input.expand(conv)
     torch.testing.assert_close(norm(conv(changed))[:, norm_input.positive], changed, rtol=0.02, atol=1e-5)
 
 
 @torch.no_grad()
 def test_constants_get_a_scale_of_their_own(components):
-    norm_input, x = expanded(components)
+    norm_input, conv = expand(components)
     norm = nn.GroupNorm(3, 24)
     norm.weight.copy_(norm_input.scale(constant=1.0))
-    y = norm(x)
+    y = norm(conv(components))
     torch.testing.assert_close(y[:, norm_input.positive], components, rtol=0.005, atol=1e-5)
     torch.testing.assert_close(y[:, norm_input.one], torch.ones(16, 8, 8), rtol=0.005, atol=0)
 
 
 @torch.no_grad()
 def test_a_convolution_without_bias_takes_the_constant_from_a_channel(components):
-    norm_input, expected = expanded(components)
+    norm_input, with_bias = expand(components)
     conv = nn.Conv2d(6, 24, 1, bias=False)
     conv.weight.zero_()
     conv.weight[:5, 1:] = torch.eye(5)[..., None, None]
     norm_input.expand(conv, one=0)
     ones = torch.ones(16, 1, 8, 8)
-    torch.testing.assert_close(conv(torch.cat([ones, components], dim=1)), expected)
+    torch.testing.assert_close(conv(torch.cat([ones, components], dim=1)), with_bias(components))
 
 
 @pytest.mark.parametrize(("width", "groups", "count"), [(32, 8, 8), (24, 3, 9), (20, 4, 4), (64, 1, 31)])

@@ -3,8 +3,6 @@
 import pytest
 import torch
 
-from smalti.data import Clips
-from smalti.data.clip_transforms import VideoTrainingTransform
 from smalti.eval.functional import mean_over_frames, psnr
 from smalti.eval.linear_codec import LinearCodec
 from smalti.pixels import pixels_to_uint8
@@ -16,15 +14,6 @@ from smalti.tokenizers.linear_start.start import start_as_linear_codec
 from smalti.tokenizers.models.onevae import onevae
 
 STRIDE = (2, 4, 4)
-
-
-@pytest.fixture(scope="module")
-def batches():
-    """Clips for fitting, the first frames of other ones as images, and held-out clips."""
-    transform = VideoTrainingTransform(frames=9, rate=25, size=32, scale=(0.3, 0.6))
-    torch.manual_seed(0)
-    clips = torch.stack([transform(Clips("train")[0]).pixels for _ in range(12)])
-    return [clips[:4], clips[4:8], clips[4:8, :, 0]], clips[8:]
 
 
 def quality(tokenizer_or_codec, pixels):

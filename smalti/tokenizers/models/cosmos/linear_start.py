@@ -23,18 +23,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.tokenizers.base import StreamState
-from smalti.tokenizers.layers.frames import video_to_images
 from smalti.tokenizers.linear_start.code import StartCode
-from smalti.tokenizers.linear_start.fitting import CODE_RIDGE, Errors, code_targets, limit_components
+from smalti.tokenizers.linear_start.fitting import CODE_RIDGE, Errors, code_targets, frame_images, limit_components
 from smalti.tokenizers.linear_start.group_norm_layout import BRANCH_SCALE, before_norm
 from smalti.tokenizers.linear_start.least_squares import fit_convolution, fit_noisy
-from smalti.tokenizers.linear_start.patches import Stride
+from smalti.tokenizers.linear_start.patches import Stride, divide_strides, multiply_strides
 from smalti.tokenizers.linear_start.pyramid import Pyramid
+from smalti.tokenizers.linear_start.sub_kernels import fit_part
 from smalti.tokenizers.models.cosmos.blocks import Level, MiddleBlocks, ResidualBlock
 from smalti.tokenizers.models.cosmos.decoder import CosmosDecoder
 from smalti.tokenizers.models.cosmos.encoder import CosmosEncoder
 from smalti.tokenizers.models.cosmos.haar import clip_patches, image_patches
-from smalti.tokenizers.models.cosmos.layers import FactorizedConv, ImageConv, TemporalConv
+from smalti.tokenizers.models.cosmos.layers import FactorizedConv, ImageConv
 from smalti.tokenizers.models.cosmos.resampling import ClipDownsample, ClipUpsample, ImageDownsample, ImageUpsample
 
 _Conv = ImageConv | FactorizedConv
@@ -57,11 +57,12 @@ def fit_encoder(encoder: CosmosEncoder, pyramid: Pyramid, code: StartCode) -> Er
     layers = [("conv_in", encoder.conv_in), *_level_layers(encoder), *_middle_layers(encoder.middle)]
     x, used = fit.run(layers, fit.patches(), None, _patch_stride(encoder))
     count = min(code.count, encoder.head.in_channels)
-    coefficients = fit.flatten(pyramid.coefficients(encoder.stride, count))
-    fit.errors["conv_out"] = _fit_center(encoder.conv_out, x, coefficients, used)
+    coefficients = fit.flatten(pyramid.coefficients(encoder.stride, code.count))
+    part = _spatial_part(encoder.conv_out)
+    center = (slice(None), slice(1, 2), slice(1, 2)) if encoder.video else (slice(1, 2), slice(1, 2))
+    fit.errors["conv_out"] = fit_part(part, center, x, [c[:, :count] for c in coefficients], used, CODE_RIDGE)
     x = [encoder.conv_out(h, _whole()) for h in x]
-    targets = fit.flatten(code_targets(pyramid, code, encoder.stride))
-    fit.errors["head"] = fit_convolution(encoder.head, x, targets, count, ridge=CODE_RIDGE)
+    fit.errors["head"] = fit_convolution(encoder.head, x, code_targets(code, coefficients), count, ridge=CODE_RIDGE)
     return fit.errors
 
 
@@ -82,12 +83,12 @@ def fit_decoder(decoder: CosmosDecoder, pyramid: Pyramid, code: StartCode, laten
     layers = [("conv_in", decoder.conv_in), *_middle_layers(decoder.middle), *_level_layers(decoder)]
     stride = _patch_stride(decoder)
     for _, layer in layers:
-        stride = _multiply(stride, _factors(layer))
+        stride = multiply_strides(stride, _factors(layer))
     z = fit.flatten(latents)
     count = min(code.count, decoder.head.out_channels)
     fit.errors["head"] = fit_convolution(decoder.head, z, fit.flatten(pyramid.coefficients(stride, count)))
     x, used = fit.run(layers, [decoder.head(h) for h in z], torch.arange(count), stride)
-    fit.errors["conv_out"] = _fit_conv(decoder.conv_out, x, fit.patches(), used)
+    fit.errors["conv_out"] = fit_noisy(_spatial_part(decoder.conv_out), x, fit.patches(), used)
     return fit.errors
 
 
@@ -106,7 +107,7 @@ class _TrunkFit:
 
     def flatten(self, batches: Sequence[Tensor]) -> list[Tensor]:
         """Return clips as the network processes them: (B, C, T, H, W), or the images (B T, C, H, W) of its frames."""
-        return list(batches) if self._network.video else [video_to_images(batch) for batch in batches]
+        return list(batches) if self._network.video else frame_images(batches)
 
     def patches(self) -> list[Tensor]:
         """Return the Haar wavelets of the pixels of each batch."""
@@ -141,7 +142,7 @@ class _TrunkFit:
             targets = self._components(stride, conv.out_channels)
             norm_input, targets = before_norm(targets, conv.out_channels, norm_out.num_groups if i == last else None)
             if isinstance(layer, ImageConv | FactorizedConv):
-                self.errors[name] = _fit_conv(layer, x, targets, used)
+                self.errors[name] = fit_noisy(_spatial_part(layer), x, targets, used)
             elif isinstance(layer, ResidualBlock):
                 self.errors[name] = fit_convolution(conv, x, targets, used)
             elif isinstance(layer, ImageDownsample):
@@ -149,11 +150,14 @@ class _TrunkFit:
             elif isinstance(layer, ImageUpsample):
                 self.errors[name] = fit_noisy(conv, [F.interpolate(h, scale_factor=2.0) for h in x], targets, used)
             elif isinstance(layer, ClipDownsample):
-                middle = self._components((before[0], *stride[1:]), conv.out_channels)
+                both = layer.space is not None and layer.time is not None
+                middle = self._components((before[0], *stride[1:]), conv.out_channels) if both else targets
                 self.errors |= _fit_clip_downsample(layer, name, x, middle, targets, used)
             else:
-                middle = self._components((stride[0], *before[1:]), conv.out_channels)
-                self.errors |= _fit_clip_upsample(cast(ClipUpsample, layer), name, x, middle, targets, used)
+                assert isinstance(layer, ClipUpsample)
+                both = layer.space is not None and layer.time is not None
+                middle = self._components((stride[0], *before[1:]), conv.out_channels) if both else targets
+                self.errors |= _fit_clip_upsample(layer, name, x, middle, targets, used)
             if norm_input is not None:
                 norm_input.expand(conv)
             x = [conv(h) if isinstance(layer, ResidualBlock) else layer(h, _whole()) for h in x]
@@ -207,41 +211,17 @@ def _output_conv(layer: nn.Module) -> nn.Conv2d | nn.Conv3d | None:
     return layer.space if isinstance(layer, FactorizedConv) else cast(ImageConv, layer)
 
 
-def _fit_conv(conv: _Conv, x: list[Tensor], targets: list[Tensor], used: Tensor | None) -> float:
-    """Fit a convolution with a kernel of size 3. A factorized one gets no weights for earlier frames."""
+def _spatial_part(conv: _Conv) -> nn.Conv2d | nn.Conv3d:
+    """Return the convolution over space, and make the one over time, if there is one, pass the current frame."""
     if isinstance(conv, ImageConv):
-        return fit_noisy(conv, x, targets, used)
-    _pass_time(conv.time)
-    return fit_noisy(conv.space, x, targets, used)
+        return conv
+    _pass_input(conv.time)
+    return conv.space
 
 
-def _fit_center(conv: _Conv, x: list[Tensor], targets: list[Tensor], used: Tensor) -> float:
-    """Fit the weights of a convolution at the center of its kernel, and set all others to zero."""
-    part = conv if isinstance(conv, ImageConv) else conv.space
-    pointwise = (nn.Conv2d if isinstance(conv, ImageConv) else nn.Conv3d)(part.in_channels, part.out_channels, 1)
-    pointwise.to(part.weight)
-    error = fit_convolution(pointwise, x, targets, used, ridge=CODE_RIDGE)
-    part.weight.zero_()[..., 1, 1] = pointwise.weight[..., 0, 0]
-    assert part.bias is not None
-    part.bias.copy_(cast(Tensor, pointwise.bias))
-    if isinstance(conv, FactorizedConv):
-        _pass_time(conv.time)
-    return error
-
-
-def _pass_time(conv: TemporalConv) -> None:
-    """Make a temporal convolution pass the current frame."""
+def _pass_input(conv: nn.Conv3d) -> None:
+    """Make a convolution without extent in space pass the current frame."""
     conv.weight.zero_()[:, :, -1, 0, 0] = torch.eye(conv.out_channels).to(conv.weight)
-    _zero_bias(conv)
-
-
-def _pass_channels(conv: nn.Conv3d) -> None:
-    """Make a 1x1x1 convolution pass its input."""
-    conv.weight.zero_()[:, :, 0, 0, 0] = torch.eye(conv.out_channels).to(conv.weight)
-    _zero_bias(conv)
-
-
-def _zero_bias(conv: nn.Conv3d) -> None:
     assert conv.bias is not None
     conv.bias.zero_()
 
@@ -249,10 +229,9 @@ def _zero_bias(conv: nn.Conv3d) -> None:
 def _fit_clip_downsample(
     layer: ClipDownsample, name: str, x: list[Tensor], middle: list[Tensor], targets: list[Tensor], used: Tensor | None
 ) -> Errors:
-    """Fit both steps of a layer. After the first one, it carries the components `middle`."""
+    """Fit the steps of a layer. After the first of two, it carries the components `middle`."""
     errors: Errors = {}
     if layer.space is not None:
-        middle = targets if layer.time is None else middle
         padded, means = [F.pad(h, (0, 1, 0, 1)) for h in x], [F.avg_pool3d(h, (1, 2, 2)) for h in x]
         errors[f"{name}.space"] = fit_convolution(layer.space, padded, _subtract(middle, means), used)
         x = [layer.space(h) + mean for h, mean in zip(padded, means, strict=True)]
@@ -260,17 +239,16 @@ def _fit_clip_downsample(
     if layer.time is not None:
         means = [F.avg_pool3d(torch.cat([h[:, :, :1], h], dim=2), (2, 1, 1)) for h in x]
         errors[f"{name}.time"] = fit_convolution(layer.time, _with_history(x), _subtract(targets, means), used)
-    _pass_channels(layer.out)
+    _pass_input(layer.out)
     return errors
 
 
 def _fit_clip_upsample(
     layer: ClipUpsample, name: str, x: list[Tensor], middle: list[Tensor], targets: list[Tensor], used: Tensor | None
 ) -> Errors:
-    """Fit both steps of a layer. After the first one, it carries the components `middle`."""
+    """Fit the steps of a layer. After the first of two, it carries the components `middle`."""
     errors: Errors = {}
     if layer.time is not None:
-        middle = targets if layer.space is None else middle
         x = [h.repeat_interleave(2, dim=2)[:, :, 1:] for h in x]
         errors[f"{name}.time"] = fit_noisy(layer.time, _with_history(x), _subtract(middle, x), used)
         x = [h + layer.time(h, _whole()) for h in x]
@@ -278,7 +256,7 @@ def _fit_clip_upsample(
     if layer.space is not None:
         x = [F.interpolate(h, scale_factor=(1.0, 2.0, 2.0)) for h in x]
         errors[f"{name}.space"] = fit_noisy(layer.space, x, _subtract(targets, x), used)
-    _pass_channels(layer.out)
+    _pass_input(layer.out)
     return errors
 
 
@@ -306,16 +284,10 @@ def _factors(layer: nn.Module) -> Stride:
     return 1, 1, 1
 
 
-def _multiply(stride: Stride, factors: Stride) -> Stride:
-    return stride[0] * factors[0], stride[1] * factors[1], stride[2] * factors[2]
-
-
 def _change(stride: Stride, layer: nn.Module) -> Stride:
     """Return the stride after a layer."""
-    t, h, w = _factors(layer)
-    if isinstance(layer, ImageUpsample | ClipUpsample):
-        return stride[0] // t, stride[1] // h, stride[2] // w
-    return _multiply(stride, (t, h, w))
+    upsamples = isinstance(layer, ImageUpsample | ClipUpsample)
+    return (divide_strides if upsamples else multiply_strides)(stride, _factors(layer))
 
 
 def _whole() -> StreamState:

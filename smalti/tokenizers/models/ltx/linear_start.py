@@ -34,7 +34,7 @@ from smalti.tokenizers.linear_start.offsets import (
     pixel_norm_layout,
     root_mean_square,
 )
-from smalti.tokenizers.linear_start.patches import Stride
+from smalti.tokenizers.linear_start.patches import Stride, divide_strides, multiply_strides
 from smalti.tokenizers.linear_start.pyramid import Pyramid
 from smalti.tokenizers.linear_start.sub_kernels import Taps, fit_part
 from smalti.tokenizers.models.ltx.block_context import BlockContext
@@ -73,7 +73,7 @@ def fit_encoder(encoder: LTXEncoder, pyramid: Pyramid, code: StartCode) -> Error
     used = 3 * math.prod(stride)
     x = [patchify(batch, encoder.patch) for batch in pyramid.batches]
     for i, (name, layer) in enumerate(layers):
-        stride = _multiply(stride, _stride(layer))
+        stride = multiply_strides(stride, _stride(layer))
         if isinstance(layer, SpaceToDepthDownsample):
             errors[name] = _fit_space_to_depth(layer, x, pyramid, stride, code.count, last=i == len(layers) - 1)
         else:
@@ -90,7 +90,7 @@ def fit_encoder(encoder: LTXEncoder, pyramid: Pyramid, code: StartCode) -> Error
             errors[name] = _fit_downsampling(layer, x, targets)
         x = _run(layer, x)
     x = [norm_and_activate(h) for h in x]
-    targets = code_targets(pyramid, code, encoder.stride)
+    targets = code_targets(code, pyramid.coefficients(encoder.stride, code.count))
     errors["conv_out"] = _fit_current(encoder.conv_out, x, targets)
     return errors
 
@@ -117,13 +117,13 @@ def fit_decoder(decoder: LTXDecoder, pyramid: Pyramid, latents: Sequence[Tensor]
     contexts = [context for _, context in prepared]
     stride = (1, decoder.patch, decoder.patch)
     for _, layer in layers:
-        stride = _multiply(stride, _stride(layer))
+        stride = multiply_strides(stride, _stride(layer))
     x = [z for z, _ in prepared]
     targets = _components(pyramid, stride, _width(decoder.conv_in), decoder.in_dim, last=len(layers) == 1)
     errors["conv_in"] = _fit_current(decoder.conv_in, x, targets)
     x = _run(decoder.conv_in, x)
     for i, (name, layer) in enumerate(layers[1:], start=1):
-        stride = _divide(stride, _stride(layer))
+        stride = divide_strides(stride, _stride(layer))
         targets = _components(pyramid, stride, _width(layer), 3 * math.prod(stride), last=i == len(layers) - 1)
         if isinstance(layer, DepthToSpaceUpsample):
             errors[name] = _fit_depth_to_space(layer, x, targets)
@@ -289,11 +289,3 @@ def _current(layer: ReplicationPadConv3d) -> Taps:
     """Return the place of the current position in a kernel."""
     frame = 2 if layer.causal else 1
     return slice(frame, frame + 1), slice(1, 2), slice(1, 2)
-
-
-def _multiply(stride: Stride, factors: Stride) -> Stride:
-    return stride[0] * factors[0], stride[1] * factors[1], stride[2] * factors[2]
-
-
-def _divide(stride: Stride, factors: Stride) -> Stride:
-    return stride[0] // factors[0], stride[1] // factors[1], stride[2] // factors[2]

@@ -15,13 +15,12 @@ from itertools import compress
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from smalti.tokenizers.base import StreamState
 from smalti.tokenizers.layers.convolution import convolve
-from smalti.tokenizers.layers.frames import apply_per_frame, video_to_images
+from smalti.tokenizers.layers.frames import apply_per_frame
 from smalti.tokenizers.linear_start.causal_components import CausalComponents, Layout
-from smalti.tokenizers.linear_start.fitting import CODE_RIDGE, Errors
+from smalti.tokenizers.linear_start.fitting import CODE_RIDGE, Errors, frame_images
 from smalti.tokenizers.linear_start.least_squares import NormalEquations, fit_convolution, fit_noisy
 from smalti.tokenizers.linear_start.patches import Stride
 from smalti.tokenizers.linear_start.pyramid import component_scales
@@ -32,7 +31,9 @@ from smalti.tokenizers.models.onevae.linear_resampling import (
     choose_targets,
     fit_upsample,
     pad_channels,
+    pad_images,
     prepend_zeros,
+    upsampled_stride,
 )
 from smalti.tokenizers.models.onevae.resampling import Downsample, Upsample
 
@@ -89,10 +90,12 @@ def fit_last_downsample(
     clips, targets = list(compress(x, moves)), [t[:, :, 1:] for t in compress(targets, moves)]
     if layer.time is None:
         if clips:
-            errors[f"{name}.space"] = fit_convolution(space, _padded([h[:, :, 1:] for h in clips]), _images(targets))
+            errors[f"{name}.space"] = fit_convolution(
+                space, pad_images([h[:, :, 1:] for h in clips]), frame_images(targets)
+            )
         return
     before = components.targets(components.choose((time, 2 * height, 2 * width), space.out_channels))
-    errors[f"{name}.space"] = fit_convolution(space, _padded(x), _images(before))
+    errors[f"{name}.space"] = fit_convolution(space, pad_images(x), frame_images(before))
     if clips:
         errors[f"{name}.time"] = fit_convolution(layer.time, [apply_per_frame(space, h) for h in clips], targets)
 
@@ -126,12 +129,12 @@ def fit_first_upsample(
     Raises:
         SmaltiError: the layer does not double height and width.
     """
-    time, height, width = stride = decoder_stride(decoder)
+    time, height, width = stride = upsampled_stride(decoder.layers)
     firsts = [grids[0] for grids in latents]
     first = first_frame_coefficients(components, stride, count)
     coefficients = components.pyramid.coefficients(stride, count)
     codewords = _fit_codewords(first, firsts, [c[:, :, :1] for c in coefficients])
-    errors["first_to_latent"] = fit_noisy(decoder.first_to_latent, _padded(firsts), _images(codewords))
+    errors["first_to_latent"] = fit_noisy(decoder.first_to_latent, pad_images(firsts), frame_images(codewords))
     grids = [torch.cat([apply_per_frame(decoder.first_to_latent, first), *rest], dim=2) for first, *rest in latents]
     channels = decoder.conv_in.out_channels
     variances = components.pyramid.components(stride, count).variances[: min(count, channels)]
@@ -145,7 +148,7 @@ def fit_first_upsample(
     _, targets = choose_targets(components, layout.stride, decoder.first_to_frame.out_channels, norm)
     inputs = [convolve(decoder.conv_in, h) for h in prepend_zeros(firsts)]
     errors["first_to_frame"] = fit_noisy(
-        decoder.first_to_frame, _images(inputs), _images([t[:, :, :1] for t in targets])
+        decoder.first_to_frame, frame_images(inputs), frame_images([t[:, :, :1] for t in targets])
     )
     return [
         torch.cat([apply_per_frame(decoder.first_to_frame, first), layer(h, StreamState(last=True))[:, :, 1:]], dim=2)
@@ -167,19 +170,3 @@ def _fit_codewords(
 def _rows(x: Tensor) -> Tensor:
     """Return the positions of (B, C, T, H, W) as rows (N, C)."""
     return x.movedim(1, -1).flatten(0, -2)
-
-
-def decoder_stride(decoder: OneVAEDecoder) -> Stride:
-    """Return the frames, height and width in pixels of a latent position of a decoder."""
-    layers = [layer for layer in decoder.layers if isinstance(layer, Upsample)]
-    time, space = (2 ** sum(getattr(layer, axis) is not None for layer in layers) for axis in ("time", "space"))
-    return time, space, space
-
-
-def _padded(x: Sequence[Tensor]) -> list[Tensor]:
-    """Return clips as images with the padding of `StridedConv2d`."""
-    return [F.pad(video_to_images(h), (0, 1, 0, 1)) for h in x]
-
-
-def _images(x: Sequence[Tensor]) -> list[Tensor]:
-    return [video_to_images(h) for h in x]

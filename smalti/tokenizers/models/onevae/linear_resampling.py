@@ -15,10 +15,11 @@ from torch.nn import functional as F
 from smalti.distributed import sum_over_ranks
 from smalti.errors import SmaltiError
 from smalti.tokenizers.base import StreamState
-from smalti.tokenizers.layers.frames import apply_per_frame, video_to_images
+from smalti.tokenizers.layers.frames import apply_per_frame
 from smalti.tokenizers.linear_start.causal_components import CausalComponents, Layout
-from smalti.tokenizers.linear_start.fitting import Errors
+from smalti.tokenizers.linear_start.fitting import Errors, frame_images
 from smalti.tokenizers.linear_start.least_squares import fit_convolution, fit_noisy
+from smalti.tokenizers.linear_start.patches import Stride
 from smalti.tokenizers.models.onevae.norms import RMSNorm
 from smalti.tokenizers.models.onevae.resampling import Downsample, Upsample
 
@@ -100,8 +101,7 @@ def fit_downsample(
     norm_input = NormInput(following, channels, final)
     # Channels that only the temporal convolution writes must be zero for frame 0, which passes it unchanged.
     targets = norm_input.extend(pad_channels(components.targets(before), after.channels))
-    images = [F.pad(video_to_images(h), (0, 1, 0, 1)) for h in x]
-    errors[f"{name}.space"] = fit_convolution(space, images, _images(targets), layout.channels)
+    errors[f"{name}.space"] = fit_convolution(space, pad_images(x), frame_images(targets), layout.channels)
     if layer.time is None:
         return before
     pairs = zip(x, norm_input.extend(final), strict=True)
@@ -131,8 +131,8 @@ def fit_upsample(
         x = [layer.upsample_time(h, StreamState(last=True)) for h in x]
     time, height, width = layout.stride
     result, targets = choose_targets(components, (time, height // 2, width // 2), space.out_channels, norm)
-    images = [F.interpolate(video_to_images(h), scale_factor=2, mode="nearest-exact") for h in x]
-    errors[f"{name}.space"] = fit_noisy(space, images, _images(targets), layout.channels)
+    images = [F.interpolate(h, scale_factor=2, mode="nearest-exact") for h in frame_images(x)]
+    errors[f"{name}.space"] = fit_noisy(space, images, frame_images(targets), layout.channels)
     return result
 
 
@@ -176,8 +176,16 @@ def _fit_upsample_time(
     return result
 
 
-def _images(targets: Sequence[Tensor]) -> list[Tensor]:
-    return [video_to_images(target) for target in targets]
+def pad_images(clips: Sequence[Tensor]) -> list[Tensor]:
+    """Return the frames of clips with the padding of `StridedConv2d`, for regressions on its inputs."""
+    return [F.pad(images, (0, 1, 0, 1)) for images in frame_images(clips)]
+
+
+def upsampled_stride(layers: nn.ModuleList) -> Stride:
+    """Return the factors by which layers of a decoder upsample frames, height and width."""
+    upsamples = [layer for layer in layers if isinstance(layer, Upsample)]
+    time, space = (2 ** sum(getattr(layer, axis) is not None for layer in upsamples) for axis in ("time", "space"))
+    return time, space, space
 
 
 def check_changes_space(conv: T | None, name: str) -> T:

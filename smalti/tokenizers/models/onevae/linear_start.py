@@ -25,15 +25,15 @@ from smalti.tokenizers.base import StreamState
 from smalti.tokenizers.layers.convolution import convolve
 from smalti.tokenizers.linear_start.causal_components import CausalComponents, Layout
 from smalti.tokenizers.linear_start.code import StartCode
-from smalti.tokenizers.linear_start.fitting import CODE_RIDGE, Errors, apply_affine
-from smalti.tokenizers.linear_start.least_squares import RIDGE, fit_convolution, fit_noisy
+from smalti.tokenizers.linear_start.fitting import CODE_RIDGE, Errors, apply_affine, code_targets
+from smalti.tokenizers.linear_start.least_squares import fit_convolution, fit_noisy
 from smalti.tokenizers.linear_start.pyramid import Pyramid
+from smalti.tokenizers.linear_start.sub_kernels import Taps, fit_part
 from smalti.tokenizers.models.onevae.blocks import CausalResidualBlock, FrameAttention
 from smalti.tokenizers.models.onevae.causal_conv import CausalConv3d
 from smalti.tokenizers.models.onevae.decoder import OneVAEDecoder
 from smalti.tokenizers.models.onevae.encoder import OneVAEEncoder
 from smalti.tokenizers.models.onevae.first_frame_start import (
-    decoder_stride,
     first_frame_coefficients,
     fit_first_upsample,
     fit_last_downsample,
@@ -44,9 +44,13 @@ from smalti.tokenizers.models.onevae.linear_resampling import (
     fit_downsample,
     fit_upsample,
     prepend_zeros,
+    upsampled_stride,
 )
 from smalti.tokenizers.models.onevae.norms import RMSNorm
 from smalti.tokenizers.models.onevae.resampling import Downsample, Upsample
+
+_CURRENT: Taps = slice(2, 3), slice(1, 2), slice(1, 2)
+"""The current frame and position in the kernel of a causal convolution."""
 
 _TrunkLayer = Downsample | Upsample | nn.Conv3d
 """A layer of the trunk: a change of resolution, or the shortcut of a residual block."""
@@ -74,13 +78,14 @@ def fit_encoder(encoder: OneVAEEncoder, pyramid: Pyramid, code: StartCode) -> Er
     )
     # If nothing follows the last downsampling, the norm also follows the layer before it: the first frame skips it.
     ends = {len(layers) - 1, split - 1} if split == len(layers) - 1 else {len(layers) - 1}
-    norms = [encoder.norm_out if index in ends else None for index in range(-1, len(layers))]
-    layout, targets = choose_targets(components, (1, 1, 1), encoder.conv_in.out_channels, norms[0])
+    norm = encoder.norm_out if -1 in ends else None
+    layout, targets = choose_targets(components, (1, 1, 1), encoder.conv_in.out_channels, norm)
     x = prepend_zeros(pyramid.batches)
     errors["conv_in"] = fit_convolution(encoder.conv_in, x, targets)
     x = [convolve(encoder.conv_in, h) for h in x]
     coefficients = pyramid.coefficients(encoder.stride, code.hidden.shape[1] - 1)
-    for index, ((name, layer), norm) in enumerate(zip(layers, norms[1:], strict=True)):
+    for index, (name, layer) in enumerate(layers):
+        norm = encoder.norm_out if index in ends else None
         if index == split:
             assert isinstance(layer, Downsample)
             fit_last_downsample(layer, x, layout, coefficients, components, errors, name, norm)
@@ -105,8 +110,9 @@ def fit_encoder(encoder: OneVAEEncoder, pyramid: Pyramid, code: StartCode) -> Er
             errors[name] = fit_convolution(layer, x, targets, layout.channels)
         x = [_pass(layer, h) for h in x]
     x = [F.silu(encoder.norm_out(h)) for h in x]
-    targets = [code.target(c[:, : code.count].movedim(1, -1)).movedim(-1, 1) for c in coefficients]
-    errors["conv_out"] = _fit_current_frame(encoder.conv_out, x, targets, CODE_RIDGE)
+    errors["conv_out"] = fit_part(
+        encoder.conv_out, _CURRENT, x, code_targets(code, coefficients), x[0].shape[1], CODE_RIDGE
+    )
     _set_identity(encoder.head)
     return errors
 
@@ -138,7 +144,7 @@ def fit_decoder(
         norm = None if layers else decoder.norm_out
         x, layout = fit_first_upsample(decoder, layer, code.count, components, latents, errors, name, norm)
     else:
-        layout = components.choose(decoder_stride(decoder), decoder.conv_in.out_channels)
+        layout = components.choose(upsampled_stride(decoder.layers), decoder.conv_in.out_channels)
         x = prepend_zeros([grid for (grid,) in latents])
         # With weights at the center only, the start is as good, but training is much slower (benchmarks/RESULTS.md).
         errors["conv_in"] = fit_noisy(decoder.conv_in, x, components.targets(layout))
@@ -184,25 +190,14 @@ def _pass(layer: _TrunkLayer, x: Tensor) -> Tensor:
     return convolve(layer, x) if isinstance(layer, nn.Conv3d) else layer(x, StreamState(last=True))
 
 
-def _fit_current_frame(conv: CausalConv3d, x: Sequence[Tensor], targets: Sequence[Tensor], ridge: float) -> float:
-    """Fit the weights of a causal convolution for the current frame and position, and set all others to zero."""
-    channels = x[0].shape[1]
-    pointwise = nn.Conv3d(channels, conv.out_channels, 1).to(conv.weight)
-    error = fit_convolution(pointwise, x, targets, ridge=ridge)
-    assert conv.bias is not None
-    assert pointwise.bias is not None
-    conv.weight.zero_()[:, :channels, -1, 1, 1] = pointwise.weight[..., 0, 0, 0]
-    conv.bias.copy_(pointwise.bias)
-    return error
-
-
 def _fit_pairs(conv: CausalConv3d, x: Sequence[Tensor], targets: Sequence[Tensor], layout: Layout) -> float:
     """Fit a causal convolution after SiLU to signed pairs (see `Layout`), whose differences are linear.
 
     Separate weights for x and -x would bend the values, as it suits the training data.
     """
     half = layout.channels // 2
-    error = _fit_current_frame(conv, [h[:, :half] - h[:, half : 2 * half] for h in x], targets, RIDGE)
+    differences = [h[:, :half] - h[:, half : 2 * half] for h in x]
+    error = fit_part(conv, _CURRENT, differences, targets, half)
     conv.weight[:, half : 2 * half] = -conv.weight[:, :half]
     return error
 

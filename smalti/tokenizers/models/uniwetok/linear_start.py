@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from smalti.tokenizers.layers.frames import video_to_images
 from smalti.tokenizers.linear_start.code import StartCode, linear_units
-from smalti.tokenizers.linear_start.fitting import Errors, center_weights, code_targets
+from smalti.tokenizers.linear_start.fitting import Errors, center_weights, code_targets, frame_images
 from smalti.tokenizers.linear_start.least_squares import fit_convolution
 from smalti.tokenizers.linear_start.pyramid import Pyramid
 from smalti.tokenizers.models.uniwetok.encoder import DownBlock, UniWeTokEncoder
@@ -43,7 +42,7 @@ def fit_encoder(encoder: UniWeTokEncoder, pyramid: Pyramid, code: StartCode) -> 
         count, units = undo_norms(encoder, layers, pyramid, code.count) or plain
         x, used, errors = fit_trunk(layers, pyramid, count, units)
         x = [encoder.norm_out(h) for h in x]
-        targets = [video_to_images(target) for target in code_targets(pyramid, code, encoder.stride)]
+        targets = code_targets(code, frame_images(pyramid.coefficients(encoder.stride, code.count)))
         errors["conv_out"] = fit_convolution(encoder.conv_out, x, targets, used)
         return errors
     constant = F.one_hot(torch.tensor([code.count]), code.count + 1)

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smalti.tokenizers.layers.frames import video_to_images
 from smalti.tokenizers.linear_start.code import StartCode
 from smalti.tokenizers.linear_start.fitting import (
     CODE_RIDGE,
@@ -26,6 +25,7 @@ from smalti.tokenizers.linear_start.fitting import (
     apply_affine,
     center_weights,
     code_targets,
+    frame_images,
     limit_components,
     signed_pair,
 )
@@ -65,7 +65,7 @@ def fit_encoder(encoder: WeTokEncoder, pyramid: Pyramid, code: StartCode) -> Err
     if code.output is not None and len(code.hidden) <= encoder.hidden_units:
         _set_convolution(encoder.conv_out, code.output)
     else:
-        targets = _images(code_targets(pyramid, code, encoder.stride))
+        targets = code_targets(code, frame_images(pyramid.coefficients(encoder.stride, code.count)))
         errors["conv_out"] = fit_convolution(encoder.conv_out, x, targets, used, ridge=CODE_RIDGE)
     return errors
 
@@ -85,11 +85,13 @@ def undo_norms(
         The number of coefficients K for which there is room, and the (C, K + 1) affine functions of them that the last
         convolution must compute, see `fit_trunk`. None if there is no norm, or no room.
     """
-    coefficients = _images(pyramid.coefficients(encoder.stride, count))
+    if encoder.groups is None:
+        return None
+    coefficients = frame_images(pyramid.coefficients(encoder.stride, count))
     norm_input, coefficients = before_norm(coefficients, encoder.conv_out.in_channels, encoder.groups)
     if norm_input is None:
         return None
-    last = max(i for i, (_, layer) in enumerate(layers) if _convolution(layer) is not None)
+    last = _last_convolution(layers)
     for norm in [*_first_norms(layer for _, layer in layers[last + 1 :]), encoder.norm_out]:
         norm_input.undo(norm)
     return coefficients[0].shape[1], norm_input.affine
@@ -110,8 +112,8 @@ def fit_trunk(
         The outputs (B, C, H, W) of the last layer, the number of units that it computes, and the errors of the layers.
     """
     errors: Errors = {}
-    last = max(i for i, (_, layer) in enumerate(layers) if _convolution(layer) is not None)
-    x = [video_to_images(batch) for batch in pyramid.batches]
+    last = _last_convolution(layers)
+    x = frame_images(pyramid.batches)
     used, stride = 3, 1
     for i, (name, layer) in enumerate(layers):
         if isinstance(layer, ResidualBlock):
@@ -122,7 +124,7 @@ def fit_trunk(
             if i == last:
                 errors[name], used = _fit_hidden_units(conv, x, pyramid, units, count, stride, used)
             elif conv.stride[0] == 2:
-                targets = _images(_with_constant(_components(pyramid, stride, conv.out_channels - 1)))
+                targets = frame_images(_with_constant(_components(pyramid, stride, conv.out_channels - 1)))
                 errors[name] = fit_convolution(conv, x, targets, used)
                 used = targets[0].shape[1]
             else:
@@ -169,7 +171,7 @@ class _DecoderFit:
     def __init__(self, decoder: WeTokDecoder, pyramid: Pyramid, latents: Sequence[Tensor]) -> None:
         self._decoder = decoder
         self._pyramid = pyramid
-        self._z = [video_to_images(grid) for grid in latents]
+        self._z = frame_images(latents)
         self._errors: Errors = {}
         self._x: list[Tensor] = []
         """Outputs (B, C, H, W) of the layers so far, per batch."""
@@ -191,7 +193,7 @@ class _DecoderFit:
             self._norm_input.undo(decoder.norm_out)
             self._used = self._norm_input.signed
         x = [F.silu(decoder.norm_out(h)) for h in self._x]
-        pixels = [video_to_images(batch) for batch in self._pyramid.batches]
+        pixels = frame_images(self._pyramid.batches)
         self._errors["conv_out"] = fit_convolution(decoder.conv_out, x, pixels, self._used)
         return self._errors
 
@@ -266,7 +268,7 @@ class _DecoderFit:
 
     def _choose_components(self, stride: int, width: int) -> list[Tensor]:
         """Decide what the next layer carries: components of patches. Returns (B, K, H, W) per batch."""
-        components = _images(_components(self._pyramid, stride, width))
+        components = frame_images(_components(self._pyramid, stride, width))
         self._norm_input, targets = before_norm(components, width, self._decoder.groups)
         self._used = torch.arange(targets[0].shape[1])
         return targets
@@ -278,7 +280,7 @@ class _DecoderFit:
             width: number of channels.
             constants: whether the layer that computes them can compute constants.
         """
-        pixels = [video_to_images(batch) for batch in self._pyramid.batches]
+        pixels = frame_images(self._pyramid.batches)
         self._norm_input, targets = before_norm(pixels, width, self._decoder.groups if constants else None)
         if self._norm_input is None:
             targets = [signed_pair(x, width) for x in pixels]
@@ -306,6 +308,11 @@ def _convolution(layer: nn.Module) -> nn.Conv2d | None:
     return layer if isinstance(layer, nn.Conv2d) else None
 
 
+def _last_convolution(layers: Sequence[tuple[str, nn.Module]]) -> int:
+    """Return the index of the last layer that is, or has in its shortcut, a convolution."""
+    return max(i for i, (_, layer) in enumerate(layers) if _convolution(layer) is not None)
+
+
 def _fit_hidden_units(
     conv: nn.Conv2d, x: list[Tensor], pyramid: Pyramid, units: Tensor, count: int, stride: int, used: int
 ) -> tuple[float, int]:
@@ -315,7 +322,7 @@ def _fit_hidden_units(
     fitted, bits that change together would change one after the other.
     """
     units = units[: conv.out_channels]
-    coefficients = _images(pyramid.coefficients((1, stride, stride), count))
+    coefficients = frame_images(pyramid.coefficients((1, stride, stride), count))
     if count + 1 > conv.out_channels:
         targets = [apply_affine(torch.cat([units[:, :count], units[:, -1:]], dim=1), c) for c in coefficients]
         return fit_convolution(conv, x, targets, used), len(units)
@@ -393,7 +400,3 @@ def _first_norms(blocks: Iterable[nn.Module]) -> list[nn.Module]:
 def _with_constant(targets: list[Tensor]) -> list[Tensor]:
     """Prepend a channel of ones, which later layers without bias need."""
     return [torch.cat([torch.ones_like(t[:, :1]), t], dim=1) for t in targets]
-
-
-def _images(targets: list[Tensor]) -> list[Tensor]:
-    return [video_to_images(target) for target in targets]
